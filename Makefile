@@ -1,0 +1,51 @@
+# `make` or `make help` lists what there is. Everything works from a bare clone: Python 3.11 or newer is all it needs.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PORT ?= 8080
+
+.PHONY: help install run check test campaign bench secrets test-docker clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv, with the service, the client and everything that the other commands need
+
+$(INSTALLED): setup.cfg client/setup.cfg pyproject.toml client/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=…, this is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ./client -e '.[embedded,gunicorn,dev]'
+	@touch $(INSTALLED)
+
+run: $(INSTALLED) ## Serve on 127.0.0.1:8080 (PORT=… for another) with a private Redis; every REVOCATION_… variable counts
+	@REVOCATION_PORT="$${REVOCATION_PORT:-$(PORT)}" exec $(BIN)/revocation-service serve
+
+check: $(INSTALLED) ## Lint, format, types, and the layers of the code base
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy deploy/gunicorn.conf.py
+	$(BIN)/mypy deploy/healthcheck.py
+	$(BIN)/pytest -q tests/test_layers.py
+
+test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (some minutes)
+	$(BIN)/pytest -m "not docker"
+
+campaign: $(INSTALLED) ## The same claims turned up: 10,000 revocations under kills, long fuzzing (much longer)
+	CAMPAIGN=1 $(BIN)/pytest -m "not docker"
+
+bench: $(INSTALLED) ## Measure, against named baselines in the same run
+	$(BIN)/python -m bench
+
+secrets: ## Make secrets/ for docker-compose.yml: a Redis password, and an API key, printed this once
+	@deploy/make-secrets
+
+test-docker: $(INSTALLED) ## Build the image, run the compose file and the testcontainers tests; says so where no engine answers
+	$(BIN)/pytest -m docker -rs tests/docker
+
+clean: ## Remove what the other commands made
+	rm -rf $(VENV) build dist *.egg-info client/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,152 @@
+"""`make bench`: measures, prints, and writes nothing."""
+
+import argparse
+import asyncio
+import platform
+import statistics
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+
+import aiohttp
+import redis as redis_py
+import uvloop
+from redis.asyncio import Redis
+
+from bench.load import Load, get, load, post
+from bench.parts import AUTH, baseline, fill, redis, service, used_memory
+from revocation_client.wire import dumps
+from revocation_service.settings import Limits, StoreSettings
+from revocation_service.store.connect import connect
+from revocation_service.store.redis import Put, Store
+from revocation_service.telemetry import Metrics
+
+CONNECTIONS = 32
+BATCH = 1_000
+
+
+class Plan:
+    """How long and how often."""
+
+    def __init__(self, *, quick: bool) -> None:
+        self.rounds = 2 if quick else 5
+        self.seconds = 1.0 if quick else 3.0
+        self.stored = 100_000 if quick else 1_000_000
+        self.measured_puts = 10_000 if quick else 50_000
+
+
+async def interleaved(plan: Plan, runs: dict[str, Callable[[], Awaitable[Load]]]) -> dict[str, list[Load]]:
+    """Each run in turn, round after round, so that a busy moment of the machine hits all alike; the first warms up."""
+    results: dict[str, list[Load]] = {name: [] for name in runs}
+    for number in range(plan.rounds + 1):
+        for name, run in runs.items():
+            measured = await run()
+            if number:
+                results[name].append(measured)
+    return results
+
+
+def rate(loads: list[Load]) -> float:
+    """The median of the rounds, in answers per second."""
+    return statistics.median(one.per_second for one in loads)
+
+
+def show(name: str, loads: list[Load], scale: int = 1, unit: str = "requests/s") -> None:
+    p50 = statistics.median(one.latency_ms(0.5) for one in loads)
+    p99 = statistics.median(one.latency_ms(0.99) for one in loads)
+    print(f"  {name:<44} {rate(loads) * scale:>10,.0f} {unit:<11} p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
+
+
+async def checks(plan: Plan) -> None:
+    """Single checks and batches of the service, beside the two baselines."""
+    print(f"\n/check on one worker, {CONNECTIONS} connections, {plan.stored:,} revocations stored at the end")
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(redis())
+        bare = await stack.enter_async_context(baseline("bare", url))
+        with_redis = await stack.enter_async_context(baseline("redis", url))
+        ours = await stack.enter_async_context(service(url))
+        await fill(url, 1_000)
+
+        def single(port: int) -> Callable[[], Awaitable[Load]]:
+            request = get(lambda number: f"/check?jti=bench-{number % 2_000}", AUTH)
+            return lambda: load(port, request, connections=CONNECTIONS, seconds=plan.seconds)
+
+        bodies = [
+            dumps({"checks": [{"jti": f"bench-{(first + at) % 2_000}"} for at in range(BATCH)]})
+            for first in range(0, 2_000, 500)
+        ]
+        batch = post("/check/batch", lambda number: bodies[number % len(bodies)], AUTH)
+        few = await interleaved(
+            plan,
+            {
+                "bare": single(bare),
+                "redis": single(with_redis),
+                "ours": single(ours),
+                "batch": lambda: load(ours, batch, connections=4, seconds=plan.seconds),
+            },
+        )
+        show("bare aiohttp handler", few["bare"])
+        show("the same with one Redis command", few["redis"])
+        show("the service, GET /check", few["ours"])
+        show(f"the service, POST /check/batch of {BATCH:,}", few["batch"], BATCH, "checks/s")
+        await fill(url, plan.stored, start=1_000)
+        many = await interleaved(plan, {"bare": single(bare), "ours": single(ours)})
+        show(f"the service, {plan.stored:,} stored", many["ours"])
+        print(
+            f"  of the bare handler              {rate(few['ours']) / rate(few['bare']):6.0%}   (goal 60 %, aim 80 %)"
+        )
+        print(f"  against one command per request   {rate(few['ours']) / rate(few['redis']):6.1f} x (goal: 2.5)")
+        print(f"  batch against single, in checks/s {rate(few['batch']) * BATCH / rate(few['ours']):6.1f} x (goal: 10)")
+        flat = (rate(many["ours"]) / rate(many["bare"])) / (rate(few["ours"]) / rate(few["bare"]))
+        print(f"  {plan.stored:,} stored against 1,000   {flat:6.2f} x (1 is flat; each against its own bare handler)")
+
+
+async def memory(plan: Plan) -> None:
+    """What a revocation costs in Redis, beside the key that an in-process blacklist writes."""
+    number = plan.measured_puts
+    print(f"\nRedis memory per revocation, {number:,} of each")
+    async with redis() as url:
+        before = await used_memory(url)
+        async with Redis.from_url(url) as client:
+            pipeline = client.pipeline(transaction=False)
+            for position in range(number):
+                pipeline.setex(f"token_blacklist:plain-{position:032d}", 3600, "1")
+            await pipeline.execute()
+        plain = (await used_memory(url) - before) / number
+    async with redis() as url:
+        before = await used_memory(url)
+        settings = StoreSettings(url, change_log_max_entries=1_000)
+        store = Store(connect(settings), settings, Limits(), Metrics())
+        for first in range(0, number, 50):
+            jtis = (f"plain-{position:032d}" for position in range(first, first + 50))
+            await asyncio.gather(
+                *(store.put(Put("jti", jti, expires_in=3600, revoked_by="main-api", reason="logout")) for jti in jtis)
+            )
+        record = (await used_memory(url) - before) / number
+        async with Redis.from_url(url) as client:
+            log = await client.memory_usage(store.keyspace.change_log) or 0
+            entries = await client.xlen(store.keyspace.change_log)
+        await store.aclose()
+    print(f"  SETEX token_blacklist:<jti> <seconds> 1      {plain:6.0f} bytes")
+    print(f"  the service's record                         {record:6.0f} bytes   {record / plain:.1f} x")
+    print(f"  an entry of the change log (bounded)         {log / max(entries, 1):6.0f} bytes")
+
+
+async def _main(plan: Plan, parts: list[str]) -> None:
+    print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}, redis-py {redis_py.__version__}, uvloop")
+    print(f"{plan.rounds} rounds of {plan.seconds:g} s each, interleaved; medians")
+    known: dict[str, Callable[[Plan], Awaitable[None]]] = {"checks": checks, "memory": memory}
+    for name in parts or known:
+        await known[name](plan)
+
+
+def main() -> None:
+    """Measure all, or the parts that are named."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, against baselines in the same run.")
+    parser.add_argument("parts", nargs="*", choices=["checks", "memory", []], help="default: all")
+    parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a measurement")
+    parsed = parser.parse_args()
+    uvloop.run(_main(Plan(quick=parsed.quick), parsed.parts))
+
+
+if __name__ == "__main__":
+    main()

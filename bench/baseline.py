@@ -1,0 +1,41 @@
+"""The baselines, each a server of its own: `python -m bench.baseline bare|redis PORT REDIS_URL`.
+
+bare   an aiohttp handler that answers a constant: what the framework alone reaches
+redis  the same handler with one Redis command per request, by the default client: what is usually written
+"""
+
+import sys
+from typing import Final
+
+import uvloop
+from aiohttp import web
+from redis.asyncio import Redis
+
+ANSWER: Final = b'{"revoked":false}'
+CLIENT: Final = web.AppKey("client", Redis)
+
+
+async def bare(_request: web.Request) -> web.Response:
+    """A constant."""
+    return web.Response(body=ANSWER, content_type="application/json")
+
+
+async def with_redis(request: web.Request) -> web.Response:
+    """One command, then the constant."""
+    revoked = await request.app[CLIENT].exists(f"token_blacklist:{request.query['jti']}")
+    return web.Response(body=b'{"revoked":true}' if revoked else ANSWER, content_type="application/json")
+
+
+def main() -> None:
+    """Serve one baseline."""
+    kind, port, url = sys.argv[1:]
+    app = web.Application()
+    app[CLIENT] = Redis.from_url(url)
+    app.router.add_get("/check", bare if kind == "bare" else with_redis)
+    web.run_app(
+        app, host="127.0.0.1", port=int(port), access_log=None, print=lambda _line: None, loop=uvloop.new_event_loop()
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What a measurement needs: a Redis and servers, as processes of their own on loopback."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from redis.asyncio import Redis
+
+from revocation_service.store.embedded import find_server
+
+API_KEY = "bench-key-0123456789abcdef"
+AUTH = {"Authorization": f"Bearer {API_KEY}"}
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def _until_open(port: int, process: asyncio.subprocess.Process) -> None:
+    for _ in range(500):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.close()
+            await writer.wait_closed()
+            return
+        if process.returncode is not None:
+            break
+        await asyncio.sleep(0.02)
+    raise RuntimeError("a process of the benchmark did not start")
+
+
+@asynccontextmanager
+async def _process(port: int, *command: str, environment: dict[str, str] | None = None) -> AsyncIterator[int]:
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env={**os.environ, **(environment or {})},
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        await _until_open(port, process)
+        yield port
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+@asynccontextmanager
+async def redis() -> AsyncIterator[str]:
+    """A Redis without persistence: what is measured is the service, not the disk; yields its URL."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory)
+        async with _process(port, find_server(None), *options):
+            yield f"redis://127.0.0.1:{port}"
+
+
+@asynccontextmanager
+async def service(url: str, **settings: str) -> AsyncIterator[int]:
+    """The service on one worker, with an API key; yields its port."""
+    port = free_port()
+    environment = {
+        "REVOCATION_REDIS_URL": url,
+        "REVOCATION_PORT": str(port),
+        "REVOCATION_API_KEYS": f"bench={API_KEY}:check+revoke",
+        "REVOCATION_DRAIN_SECONDS": "0",
+        **settings,
+    }
+    async with _process(port, sys.executable, "-m", "revocation_service", "serve", environment=environment):
+        yield port
+
+
+@asynccontextmanager
+async def baseline(kind: str, url: str) -> AsyncIterator[int]:
+    """One of the servers in `baseline.py`; yields its port."""
+    port = free_port()
+    async with _process(port, sys.executable, "-m", "bench.baseline", kind, str(port), url):
+        yield port
+
+
+async def fill(url: str, number: int, *, start: int = 0) -> None:
+    """Store revocations `token_blacklist:bench-<n>`, with values as the service writes them, and an hour to live."""
+    async with Redis.from_url(url) as client:
+        value = b'{"revoked_at":1795447974.695345,"expires_at":1795451574,"revoked_by":"bench"}'
+        for first in range(start, number, 10_000):
+            pipeline = client.pipeline(transaction=False)
+            for position in range(first, min(first + 10_000, number)):
+                pipeline.set(f"token_blacklist:bench-{position}", value, ex=3600)
+            await pipeline.execute()
+
+
+async def used_memory(url: str) -> int:
+    """What Redis says that it uses, in bytes."""
+    async with Redis.from_url(url) as client:
+        info = await client.info("memory")
+        return int(info["used_memory"])

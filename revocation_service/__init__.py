@@ -1,0 +1,5 @@
+"""A standalone service that takes JSON Web Tokens back: a Redis denylist behind /revoke and /check."""
+
+from revocation_service._version import __version__
+
+__all__ = ["__version__"]

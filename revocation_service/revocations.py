@@ -1,0 +1,182 @@
+"""The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+import structlog
+
+from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering
+from revocation_client.wire import Lifetime, Question, RevokeClaim, RevokeToken
+from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
+from revocation_service.settings import Limits
+from revocation_service.store.redis import Put, Reading, Store, Stored
+from revocation_service.telemetry import Metrics
+from revocation_service.tokens import Token, TokenReader
+
+LOGGED_CHARACTERS: Final = 8
+
+_log = structlog.get_logger("revocation_service.revocations")
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """What came of a request to revoke; without a record the token had already died, and nothing is stored."""
+
+    result: Literal["revoked", "already_revoked", "expired"]
+    claim: ClaimName
+    value: str
+    expires_at: float | None
+    record: Revocation | None
+    verified: bool
+
+
+class Verdict(NamedTuple):
+    """The answer to a question: the revocation that covers the token, if there is one, and how that was found out."""
+
+    revocation: Revocation | None
+    considered: tuple[ClaimName, ...]
+    verified: bool
+    expired: bool | None = None
+    """Whether the token's `exp` has passed; None for a question by claims."""
+
+
+class Revocations:
+    """Revocations over one store, judged by one reader of tokens."""
+
+    def __init__(self, store: Store, tokens: TokenReader, limits: Limits, metrics: Metrics) -> None:
+        self._store = store
+        self._tokens = tokens
+        self._limits = limits
+        self._metrics = metrics
+        self._counted_revoked = metrics.checks.labels("revoked")
+        self._counted_not_revoked = metrics.checks.labels("not_revoked")
+
+    async def revoke(self, request: RevokeToken | RevokeClaim, revoked_by: str | None) -> Revoked:
+        """Revoke what the request names, for the caller of that name; it is safe when this returns.
+
+        Raises RequestError, Unavailable.
+        """
+        put, token = await self._put_for(request, revoked_by)
+        stored = await self._store.put(put)
+        self._metrics.revocations.labels(put.claim, stored.result).inc()
+        _log.info(stored.result, claim=put.claim, value=put.value[:LOGGED_CHARACTERS], revoked_by=revoked_by)
+        return _revoked(put, stored, verified=token is not None and token.verified)
+
+    async def _put_for(self, request: RevokeToken | RevokeClaim, revoked_by: str | None) -> tuple[Put, Token | None]:
+        if isinstance(request, RevokeToken):
+            token = await self._tokens.read(request.token)
+            return _put_token(token, request, revoked_by), token
+        cutoff_is_now = request.claim in CUTOFF_CLAIMS and request.issued_before is None
+        return Put(
+            claim=request.claim,
+            value=request.value,
+            exp=request.lifetime.exp,
+            expires_in=request.lifetime.expires_in,
+            issued_before=request.issued_before,
+            cutoff_is_now=cutoff_is_now,
+            reason=request.reason,
+            revoked_by=revoked_by,
+        ), None
+
+    async def check(self, question: Question) -> Verdict:
+        """Whether the token in question is revoked.
+
+        Raises RequestError, Unavailable.
+        """
+        claims, token = (question, None) if isinstance(question, Claims) else await self._claims(question)
+        return self._verdict(claims, token, await self._store.get(claims.identifiers()))
+
+    async def _claims(self, raw: str) -> tuple[Claims, Token]:
+        token = await self._tokens.read(raw)
+        return token.claims, token
+
+    async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
+        """The verdicts in order; what is wrong with one question is the answer to that question alone.
+
+        Raises StoreUnavailable where nothing at all can be read.
+        """
+        read = [await self._read(question) for question in questions]
+        wanted = {each: None for one in read if not isinstance(one, ServiceError) for each in one[0].identifiers()}
+        reading = await self._store.get(tuple(wanted)) if wanted else Reading((), 0)
+        by_identifier = {(found.claim, found.value): found for found in reading.found}
+        return [self._verdict_of_many(one, by_identifier, reading) for one in read]
+
+    async def _read(self, question: Question | ServiceError) -> tuple[Claims, Token | None] | ServiceError:
+        if isinstance(question, Claims):
+            return question, None
+        if isinstance(question, ServiceError):
+            return question
+        try:
+            return await self._claims(question)
+        except ServiceError as error:
+            return error
+
+    def _verdict_of_many(
+        self,
+        read: tuple[Claims, Token | None] | ServiceError,
+        by_identifier: dict[tuple[ClaimName, str], Revocation],
+        reading: Reading,
+    ) -> Verdict | ServiceError:
+        if isinstance(read, ServiceError):
+            return read
+        claims, token = read
+        found = tuple(by_identifier[one] for one in claims.identifiers() if one in by_identifier)
+        try:
+            return self._verdict(claims, token, Reading(found, reading.now, reading.unread))
+        except StoreUnavailable as error:
+            return error
+
+    def _verdict(self, claims: Claims, token: Token | None, reading: Reading) -> Verdict:
+        """One covering revocation is an answer; that there is none is one only if every key was read."""
+        covering = None
+        if reading.found:
+            covering = first_covering(reading.found, claims, reading.now, self._limits.clock_skew_seconds)
+        if covering is None and reading.unread and not reading.unread.isdisjoint(claims.identifiers()):
+            raise StoreUnavailable("a part of the store did not answer within the deadline")
+        (self._counted_revoked if covering else self._counted_not_revoked).inc()
+        considered = tuple([claim for claim, _value in claims.identifiers()])
+        if token is None:
+            return Verdict(covering, considered, verified=False)
+        expired = token.exp is not None and token.exp <= reading.now
+        self._watch_lifetime(token, reading.now)
+        return Verdict(covering, considered, token.verified, expired)
+
+    def _watch_lifetime(self, token: Token, now: float) -> None:
+        """A token that outlives the longest lifetime set would outlive its revocation: the operator must know."""
+        furthest = now + self._limits.max_token_lifetime_seconds + self._limits.clock_skew_seconds
+        if token.exp is not None and token.exp > furthest:
+            self._metrics.exp_too_far.inc()
+            _log.warning("exp_too_far", setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
+
+    async def look_up(self, claim: ClaimName, value: str) -> Revocation:
+        """The live revocation of this claim and value.
+
+        Raises NoSuchRevocation, StoreUnavailable.
+        """
+        reading = await self._store.get([(claim, value)])
+        if not reading.found:
+            raise NoSuchRevocation("there is no live revocation of that claim and value")
+        return reading.found[0]
+
+
+def _put_token(token: Token, request: RevokeToken, revoked_by: str | None) -> Put:
+    """A token's revocation lives until its own `exp`, or a later one that the caller states."""
+    stated: Lifetime = request.lifetime
+    if token.exp is None and not stated.stated:
+        raise ExpRequired("nothing says when this token dies: send exp or expires_in with it")
+    exps = [exp for exp in (token.exp, stated.exp) if exp is not None]
+    assert token.claims.jti is not None, "every token has a name"
+    return Put(
+        claim="jti",
+        value=token.claims.jti,
+        exp=max(exps, default=None),
+        expires_in=stated.expires_in,
+        reason=request.reason,
+        revoked_by=revoked_by,
+    )
+
+
+def _revoked(put: Put, stored: Stored, *, verified: bool) -> Revoked:
+    expires_at = put.exp if stored.record is None else stored.record.expires_at
+    return Revoked(stored.result, put.claim, put.value, expires_at, stored.record, verified)

@@ -1,0 +1,410 @@
+"""What the operator decides, as frozen values; the only reader of the environment.
+
+A wrong value raises `SettingsError`, one line that names the variable. Secrets do not appear in any repr.
+"""
+
+import ipaddress
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, Literal, get_args
+from urllib.parse import urlsplit
+
+from revocation_service.errors import SettingsError
+
+PREFIX: Final = "REVOCATION_"
+DAY_SECONDS: Final = 86_400
+
+Scope = Literal["check", "revoke", "admin"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+API_KEY: Final = re.compile(r"[A-Za-z0-9\-._~+/=]{20,}")
+_API_KEY_DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_KEY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("auto", "json", "console")
+
+_Mask = Callable[[str], str]
+_CLIENTS_OWN: Final = {"REVOCATION_URL", "REVOCATION_API_KEY"}
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A caller: its name, what it may do, and the SHA-256 of its key; the key itself is not kept."""
+
+    name: str
+    digest: bytes = field(repr=False)
+    scopes: frozenset[Scope]
+
+
+@dataclass(frozen=True, slots=True)
+class SigningSettings:
+    """With which keys tokens are verified, and what else must be true of them; nothing set: they are not verified."""
+
+    secret: str | None = field(default=None, repr=False)
+    public_key_pem: str | None = field(default=None, repr=False)
+    jwks_url: str | None = field(default=None, repr=False)
+    algorithms: tuple[str, ...] = ()
+    issuer: str | None = None
+    audience: str | None = None
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is any key, or any place to get one."""
+        return bool(self.secret or self.public_key_pem or self.jwks_url)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long revocations live and how far clocks may differ, in seconds."""
+
+    max_token_lifetime_seconds: float = 30 * DAY_SECONDS
+    expiry_leeway_seconds: float = 0
+    clock_skew_seconds: float = 60
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """Which Redis, under which keys, and when a write counts as safe."""
+
+    url: str = field(repr=False)
+    password: str | None = field(default=None, repr=False)
+    key_prefix: str = ""
+    wait_replicas: int = 0
+    strict: bool = False
+    change_log_max_entries: int = 100_000
+    server_bin: str | None = None
+
+    @property
+    def embedded_directory(self) -> Path | None:
+        """Where the private Redis keeps its data; None where the store is somebody else's."""
+        return Path(self.url.removeprefix("embedded:")) if self.url.startswith("embedded:") else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything `serve` needs to know."""
+
+    host: str
+    port: int
+    store: StoreSettings
+    signing: SigningSettings = SigningSettings()
+    limits: Limits = Limits()
+    api_keys: tuple[ApiKey, ...] = ()
+    drain_seconds: float = 1
+    log_level: str = "info"
+    log_format: str = "auto"
+    several_workers: bool = False
+    """Whether this is one worker of several, whose metrics are added up (prometheus_client's multiprocess mode)."""
+
+    @property
+    def protected(self) -> bool:
+        """Protected mode: nobody has a key, so only plainly local requests are served."""
+        return not self.api_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One setting in force, as `check-config` prints it."""
+
+    name: str
+    value: str
+    given: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The settings, how they read, and what was set to no effect."""
+
+    settings: Settings
+    shown: tuple[Shown, ...]
+    unknown: tuple[str, ...]
+
+
+def load(environment: Mapping[str, str] | None = None) -> Loaded:
+    """The settings in `environment` (default: the process's own).
+
+    Raises SettingsError, which names the variable.
+    """
+    reader = _Reader(os.environ if environment is None else environment)
+    settings = _settings(reader)
+    _refuse_open_door(settings)
+    return Loaded(settings, tuple(reader.shown), reader.unknown())
+
+
+def load_for_workers(environment: Mapping[str, str] | None = None) -> Loaded:
+    """As `load`, for one of several processes: the embedded Redis belongs to one process alone, and is refused.
+
+    Raises SettingsError.
+    """
+    loaded = load(environment)
+    if loaded.settings.store.embedded_directory is not None:
+        raise SettingsError("several workers need a Redis that they share: set REVOCATION_REDIS_URL")
+    return loaded
+
+
+def _settings(reader: "_Reader") -> Settings:
+    return Settings(
+        host=reader.text("HOST", "127.0.0.1"),
+        port=int(reader.number("PORT", 8080, least=0, most=65_535, whole=True)),
+        store=_store(reader),
+        signing=_signing(reader),
+        limits=Limits(
+            max_token_lifetime_seconds=reader.number("MAX_TOKEN_LIFETIME_SECONDS", 30 * DAY_SECONDS, least=1, most=1e9),
+            expiry_leeway_seconds=reader.number("EXPIRY_LEEWAY_SECONDS", 0, least=0, most=DAY_SECONDS),
+            clock_skew_seconds=reader.number("CLOCK_SKEW_SECONDS", 60, least=0, most=DAY_SECONDS),
+        ),
+        api_keys=_api_keys(reader),
+        drain_seconds=reader.number("DRAIN_SECONDS", 1, least=0, most=5),
+        log_level=reader.choice("LOG_LEVEL", "info", LOG_LEVELS),
+        log_format=reader.choice("LOG_FORMAT", "auto", LOG_FORMATS),
+        several_workers="PROMETHEUS_MULTIPROC_DIR" in reader.environment,
+    )
+
+
+def _store(reader: "_Reader") -> StoreSettings:
+    url = _redis_url(reader)
+    replicated = "+sentinel://" in url or "+cluster://" in url
+    return StoreSettings(
+        url=url,
+        password=reader.secret("REDIS_PASSWORD"),
+        key_prefix=_key_prefix(reader),
+        wait_replicas=int(reader.number("WAIT_REPLICAS", int(replicated), least=0, most=100, whole=True)),
+        strict=reader.flag("STRICT_STORE", default=False),
+        change_log_max_entries=int(
+            reader.number("CHANGE_LOG_MAX_ENTRIES", 100_000, least=1_000, most=100_000_000, whole=True)
+        ),
+        server_bin=reader.environment.get("REDIS_SERVER_BIN") or None,
+    )
+
+
+def _redis_url(reader: "_Reader") -> str:
+    url = reader.secret("REDIS_URL", default="embedded:", mask=mask_url) or "embedded:"
+    if url.startswith("embedded:"):
+        directory = url.removeprefix("embedded:") or str(_state_directory(reader.environment))
+        return f"embedded:{Path(directory).expanduser().absolute()}"
+    scheme, separator, rest = url.partition("://")
+    if scheme not in SCHEMES or not separator or not rest:
+        known = ", ".join(f"{name}://" for name in SCHEMES)
+        raise SettingsError(f"REVOCATION_REDIS_URL must begin with embedded: or one of {known}, and name a server")
+    return url
+
+
+def _state_directory(environment: Mapping[str, str]) -> Path:
+    """Where a program keeps what outlives it (XDG Base Directory specification)."""
+    base = environment.get("XDG_STATE_HOME", "")
+    return (Path(base) if base.startswith("/") else Path("~/.local/state")) / "revocation-service"
+
+
+def _key_prefix(reader: "_Reader") -> str:
+    prefix = reader.text("KEY_PREFIX", "")
+    if len(prefix) > 128 or not prefix.isprintable() or "{" in prefix or "}" in prefix:
+        raise SettingsError("REVOCATION_KEY_PREFIX must be at most 128 printable characters, without { and }")
+    return prefix
+
+
+def _signing(reader: "_Reader") -> SigningSettings:
+    algorithms = reader.text("JWT_ALGORITHMS", "")
+    signing = SigningSettings(
+        secret=reader.secret("JWT_SECRET"),
+        public_key_pem=reader.secret("JWT_PUBLIC_KEY", mask=lambda _pem: "(PEM)"),
+        jwks_url=reader.secret("JWKS_URL", mask=mask_url),
+        algorithms=tuple(name.strip() for name in algorithms.split(",") if name.strip()),
+        issuer=reader.text("JWT_ISSUER", "") or None,
+        audience=reader.text("JWT_AUDIENCE", "") or None,
+    )
+    if signing.jwks_url and not _is_web_url(signing.jwks_url):
+        raise SettingsError("REVOCATION_JWKS_URL must begin with https:// or http://, and name a server")
+    if (signing.algorithms or signing.issuer or signing.audience) and not signing.configured:
+        raise SettingsError(
+            "REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need a key to verify with: set REVOCATION_JWT_SECRET,"
+            " REVOCATION_JWT_PUBLIC_KEY or REVOCATION_JWKS_URL too"
+        )
+    return signing
+
+
+def _is_web_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _api_keys(reader: "_Reader") -> tuple[ApiKey, ...]:
+    text = reader.secret("API_KEYS", mask=_mask_api_keys)
+    if text is None:
+        return ()
+    lines = (line.strip() for line in text.replace(",", "\n").splitlines())
+    keys = [_api_key(line) for line in lines if line and not line.startswith("#")]
+    if not keys:
+        raise SettingsError(
+            "REVOCATION_API_KEYS is set and holds no key; unset it to serve loopback alone, without keys"
+        )
+    if len({key.digest for key in keys}) != len(keys):
+        raise SettingsError("REVOCATION_API_KEYS has one key twice; give every caller a key of its own")
+    return tuple(keys)
+
+
+def _api_key(entry: str) -> ApiKey:
+    """One entry, `name=key:scope+scope`: the name ends at the first `=`, the scopes begin after the last `:`."""
+    name, _, rest = entry.partition("=")
+    key, _, scopes = rest.rpartition(":")
+    if not key:
+        raise SettingsError(
+            "REVOCATION_API_KEYS has an entry that is not name=key:scopes"
+            " (`revocation-service new-key NAME SCOPES` prints a good one)"
+        )
+    parse_key_name(name, "REVOCATION_API_KEYS, an entry's name")
+    return ApiKey(name, _key_digest(name, key), parse_scopes(scopes, f"REVOCATION_API_KEYS, entry {name}"))
+
+
+def _key_digest(name: str, key: str) -> bytes:
+    given = _API_KEY_DIGEST.fullmatch(key)
+    if given:
+        return bytes.fromhex(given[1])
+    if not API_KEY.fullmatch(key):
+        raise SettingsError(
+            f"REVOCATION_API_KEYS, entry {name}: a key is 20 or more characters of A-Z a-z 0-9 - . _ ~ + / =,"
+            " or sha256: and 64 hex digits"
+        )
+    return sha256(key.encode()).digest()
+
+
+def parse_key_name(name: str, where: str) -> str:
+    """The name of a caller, as it may stand in logs and records.
+
+    Raises SettingsError, which begins with `where`.
+    """
+    if not _KEY_NAME.fullmatch(name):
+        raise SettingsError(f"{where}: 1 to 64 of A-Z a-z 0-9 . _ -")
+    return name
+
+
+def parse_scopes(text: str, where: str) -> frozenset[Scope]:
+    """`check+revoke` as a set.
+
+    Raises SettingsError, which begins with `where`.
+    """
+    names = text.split("+")
+    scopes = frozenset(scope for scope in SCOPES if scope in names)
+    if len(scopes) != len(names):
+        raise SettingsError(f"{where}: scopes are one or more of {', '.join(SCOPES)}, joined by +")
+    return scopes
+
+
+def _refuse_open_door(settings: Settings) -> None:
+    if settings.protected and not is_loopback(settings.host):
+        raise SettingsError(
+            f"REVOCATION_HOST={settings.host!r} would serve others without API keys: set REVOCATION_API_KEYS"
+            " (`revocation-service new-key NAME SCOPES` makes one), or bind 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a bind or socket address is this machine's own loopback."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
+
+
+def mask_url(url: str) -> str:
+    """A URL with its user, password and query hidden."""
+    scheme, separator, rest = url.partition("://")
+    address, query, options = rest.partition("?")
+    _credentials, at, host = address.rpartition("@")
+    if "@" in options:  # it may be a password that holds a question mark
+        return f"{scheme}{separator}***"
+    return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
+
+
+def _mask_api_keys(text: str) -> str:
+    names = [line.strip().partition("=")[0] for line in text.replace(",", "\n").splitlines()]
+    return ", ".join(f"{name}=***" for name in names if name and not name.startswith("#"))
+
+
+class _Reader:
+    """Takes variables from an environment by the name behind the prefix, and remembers how each reads."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.shown: list[Shown] = []
+        self._known: set[str] = set(_CLIENTS_OWN)
+
+    def unknown(self) -> tuple[str, ...]:
+        """Variables with our prefix that mean nothing: misspelt, most likely."""
+        return tuple(sorted(name for name in self.environment if name.startswith(PREFIX) and name not in self._known))
+
+    def text(self, name: str, default: str) -> str:
+        return self._take(name, default, lambda value: value)
+
+    def number(self, name: str, default: float, *, least: float, most: float, whole: bool = False) -> float:
+        text = self._take(name, f"{default:g}" if default < 1e5 else str(default), lambda value: value)
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            kind = "a whole number" if whole else "a number"
+            raise SettingsError(f"{PREFIX}{name} must be {kind} from {least:,g} to {most:,g}")
+        return value
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        text = self._take(name, str(default).lower(), lambda value: value).lower()
+        if text not in {"true", "false", "1", "0"}:
+            raise SettingsError(f"{PREFIX}{name} must be true or false")
+        return text in {"true", "1"}
+
+    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
+        text = self._take(name, default, lambda value: value)
+        if text not in known:
+            raise SettingsError(f"{PREFIX}{name} must be one of {', '.join(known)}")
+        return text
+
+    def secret(self, name: str, default: str | None = None, mask: _Mask | None = None) -> str | None:
+        """A variable that may stand in a file instead, named by NAME_FILE; what is set must not be empty."""
+        self._known.add(f"{PREFIX}{name}_FILE")
+        text = self._from_file(name)
+        if text is None:
+            text = self.environment.get(PREFIX + name)
+        self._remember(name, text, default, mask or (lambda _secret: "***"))
+        if text is not None and not text.strip():
+            raise SettingsError(f"{PREFIX}{name} is set but empty; give it a value or unset it")
+        return default if text is None else text.strip()
+
+    def _from_file(self, name: str) -> str | None:
+        path = self.environment.get(f"{PREFIX}{name}_FILE")
+        if path is None:
+            return None
+        if PREFIX + name in self.environment:
+            raise SettingsError(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set; keep one")
+        try:
+            return Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not text"
+            raise SettingsError(f"{PREFIX}{name}_FILE names {path}, which cannot be read: {why}") from None
+
+    def _take(self, name: str, default: str, mask: _Mask) -> str:
+        given = self.environment.get(PREFIX + name)
+        self._remember(name, given, default, mask)
+        return default if given is None else given.strip()
+
+    def _remember(self, name: str, given: str | None, default: str | None, mask: _Mask) -> None:
+        self._known.add(PREFIX + name)
+        value = default if given is None else mask(given)
+        self.shown.append(Shown(PREFIX + name, value or "", given is not None))
+
+
+def describe(loaded: Loaded) -> Iterator[str]:
+    """The settings in force, a line each, secrets masked."""
+    for shown in loaded.shown:
+        yield f"{shown.name}={shown.value}{'' if shown.given else '  (default)'}"

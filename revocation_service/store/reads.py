@@ -1,0 +1,228 @@
+"""Reads that arrive together leave together: one round trip to a master carries what was asked while the last was away.
+
+A read never joins a round trip that began before it was asked, so it sees every write acknowledged by then.
+Each asker waits no longer than its own deadline; one that gives up disturbs no other.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prometheus_client import Histogram
+from redis.exceptions import AskError, TryAgainError
+
+from revocation_service.errors import StoreUnavailable
+from revocation_service.store.connect import FAILURES, GET, Connections, Node
+
+COMMAND_MAX_KEYS: Final = 1_000
+RETRIES_AT_ONCE: Final = 8
+TRIP_MAX_KEYS: Final = 5_000
+TRIP_MAX_CHARACTERS: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A key that is there: the value, and what was left of its life; None for a key without an expiry."""
+
+    value: bytes
+    expires_in_seconds: float | None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What one round trip learned, shared by all whose keys it carried: look your own keys up in it."""
+
+    now: float
+    """The master's clock, in epoch seconds; 0 where it said nothing at all."""
+    found: Mapping[str, Found]
+    """The keys that are there."""
+    unread: Set[str]
+    """The keys of which nothing was said in time."""
+
+
+@dataclass(slots=True)
+class _Asked:
+    keys: Sequence[str]
+    until: float
+    answer: asyncio.Future[Answer]
+    known: Answer | None = None
+
+    def give(self, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def learn(self, answer: Answer) -> None:
+        """It is answered if all its keys were read; what was read of them is kept for the deadline."""
+        self.known = answer
+        if answer.unread.isdisjoint(self.keys):
+            self.give(answer)
+
+    def give_up(self) -> None:
+        self.give(self.known or Answer(0, {}, frozenset(self.keys)))
+
+
+class Lane:
+    """The way to one master: at most one round trip under way, and a queue of what the next will carry.
+
+    Keys that the master would not speak of (their slot is on the move, or nobody's) are tried again beside the others.
+    """
+
+    def __init__(self, connections: Connections, node: Node, deadline_seconds: float, sizes: Histogram) -> None:
+        self._connections = connections
+        self._node = node
+        self._deadline_seconds = deadline_seconds
+        self._sizes = sizes
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[_Asked] = deque()
+        self._trip: list[_Asked] = []
+        self._retries: dict[asyncio.Task[None], list[_Asked]] = {}
+        self._driver: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
+
+    def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
+        """What the master says of `keys`, from a round trip that begins after this call; at the deadline, nothing."""
+        asked = _Asked(keys, self._loop.time() + self._deadline_seconds, self._loop.create_future())
+        self._queue.append(asked)
+        if self._driver is None:
+            self._driver = self._loop.create_task(self._drive(), name="store-reads")
+        if self._watch is None:
+            self._watch = self._loop.call_at(asked.until, self._give_up_overdue)
+        return asked.answer
+
+    async def aclose(self) -> None:
+        """End the round trip under way; whoever still waits is told that nothing was read."""
+        if self._watch is not None:
+            self._watch.cancel()
+        waiting = self._waiting()
+        tasks = [task for task in (self._driver, *self._retries) if task is not None]
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
+        for asked in waiting:  # also where a task was ended before it began
+            asked.give_up()
+
+    def _waiting(self) -> list[_Asked]:
+        return [asked for some in (self._trip, *self._retries.values(), self._queue) for asked in some]
+
+    def _give_up_overdue(self) -> None:
+        """One timer for all: it looks at the oldest, and is set again for the oldest that is left."""
+        now = self._loop.time()
+        waiting = [asked for asked in self._waiting() if not asked.answer.done()]
+        for asked in waiting:
+            if asked.until <= now:
+                asked.give_up()
+        left = [asked.until for asked in waiting if asked.until > now]
+        self._watch = self._loop.call_at(min(left), self._give_up_overdue) if left else None
+
+    async def _drive(self) -> None:
+        try:
+            while self._queue:
+                self._trip = self._take()
+                await self._travel(self._trip)
+        finally:
+            for asked in (*self._trip, *self._queue):
+                asked.give_up()
+            self._trip = []
+            self._queue.clear()
+            self._driver = None
+
+    def _take(self) -> list[_Asked]:
+        """The oldest of the queue, up to the bounds of one round trip, and at least one; who gave up is left out."""
+        trip: list[_Asked] = []
+        keys = characters = 0
+        while self._queue:
+            asked = self._queue[0]
+            keys += len(asked.keys)
+            characters += sum(map(len, asked.keys))
+            if trip and (keys > TRIP_MAX_KEYS or characters > TRIP_MAX_CHARACTERS):
+                break
+            self._queue.popleft()
+            if not asked.answer.done():
+                trip.append(asked)
+        return trip
+
+    async def _travel(self, trip: list[_Asked]) -> None:
+        keys = list(dict.fromkeys(key for asked in trip for key in asked.keys))
+        if not keys:
+            return
+        self._sizes.observe(len(keys))
+        until = self._loop.time() + self._deadline_seconds
+        groups = self._groups(keys)
+        replies = await self._attempt(groups)
+        answer = _answer(groups, replies)
+        for asked in trip:
+            asked.learn(answer)
+        if answer.unread:
+            retry = self._loop.create_task(self._retry(trip, groups, replies, until), name="store-reads")
+            self._retries[retry] = trip
+            retry.add_done_callback(self._retries.pop)
+            if not answer.now or len(self._retries) > RETRIES_AT_ONCE:  # the next trip would fare no better
+                await asyncio.wait([retry])
+
+    async def _retry(self, trip: list[_Asked], groups: list[list[str]], replies: list[Any], until: float) -> None:
+        """A failure stays with the command, and so with the slot, that it hit: each of those is tried by itself."""
+        groups, replies = _apart(groups, replies)
+        answer = _answer(groups, await self._again(groups, replies, until))
+        for asked in trip:
+            asked.give(answer)
+
+    def _groups(self, keys: list[str]) -> list[list[str]]:
+        """Keys that may share a command: of one slot, and not too many."""
+        by_slot = self._connections.by_slot(keys)
+        return [
+            group[start : start + COMMAND_MAX_KEYS]
+            for group in by_slot
+            for start in range(0, len(group), COMMAND_MAX_KEYS)
+        ]
+
+    async def _attempt(self, groups: list[list[str]]) -> list[Any]:
+        try:
+            return await self._node.run([GET.call(group) for group in groups])
+        except FAILURES as error:
+            return [error] * len(groups)
+
+    async def _again(self, groups: list[list[str]], replies: list[Any], until: float) -> list[Any]:
+        """The replies, after each that failed was tried again by itself, until the deadline; a few at a time."""
+        permits = asyncio.Semaphore(RETRIES_AT_ONCE)
+
+        async def once_more(group: list[str], reply: Any) -> Any:
+            if not isinstance(reply, Exception):
+                return reply
+            async with permits:
+                try:
+                    return (await self._connections.run(group[0], [GET.call(group)], until))[0]
+                except StoreUnavailable as error:
+                    return error
+
+        return await asyncio.gather(*map(once_more, groups, replies))
+
+
+def _apart(groups: list[list[str]], replies: list[Any]) -> tuple[list[list[str]], list[Any]]:
+    """Each key by itself where their slot is on the move: some may be here and some there; no command reads both."""
+    parted = [
+        (part, reply)
+        for group, reply in zip(groups, replies, strict=True)
+        for part in ([[key] for key in group] if isinstance(reply, AskError | TryAgainError) else [group])
+    ]
+    return [part for part, _ in parted], [reply for _, reply in parted]
+
+
+def _answer(groups: list[list[str]], replies: Iterable[Any]) -> Answer:
+    """The replies of `get.lua`, or the failures that came instead, as one."""
+    now = 0.0
+    found: dict[str, Found] = {}
+    unread: set[str] = set()
+    for keys, reply in zip(groups, replies, strict=True):
+        if isinstance(reply, Exception):
+            unread.update(keys)
+            continue
+        seconds, microseconds, *rows = reply
+        now = max(now, int(seconds) + int(microseconds) / 1_000_000)
+        for index, value, left in rows:
+            found[keys[index - 1]] = Found(value, left / 1_000 if left >= 0 else None)
+    return Answer(now, found, unread)

@@ -1,0 +1,278 @@
+"""The store: revocations put into Redis safely, and read from it. It decides nothing about tokens.
+
+Safe means: in the record, then in the change log, each on as many replicas as asked for; acknowledged after all of it.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import structlog
+
+from revocation_client.model import ClaimName, Revocation
+from revocation_client.wire import change_to_json, dumps, revocation_from_record
+from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
+from revocation_service.settings import Limits, StoreSettings
+from revocation_service.store.connect import FAILURES, PUT, Command, Connections, Node, info_fields
+from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.reads import Answer, Found, Lane
+from revocation_service.telemetry import Metrics
+
+DEADLINE_SECONDS: Final = 0.7
+"""How long one operation may take in all: below the second within which callers are told that the store is away."""
+
+REPLICA_TIMEOUT_SECONDS: Final = 0.3
+"""How long WAIT waits for replicas; below the socket's timeout, or the answer would be lost."""
+
+_NONE: Final[frozenset[tuple[ClaimName, str]]] = frozenset()
+
+_log = structlog.get_logger("revocation_service.store")
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """A revocation to be stored; what it leaves open is decided on Redis' clock. Times are in seconds."""
+
+    claim: ClaimName
+    value: str
+    exp: float | None = None
+    expires_in: float | None = None
+    issued_before: float | None = None
+    cutoff_is_now: bool = False
+    reason: str | None = None
+    revoked_by: str | None = None
+    revoked_at: float | None = None
+    expires_at: float | None = None
+    """With `revoked_at`: a record that is handed on as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What became of a `Put`; there is no record where the token had already expired."""
+
+    result: Literal["revoked", "already_revoked", "expired"]
+    record: Revocation | None
+
+
+@dataclass(slots=True)
+class Reading:
+    """The records found, as of `now` on Redis' clock, and of what a part of the store said nothing in time."""
+
+    found: tuple[Revocation, ...]
+    now: float
+    unread: frozenset[tuple[ClaimName, str]] = _NONE
+
+
+class Store:
+    """The denylist in one deployment of Redis."""
+
+    def __init__(self, connections: Connections, settings: StoreSettings, limits: Limits, metrics: Metrics) -> None:
+        self.connections = connections
+        self.keyspace = Keyspace(settings.key_prefix)
+        self._settings = settings
+        self._limits = limits
+        self._metrics = metrics
+        self._lanes: dict[Node, Lane] = {}
+        self._short: set[Node] = set()
+        self._up: bool | None = None
+
+    async def aclose(self) -> None:
+        """End what is under way, and close every connection."""
+        await asyncio.gather(*(lane.aclose() for lane in self._lanes.values()))
+        await self.connections.aclose()
+
+    async def put(self, put: Put) -> Stored:
+        """Store a revocation; it is safe when this returns, and nothing is promised when this raises.
+
+        Raises StoreUnavailable, ExpTooFar, IssuedBeforeTooFar.
+        """
+        async with self._operation("put") as until:
+            await self.connections.ready(until)
+            key = self.keyspace.key(put.claim, put.value)
+            reply = await self._write(key, PUT.call([key], dumps(self._asked(put))), until)
+            result = reply[0].decode()
+            if result == "expired":
+                return Stored(result, None)
+            self._refuse(result)
+            if reply[3]:
+                self._met_foreign(put.claim)
+            record = revocation_from_record(put.claim, put.value, reply[2], None)
+            await self._write(self.keyspace.change_log, self._log_entry(record), until)
+            return Stored(result, record)
+
+    def _asked(self, put: Put) -> dict[str, Any]:
+        asked = {
+            "max_lifetime": self._limits.max_token_lifetime_seconds,
+            "leeway": self._limits.expiry_leeway_seconds,
+            "skew": self._limits.clock_skew_seconds,
+            "exp": put.exp,
+            "expires_in": put.expires_in,
+            "issued_before": put.issued_before,
+            "cutoff_is_now": put.cutoff_is_now,
+            "reason": put.reason,
+            "revoked_by": put.revoked_by,
+            "revoked_at": put.revoked_at,
+            "expires_at": put.expires_at,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _refuse(self, result: str) -> None:
+        if result == "exp_too_far":
+            raise ExpTooFar(
+                "the token would outlive REVOCATION_MAX_TOKEN_LIFETIME_SECONDS"
+                f" ({self._limits.max_token_lifetime_seconds:.0f} s from now); raise that setting to the lifetime of"
+                " your longest token, or check that exp is in seconds"
+            )
+        if result == "issued_before_too_far":
+            raise IssuedBeforeTooFar(
+                f"issued_before lies more than {self._limits.clock_skew_seconds:.0f} s ahead; check the caller's clock,"
+                " and that it is in seconds"
+            )
+
+    def _log_entry(self, record: Revocation) -> Command:
+        """One entry of the change log; its nonce tells it from an entry that another history put under the same id."""
+        bound = self._settings.change_log_max_entries
+        change = dumps(change_to_json(record))
+        return ("XADD", self.keyspace.change_log, "MAXLEN", "~", bound, "*", "n", secrets.token_hex(8), "r", change)
+
+    async def _write(self, key: str, command: Command, until: float) -> Any:
+        """The reply to an idempotent write, once the replicas have it too (WAIT, on the connection that wrote)."""
+        asked_for = self._settings.wait_replicas
+        if not asked_for:
+            return (await self.connections.run(key, [command], until))[0]
+        while True:
+            online = self.connections.owner(key).replicas_online
+            wanted = asked_for if online is None else min(asked_for, online)
+            wait: Command = ("WAIT", wanted, int(REPLICA_TIMEOUT_SECONDS * 1000))
+            replies = await self.connections.run(key, [command, wait, ("INFO", "replication")], until)
+            reply, confirmed, info = replies
+            node = self.connections.owner(key)
+            online = node.replicas_online = replicas_online(info_fields(info))
+            if online < asked_for and await self._deposed(node, until):
+                continue  # so it has no replicas; the connection was from before: write again, to its successor
+            self._note_replicas(node, asked_for, online)
+            if confirmed >= min(asked_for, online):
+                return reply
+            if confirmed >= wanted:
+                continue  # more replicas came than were waited for: write again, and wait for them
+            raise StoreUnavailable("a connected replica did not confirm the write in time")
+
+    async def _deposed(self, node: Node, until: float) -> bool:
+        """Whether the sentinels have another master by now: one that was frozen does not know, and takes writes."""
+        wrote_to = node.master_address
+        async with asyncio.timeout_at(until):
+            return await node.ask_for_master() != wrote_to
+
+    @property
+    def short_of_replicas(self) -> bool:
+        """Whether the last write to any master found fewer replicas connected than asked for."""
+        if self._short:
+            self._short.intersection_update(self.connections.known_masters())
+        return bool(self._short)
+
+    def _note_replicas(self, node: Node, asked_for: int, online: int) -> None:
+        short = online < asked_for
+        if short:
+            self._metrics.replicas_short.inc()
+        if short != (node in self._short):
+            (self._short.add if short else self._short.discard)(node)
+            event = "replicas_short" if short else "replicas_complete"
+            (_log.warning if short else _log.info)(event, asked_for=asked_for, online=online)
+        if short and self._settings.strict:
+            raise StoreUnavailable("fewer replicas are connected than REVOCATION_WAIT_REPLICAS asks for")
+
+    async def get(self, identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:
+        """The live records of these claims and values, as far as they can be had.
+
+        Raises StoreUnavailable where none can.
+        """
+        keys = {self.keyspace.key(*identifier): identifier for identifier in identifiers}
+        parts, orphans = self.connections.parts(list(keys))
+        if orphans:
+            await self._ready()
+            parts, orphans = self.connections.parts(list(keys))
+        asked = [self._lane(node).ask(part) for node, part in parts.items()]
+        reading = Reading((), 0.0, frozenset([keys[key] for key in orphans]) if orphans else _NONE)
+        for answer in asked:
+            self._add(reading, keys, await answer)
+        if len(reading.unread) == len(keys):
+            self._note("get", up=False)
+            raise StoreUnavailable("Redis did not answer within the deadline")
+        if not self._up:
+            self._note("get", up=True)
+        return reading
+
+    def _add(self, reading: Reading, keys: Mapping[str, tuple[ClaimName, str]], answer: Answer) -> None:
+        """What an answer says of these keys, in their order, so that the same state always reads the same."""
+        reading.now = max(reading.now, answer.now)
+        if answer.found:
+            there = [(keys[key], answer.found[key]) for key in keys if key in answer.found]
+            reading.found += tuple([self._record(claim, value, found, answer.now) for (claim, value), found in there])
+        if answer.unread:
+            reading.unread |= {keys[key] for key in keys if key in answer.unread}
+
+    async def _ready(self) -> None:
+        with suppress(*FAILURES):
+            await self.connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
+
+    def _lane(self, node: Node) -> Lane:
+        lane = self._lanes.get(node)
+        if lane is None:
+            lane = Lane(self.connections, node, DEADLINE_SECONDS, self._metrics.read_batch)
+            self._lanes[node] = lane
+        return lane
+
+    def _record(self, claim: ClaimName, value: str, found: Found, now: float) -> Revocation:
+        foreign_expires_at = None if found.expires_in_seconds is None else now + found.expires_in_seconds
+        record = revocation_from_record(claim, value, found.value, foreign_expires_at)
+        if record.revoked_at is None:
+            self._met_foreign(claim)
+        return record
+
+    def _met_foreign(self, claim: ClaimName) -> None:
+        self._metrics.foreign_records.inc()
+        _log.debug("foreign_record_met", claim=claim)
+
+    async def ping(self) -> None:
+        """Whether every master answers.
+
+        Raises StoreUnavailable.
+        """
+        async with self._operation("ping") as until, asyncio.timeout_at(until):
+            masters = await self.connections.masters()
+            replies = await asyncio.gather(*(node.run([("PING",)]) for node in masters))
+            if not masters or any(isinstance(reply, Exception) for answers in replies for reply in answers):
+                raise StoreUnavailable("Redis does not answer PING")
+
+    @asynccontextmanager
+    async def _operation(self, name: str) -> AsyncIterator[float]:
+        """The deadline of one operation, on the loop's clock; its failures are counted, and all look alike."""
+        try:
+            yield asyncio.get_running_loop().time() + DEADLINE_SECONDS
+        except StoreUnavailable:
+            self._note(name, up=False)
+            raise
+        except FAILURES as error:
+            self._note(name, up=False)
+            raise StoreUnavailable("Redis cannot be reached") from error
+        self._note(name, up=True)
+
+    def _note(self, operation: str, *, up: bool) -> None:
+        if not up:
+            self._metrics.store_failures.labels(operation).inc()
+            self.connections.suspect()  # nobody else would look again, where only /readyz still asks
+        if up != self._up:
+            self._up = up
+            self._metrics.store_up.set(up)
+
+
+def replicas_online(info: Mapping[str, str]) -> int:
+    """How many replicas have the data and follow, by INFO replication; one that is still loading does not count.
+
+    Such a one may be called online already; it has confirmed nothing yet.
+    """
+    replicas = [value for name, value in info.items() if name.startswith("slave")]
+    return sum(",state=online," in replica and ",offset=0," not in replica for replica in replicas)

@@ -1,0 +1,164 @@
+"""What the service says of itself: logs (structlog), the request id, metrics. It knows no secret and asks for none.
+
+Libraries log through the standard library; of their records only the place, the fixed template, the error's type and
+the lines of code are kept, because arguments and messages may quote a request, and with it a token.
+"""
+
+import logging
+import sys
+import traceback
+from collections.abc import MutableMapping
+from contextlib import suppress
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TextIO, cast
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+LIBRARY_TEMPLATE_MAX_CHARACTERS: Final = 200
+_FRAMES_KEPT: Final = 12
+_LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+def configure_logging(level: str = "info", form: str = "auto") -> None:
+    """Set structlog and the standard library up: JSON lines on stderr, or a console form on a terminal."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _add_request_id,
+            _code_of_errors,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(file=cast("TextIO", _StandardError(sys.stderr))),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers = [_LibraryHandler()]
+    root.setLevel(logging.WARNING)
+
+
+class _StandardError:
+    """Where the log goes; a line that cannot be written (the disk full, the reader gone) must stop no revocation."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write it, or lose it."""
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Pass on what there is, if that is possible."""
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+
+def _add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    current = request_id.get()
+    if current is not None:
+        event["request_id"] = current
+    return event
+
+
+def _code_of_errors(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """`error=` an exception becomes its type and where it came from; its message stays out."""
+    error = event.pop("error", None)
+    if isinstance(error, BaseException):
+        event.update(describe_error(error))
+    return event
+
+
+def describe_error(error: BaseException) -> dict[str, Any]:
+    """An exception without its message: the type, its cause's type, and the lines of code it passed."""
+    cause = error.__cause__
+    described = {"error_type": type(error).__name__, "frames": _frames(error.__traceback__)}
+    return described if cause is None else described | {"cause_type": type(cause).__name__}
+
+
+def _frames(trace: TracebackType | None) -> list[str]:
+    frames = traceback.extract_tb(trace)[-_FRAMES_KEPT:]
+    return [f"{Path(frame.filename).name}:{frame.lineno}:{frame.name}" for frame in frames]
+
+
+class _LibraryHandler(logging.Handler):
+    """Hands a library's log record to structlog, without its arguments."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields: dict[str, Any] = {"library": record.name, "at": f"{record.filename}:{record.lineno}:{record.funcName}"}
+        if record.args:  # else the message may be filled in already
+            fields["template"] = str(record.msg).partition("\n")[0][:LIBRARY_TEMPLATE_MAX_CHARACTERS]
+        if record.exc_info and record.exc_info[1] is not None:
+            fields |= describe_error(record.exc_info[1])
+        log = structlog.get_logger("revocation_service.telemetry")
+        log.log(max(record.levelno, logging.DEBUG) // 10 * 10, "library_message", **fields)
+
+
+class Metrics:
+    """Everything that is counted. Labels are routes, results and codes, never what a caller sent."""
+
+    def __init__(self, *, several_workers: bool = False) -> None:
+        self.registry = CollectorRegistry()
+        self._several_workers = several_workers
+        self.requests = self._counter("http_requests", "Requests answered", "route", "method", "status")
+        self.latency = Histogram(
+            "revocation_http_request_duration_seconds",
+            "Time to answer a request",
+            ["route"],
+            registry=self.registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self.revocations = self._counter("revocations", "Revocations asked for", "claim", "result")
+        self.checks = self._counter("checks", "Checks answered", "outcome")
+        self.exp_too_far = self._counter("checked_exp_too_far", "Tokens checked that outlive the longest lifetime set")
+        self.store_failures = self._counter("store_failures", "Store operations that failed", "operation")
+        self.read_batch = Histogram(
+            "revocation_store_read_batch_keys",
+            "Keys that one read of the store carried",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096),
+        )
+        self.foreign_records = self._counter("foreign_records", "Records met that a foreign application wrote")
+        self.replicas_short = self._counter("replicas_short", "Writes confirmed by fewer replicas than asked for")
+        self.store_up = Gauge(
+            "revocation_store_up",
+            "Whether Redis answered the last time it was asked",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(f"revocation_{name}_total", documentation, labels, registry=self.registry)
+
+    def exposition(self) -> bytes:
+        """The metrics in Prometheus' text format, summed over the workers where several share them."""
+        if not self._several_workers:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        _FilledFiles(together)  # type: ignore[no-untyped-call]
+        return generate_latest(together)
+
+
+class _FilledFiles(MultiProcessCollector):
+    """All workers' files but one that a worker has made this moment and not filled: the library would fail on it."""
+
+    def collect(self) -> Any:
+        files = [str(path) for path in Path(self._path).glob("*.db") if _filled(path)]
+        return self.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
+
+
+def _filled(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:  # a dead worker's, removed meanwhile
+        return False

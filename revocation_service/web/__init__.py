@@ -1,0 +1,1 @@
+"""The HTTP side: routes, callers, bodies and the form of every failure."""

@@ -1,0 +1,123 @@
+"""The outermost layer: every answer gets its request id, every failure its problem, every request its count."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import count
+from time import perf_counter
+from typing import Final
+
+import structlog
+from aiohttp import web
+
+from revocation_client.wire import WireError
+from revocation_service.errors import InvalidRequest, ServiceError, Unavailable
+from revocation_service.telemetry import Metrics, request_id
+from revocation_service.web.auth import admit_local
+from revocation_service.web.problems import http_problem, internal_problem, problem
+from revocation_service.web.traffic import Traffic
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_QUIET: Final = frozenset({"/check", "/check/batch", "/healthz", "/readyz", "/metrics"})
+"""Routes that are asked all the time: their requests are logged at level debug, and counted at every level."""
+
+_log = structlog.get_logger("revocation_service.web")
+
+
+class Answers:
+    """What every answer has in common, whichever handler gives it.
+
+    It wraps the handlers rather than being a middleware: on the path of a check, a middleware's own machinery and
+    finding the route again cost more than all that is done here.
+    """
+
+    def __init__(self, metrics: Metrics, traffic: Traffic, *, protected: bool, log_all: bool) -> None:
+        self._metrics = metrics
+        self._traffic = traffic
+        self._protected = protected
+        self._log_all = log_all
+        self._names = _request_ids()
+
+    def of(self, method: str, route: str, handler: Handler) -> Handler:
+        """`handler`, with its failures told as problems, its requests counted, and the common headers.
+
+        In protected mode what is not plainly local is turned away first.
+        """
+        traffic, names, protected = self._traffic, self._names, self._protected
+        logged = self._log_all or route not in _QUIET
+        counts = _Counts(self._metrics, method, route)
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            started = perf_counter()
+            given = request.headers.get("X-Request-ID")
+            current = given if given is not None and _REQUEST_ID.fullmatch(given) else next(names)
+            request_id.set(current)
+            traffic.came()
+            try:
+                if protected:
+                    admit_local(request)
+                response = await handler(request)
+            except Exception as error:  # noqa: BLE001 - every failure has its problem; what is unknown is logged, as code
+                response = _failure(error)
+            finally:
+                traffic.went()
+            if traffic.leaving:
+                response.force_close()  # a kept connection would soon be closed under the caller's next request
+            headers = response.headers
+            headers["X-Request-ID"] = current
+            headers["Cache-Control"] = "no-store"
+            seconds = perf_counter() - started
+            counts[response.status](seconds)
+            if logged:
+                _log_request(method, route, response.status, seconds)
+            return response
+
+        return answer
+
+
+def _request_ids() -> Iterator[str]:
+    """Ids that no other process gives: a random beginning, and a count."""
+    process = secrets.token_hex(8)
+    return (f"{process}-{number:x}" for number in count(1))
+
+
+def _failure(error: Exception) -> web.Response:
+    """The problem that tells why there is no better answer."""
+    if isinstance(error, ServiceError):
+        if isinstance(error, Unavailable):
+            _log.warning(error.code, error=error)
+        return problem(error)
+    if isinstance(error, WireError):
+        return problem(InvalidRequest(str(error)))
+    if isinstance(error, web.HTTPException):
+        return http_problem(error, error.text if error.status in {408, 415} else None)
+    _log.error("internal_error", error=error)
+    return internal_problem()
+
+
+def _log_request(method: str, route: str, status: int, seconds: float) -> None:
+    note = _log.debug if route in _QUIET else _log.info
+    note("request", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 3))
+
+
+class _Counts(dict[int, Callable[[float], None]]):
+    """How to count a request, by status; to find a metric by its labels costs more than to count."""
+
+    def __init__(self, metrics: Metrics, method: str, route: str) -> None:
+        super().__init__()
+        self._metrics = metrics
+        self._method = method
+        self._route = route
+
+    def __missing__(self, status: int) -> Callable[[float], None]:
+        one_more = self._metrics.requests.labels(self._route, self._method, status).inc
+        observe = self._metrics.latency.labels(self._route).observe
+
+        def count(seconds: float) -> None:
+            one_more()
+            observe(seconds)
+
+        self[status] = count
+        return count

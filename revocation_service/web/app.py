@@ -1,0 +1,178 @@
+"""The one place where all is wired: `create_app(settings)`."""
+
+import gc
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+from urllib.parse import quote
+
+import structlog
+from aiohttp import web
+
+from revocation_service.errors import StoreUnavailable
+from revocation_service.keys import SigningKeys
+from revocation_service.revocations import Revocations
+from revocation_service.settings import Settings, StoreSettings, load_for_workers
+from revocation_service.store.connect import connect
+from revocation_service.store.embedded import EmbeddedRedis
+from revocation_service.store.redis import Store
+from revocation_service.telemetry import Metrics, configure_logging
+from revocation_service.tokens import TokenReader
+from revocation_service.web.answers import Answers, Handler
+from revocation_service.web.auth import authorizer
+from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES
+from revocation_service.web.check import check_batch, check_body, check_query, look_up
+from revocation_service.web.drain import drain
+from revocation_service.web.probes import healthz, metrics, readyz
+from revocation_service.web.readiness import Readiness
+from revocation_service.web.revoke import revoke
+from revocation_service.web.state import AUTHORIZE, METRICS, READINESS, REVOCATIONS, TRAFFIC
+from revocation_service.web.traffic import Traffic
+
+SHUTDOWN_SECONDS: Final = 0.5
+"""aiohttp may wait this long twice for what the drain gave up; all waits together stay below Docker's 10 s."""
+
+KEEPALIVE_SECONDS: Final = 75.0
+GC_THRESHOLDS: Final = (10_000, 20, 20)
+
+_log = structlog.get_logger("revocation_service.web")
+
+
+_ANY: Final = "(any)"
+
+_ROUTES: Final[dict[str, dict[str, Handler]]] = {
+    "/revoke": {"POST": revoke},
+    "/check": {"GET": check_query, "POST": check_body},
+    "/check/batch": {"POST": check_batch},
+    "/revocations": {"GET": look_up},
+    "/healthz": {"GET": healthz, "HEAD": healthz},
+    "/readyz": {"GET": readyz, "HEAD": readyz},
+    "/metrics": {"GET": metrics, "HEAD": metrics},
+}
+
+
+def _only(handlers: Iterable[str]) -> Handler:
+    """The handler for every other method."""
+    allowed = frozenset(handlers)
+
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+
+    return refuse
+
+
+async def _nothing(_request: web.Request) -> web.StreamResponse:
+    raise web.HTTPNotFound
+
+
+class _Anywhere(web.DynamicResource):
+    """What no other resource is, also where the target is no path (`OPTIONS *`)."""
+
+    def _match(self, path: str) -> dict[str, str]:
+        return {}
+
+
+def create_app(settings: Settings) -> web.Application:
+    """The service as an aiohttp application; what it owns is opened at its start and closed at its end.
+
+    Raises SettingsError, here or at its start.
+    """
+    counted, traffic = Metrics(several_workers=settings.several_workers), Traffic()
+    app = web.Application(client_max_size=BATCH_BODY_MAX_BYTES)
+    app[METRICS] = counted
+    app[TRAFFIC] = traffic
+    app[AUTHORIZE] = authorizer(settings)
+    answers = Answers(counted, traffic, protected=settings.protected, log_all=settings.log_level == "debug")
+    for path, handlers in _ROUTES.items():
+        for method, handler in handlers.items():
+            app.router.add_route(method, path, answers.of(method, path, handler))
+        app.router.add_route("*", path, answers.of(_ANY, path, _only(handlers)))
+    anywhere = _Anywhere("/{path}")
+    anywhere.add_route("*", answers.of(_ANY, "(none)", _nothing))
+    app.router.register_resource(anywhere)
+    app.cleanup_ctx.append(_resources(settings))
+    return app
+
+
+def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:
+    keys = SigningKeys(settings.signing)
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await keys.start()
+            stack.push_async_callback(keys.close)
+            store_settings = await _reachable(settings.store, stack)
+            store = Store(connect(store_settings), store_settings, settings.limits, app[METRICS])
+            stack.push_async_callback(store.aclose)
+            tokens = TokenReader(keys, settings.signing)
+            app[REVOCATIONS] = Revocations(store, tokens, settings.limits, app[METRICS])
+            app[READINESS] = Readiness(store, keys, store_settings, app[TRAFFIC])
+            await _look_once(store, app[READINESS])
+            yield
+
+    return resources
+
+
+async def _reachable(settings: StoreSettings, stack: AsyncExitStack) -> StoreSettings:
+    """The store's settings with a Redis that can be reached: the private one is started, and stopped with us."""
+    directory = settings.embedded_directory
+    if directory is None:
+        return settings
+    embedded = await stack.enter_async_context(EmbeddedRedis(directory, server_bin=settings.server_bin))
+    _log.info("embedded_redis_started", directory=str(directory), pid=embedded.pid)
+    return replace(settings, url=f"unix://{quote(embedded.socket_path)}", password=embedded.password)
+
+
+async def _look_once(store: Store, readiness: Readiness) -> None:
+    """Say at the start what is wrong with the store; one that is away is waited for, not given up."""
+    try:
+        await readiness.store_warnings()
+        await store.ping()  # so that the metric is true of a worker that nobody has asked yet
+    except StoreUnavailable as error:
+        _log.warning("store_unavailable_at_start", error=error)
+
+
+def runner(settings: Settings, kind: Callable[..., web.AppRunner] = web.AppRunner) -> web.AppRunner:
+    """The application with the server's own settings: bounded waits, no access log but ours."""
+    return kind(
+        create_app(settings),
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+        auto_decompress=False,
+    )
+
+
+def spare_the_collector() -> None:
+    """What was made at the start stays: the garbage collector need not look at it again, nor look so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+async def worker() -> web.AppRunner:
+    """One of several gunicorn workers, configured by the environment.
+
+    Raises SettingsError: also for the embedded Redis, which belongs to one process alone.
+    """
+    settings = load_for_workers().settings
+    configure_logging(settings.log_level, settings.log_format)
+    spare_the_collector()
+    return runner(settings, partial(_WorkerRunner, settings.drain_seconds))
+
+
+class _WorkerRunner(web.AppRunner):
+    """What gunicorn's worker cleans up at SIGTERM; it knows no drain, so here /readyz fails first, for a while."""
+
+    def __init__(self, drain_seconds: float, app: web.Application, **options: Any) -> None:
+        super().__init__(app, **options)
+        self._drain_seconds = drain_seconds
+
+    async def cleanup(self) -> None:
+        """Drain, then finish what is in flight and close."""
+        if self.server is not None:
+            await drain(self, self._drain_seconds)
+        await super().cleanup()

@@ -1,0 +1,79 @@
+"""Who may call: API keys with scopes; without any, protected mode, which serves plainly local requests alone."""
+
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final
+
+from aiohttp import web
+
+from revocation_service.errors import InsufficientScope, ProtectedMode, Unauthorized
+from revocation_service.settings import ApiKey, Scope, Settings, is_loopback
+
+Authorize = Callable[[web.Request, Scope], str | None]
+"""Lets a request pass that may use a scope, and says the caller's name; raises CallerError for any other."""
+
+_BEARER: Final = re.compile(r"bearer +([^\s]+)\s*", re.IGNORECASE | re.ASCII)
+_LOCAL_NAMES: Final = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+_LOCAL_FETCHES: Final = {"same-origin", "none"}
+_WAY_OUT: Final = "; to serve others, set REVOCATION_API_KEYS (`revocation-service new-key NAME SCOPES` makes one)"
+
+
+class Callers:
+    """The callers that have a key."""
+
+    def __init__(self, keys: tuple[ApiKey, ...]) -> None:
+        self._keys = keys
+
+    def authorize(self, request: web.Request, scope: Scope) -> str | None:
+        """The name of the caller whose key the request carries (RFC 6750 section 2.1).
+
+        Raises Unauthorized, InsufficientScope.
+        """
+        caller = self._caller(request.headers.getall("Authorization", []))
+        if scope not in caller.scopes and "admin" not in caller.scopes:
+            raise InsufficientScope(f"this needs a key with the scope {scope}", scope=scope)
+        return caller.name
+
+    def _caller(self, headers: list[str]) -> ApiKey:
+        if len(headers) != 1:
+            raise Unauthorized("send Authorization: Bearer <api key>, once")
+        presented = _BEARER.fullmatch(headers[0])
+        digest = sha256(presented[1].encode("utf-8", "surrogateescape")).digest() if presented else b""
+        found = None
+        for key in self._keys:  # all of them, so that the time taken says nothing
+            if compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            raise Unauthorized("this API key is not known")
+        return found
+
+
+def admit_local(request: web.Request, _scope: Scope | None = None) -> None:
+    """Protected mode's whole judgement of a request; everything that is not plainly local is refused.
+
+    Raises ProtectedMode.
+    """
+    transport = request.transport
+    ends = [] if transport is None else [transport.get_extra_info(end) for end in ("peername", "sockname")]
+    if not ends or not all(isinstance(end, tuple) and is_loopback(end[0]) for end in ends):
+        raise ProtectedMode("there are no API keys, so only loopback is served" + _WAY_OUT)
+    headers = request.headers
+    if any(name.lower() in {"forwarded", "via"} or name.lower().startswith("x-forwarded-") for name in headers):
+        raise ProtectedMode("there are no API keys, so nothing is taken from a proxy" + _WAY_OUT)
+    if not request.raw_path.startswith("/"):  # for a proxy, and its host would count (RFC 9112 section 3.2.2)
+        raise ProtectedMode("there are no API keys, so the request target must begin with /" + _WAY_OUT)
+    hosts = headers.getall("Host", [])
+    if len(hosts) != 1 or not _LOCAL_NAMES.fullmatch(hosts[0]):
+        raise ProtectedMode("there are no API keys, so Host must be localhost, 127.0.0.1 or [::1]" + _WAY_OUT)
+    origins = headers.getall("Origin", [])
+    if any(origin.lower() != f"http://{hosts[0]}".lower() for origin in origins):
+        raise ProtectedMode("there are no API keys, so no other web page may ask" + _WAY_OUT)
+    if any(site not in _LOCAL_FETCHES for site in headers.getall("Sec-Fetch-Site", [])):
+        raise ProtectedMode("there are no API keys, so no other web page may ask" + _WAY_OUT)
+
+
+def authorizer(settings: Settings) -> Authorize:
+    """How requests are judged: by their keys, or, with none configured, by protected mode."""
+    return admit_local if settings.protected else Callers(settings.api_keys).authorize

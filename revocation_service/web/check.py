@@ -1,0 +1,94 @@
+"""`GET|POST /check`, `POST /check/batch` and `GET /revocations`."""
+
+from functools import lru_cache
+
+from aiohttp import web
+
+from revocation_client.wire import (
+    Question,
+    WireError,
+    check_value,
+    dumps,
+    parse_batch,
+    parse_claim,
+    parse_question,
+    revocation_to_json,
+)
+from revocation_service.errors import InvalidRequest, ServiceError
+from revocation_service.revocations import Verdict
+from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES, query_members, read_members
+from revocation_service.web.problems import problem_form
+from revocation_service.web.state import AUTHORIZE, REVOCATIONS
+
+
+async def check_query(request: web.Request) -> web.Response:
+    """Whether the token that the query names, or describes by claims, is revoked."""
+    app = request.app
+    app[AUTHORIZE](request, "check")
+    return _answer(await app[REVOCATIONS].check(parse_question(query_members(request))))
+
+
+async def check_body(request: web.Request) -> web.Response:
+    """The same question in a body, which no proxy logs."""
+    request.app[AUTHORIZE](request, "check")
+    question = parse_question(await read_members(request))
+    return _answer(await request.app[REVOCATIONS].check(question))
+
+
+def _answer(verdict: Verdict) -> web.Response:
+    body = _not_revoked(verdict) if verdict.revocation is None else dumps(_form(verdict))
+    return web.Response(body=body, content_type="application/json")
+
+
+@lru_cache(maxsize=256)
+def _not_revoked(verdict: Verdict) -> bytes:
+    """The usual answer; there are few of it, because it says nothing of the token but which claims it has."""
+    return dumps(_form(verdict))
+
+
+async def check_batch(request: web.Request) -> web.Response:
+    """Up to 1,000 questions at once, answered in order; one bad element spoils no other."""
+    request.app[AUTHORIZE](request, "check")
+    elements = parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES))
+    verdicts = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
+    results = b",".join([_result(one) for one in verdicts])
+    return web.Response(body=b'{"results":[%b]}' % results, content_type="application/json")
+
+
+def _question(element: object) -> Question | ServiceError:
+    try:
+        return parse_question(element)
+    except WireError as error:
+        return InvalidRequest(str(error))
+
+
+def _result(one: Verdict | ServiceError) -> bytes:
+    if isinstance(one, ServiceError):
+        return dumps({"error": problem_form(one)})
+    return _not_revoked(one) if one.revocation is None else dumps(_form(one))
+
+
+def _form(verdict: Verdict) -> dict[str, object]:
+    form: dict[str, object] = {"revoked": verdict.revocation is not None}
+    if verdict.revocation is not None:
+        form["revocation"] = revocation_to_json(verdict.revocation)
+    form["considered"] = verdict.considered
+    if verdict.expired is not None:
+        form["expired"] = verdict.expired
+    form["verified"] = verdict.verified
+    form["source"] = "redis"
+    return form
+
+
+async def look_up(request: web.Request) -> web.Response:
+    """The live revocation of one claim and value."""
+    request.app[AUTHORIZE](request, "check")
+    members = query_members(request)
+    if not {"claim"} <= members.keys() <= {"claim", "value"}:
+        raise WireError("query", "must have claim and value (claim alone for all)")
+    claim = parse_claim(members["claim"])
+    if (claim == "all") == ("value" in members):
+        raise WireError("value", "must be there for every claim but all")
+    value = "" if claim == "all" else check_value("value", members["value"])
+    found = await request.app[REVOCATIONS].look_up(claim, value)
+    return web.Response(body=dumps(revocation_to_json(found)), content_type="application/json")

@@ -1,0 +1,109 @@
+"""How failures look: `application/problem+json` (RFC 9457). The one table from an error to its status is here."""
+
+import json
+from http import HTTPStatus
+from typing import Final
+
+from aiohttp import web
+
+from revocation_service.errors import (
+    CallerError,
+    ExpRequired,
+    ExpTooFar,
+    InsufficientScope,
+    InvalidRequest,
+    InvalidToken,
+    IssuedBeforeTooFar,
+    KeysUnavailable,
+    NoSuchRevocation,
+    ProtectedMode,
+    ServiceError,
+    StoreUnavailable,
+    Unauthorized,
+    Unavailable,
+    UnsupportedToken,
+)
+
+CONTENT_TYPE: Final = "application/problem+json"
+REALM: Final = 'Bearer realm="revocation-service"'
+
+_STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
+    InvalidRequest: (400, "The request is malformed"),
+    InvalidToken: (400, "The token is not valid"),
+    UnsupportedToken: (400, "The token is of an unsupported kind"),
+    ExpRequired: (400, "The token's expiry is needed"),
+    ExpTooFar: (400, "The token's expiry is too far away"),
+    IssuedBeforeTooFar: (400, "The cutoff is too far ahead"),
+    Unauthorized: (401, "An API key is needed"),
+    InsufficientScope: (403, "The API key lacks the scope"),
+    ProtectedMode: (403, "Protected mode serves this machine alone"),
+    NoSuchRevocation: (404, "There is no such revocation"),
+    StoreUnavailable: (503, "The store is unavailable"),
+    KeysUnavailable: (503, "The signing keys are unavailable"),
+}
+
+_HTTP_CODES: Final = {
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "request_timeout",
+    413: "body_too_large",
+    415: "unsupported_media_type",
+    417: "expectation_failed",
+    503: "shutting_down",
+}
+
+
+def status_of(error: ServiceError) -> int:
+    """The HTTP status of an error."""
+    return _STATUS[type(error)][0]
+
+
+def problem_form(error: ServiceError) -> dict[str, object]:
+    """The members of an error's problem (RFC 9457 section 3.1)."""
+    status, title = _STATUS[type(error)]
+    return _form(status, title, error.detail, error.code)
+
+
+def problem(error: ServiceError) -> web.Response:
+    """The answer that tells of an error."""
+    response = _response(problem_form(error))
+    if isinstance(error, Unavailable):
+        response.headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, CallerError):
+        _challenge(response, error)
+    return response
+
+
+def _challenge(response: web.Response, error: CallerError) -> None:
+    """RFC 6750 section 3."""
+    if isinstance(error, Unauthorized):
+        response.headers["WWW-Authenticate"] = REALM
+    elif isinstance(error, InsufficientScope):
+        response.headers["WWW-Authenticate"] = f'{REALM}, error="insufficient_scope", scope="{error.scope}"'
+
+
+def http_problem(error: web.HTTPException, detail: str | None = None) -> web.Response:
+    """The answer for what aiohttp itself refuses: no such route, a method that is not there, a body too large."""
+    status = HTTPStatus(error.status)
+    response = _response(
+        _form(status, status.phrase, detail or status.description, _HTTP_CODES.get(status, "http_error"))
+    )
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+    return response
+
+
+def internal_problem() -> web.Response:
+    """The answer where this service is at fault; what went wrong is in the log, under the request id."""
+    detail = "something went wrong here; the log has it under this answer's X-Request-ID"
+    return _response(_form(500, "Internal error", detail, "internal_error"))
+
+
+def _form(status: int, title: str, detail: str, code: str) -> dict[str, object]:
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+
+
+def _response(form: dict[str, object]) -> web.Response:
+    status = form["status"]
+    assert isinstance(status, int)
+    return web.Response(status=status, body=json.dumps(form).encode(), content_type=CONTENT_TYPE)

@@ -1,0 +1,87 @@
+"""Whether the process can do its job: each component by name, unhealthy until proven well."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from revocation_service.errors import StoreUnavailable
+from revocation_service.keys import SigningKeys
+from revocation_service.settings import StoreSettings
+from revocation_service.store.preflight import preflight
+from revocation_service.store.redis import Store
+from revocation_service.web.traffic import Traffic
+
+PREFLIGHT_EVERY_SECONDS: Final = 10.0
+
+_log = structlog.get_logger("revocation_service.readiness")
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One thing that the service needs, and how it is."""
+
+    name: str
+    status: str
+    ready: bool
+    warnings: tuple[str, ...] = ()
+
+
+class Readiness:
+    """Asks each component how it is, and remembers the preflight for a while."""
+
+    def __init__(
+        self,
+        store: Store,
+        keys: SigningKeys,
+        settings: StoreSettings,
+        traffic: Traffic,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._traffic = traffic
+        self._keys = keys
+        self._settings = settings
+        self._clock = clock
+        self._warnings: tuple[str, ...] = ()
+        self._looked_at: float | None = None
+        self._looking = asyncio.Lock()
+
+    async def components(self) -> tuple[Component, ...]:
+        """How everything is, just now."""
+        server = Component("server", "draining" if self._traffic.leaving else "ok", not self._traffic.leaving)
+        return server, await self._store_component(), self._keys_component()
+
+    def _keys_component(self) -> Component:
+        status = self._keys.status
+        warnings = (status.error,) if status.error else ()
+        return Component("signing_keys", status.state, status.state != "unavailable", warnings)
+
+    async def _store_component(self) -> Component:
+        try:
+            await self._store.ping()
+            warnings = await self.store_warnings()
+        except StoreUnavailable:
+            self._looked_at = None
+            return Component("store", "unavailable", ready=False)
+        if self._settings.strict and warnings:
+            return Component("store", "refused", ready=False, warnings=warnings)
+        return Component("store", "ok", ready=True, warnings=warnings)
+
+    async def store_warnings(self) -> tuple[str, ...]:
+        """What preflight finds, at most so often; what is new is logged.
+
+        Raises StoreUnavailable.
+        """
+        async with self._looking:
+            now = self._clock()
+            if self._looked_at is None or now - self._looked_at >= PREFLIGHT_EVERY_SECONDS:
+                found = await preflight(self._store.connections, self._settings)
+                for code in sorted(set(found) - set(self._warnings)):
+                    _log.warning("store_preflight", code=code)
+                self._warnings, self._looked_at = found, now
+        short = ("replicas_short",) if self._store.short_of_replicas else ()
+        return tuple(sorted({*self._warnings, *short}))

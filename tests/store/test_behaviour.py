@@ -1,0 +1,873 @@
+"""What the store promises, the same over every kind of Redis: one server on TCP, TLS, a socket; Sentinel; a cluster."""
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import json
+import math
+import random
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import RedisCluster
+from redis.crc import key_slot
+
+from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation, covers, first_covering
+from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
+from revocation_service.settings import Limits
+from revocation_service.store.redis import DEADLINE_SECONDS, Put
+from tests.redis_processes import (
+    Cluster,
+    Process,
+    cluster,
+    eventually,
+    sentinel,
+    standalone,
+    tls_front,
+    tls_supported,
+)
+from tests.scale import scaled
+from tests.store.conftest import WEEK_SECONDS, Opened, Proxy, end_of, logged_values, missing, open_store, read_log
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SINGLE = ["standalone", "tls", "unix"]
+KINDS = [*SINGLE, "sentinel", "cluster"]
+
+LIFE_OF_KEY = """
+local time = redis.call('TIME')
+return {time[1], time[2], redis.call('PTTL', KEYS[1])}
+"""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Redis of one kind, the URL by which the service reaches it, and a way round the service."""
+
+    kind: str
+    url: str
+    nodes: list[Process]
+    raw: Any
+    """The client library's own client, on whichever master has the key."""
+    cluster: Cluster | None = None
+
+    async def masters(self) -> list[Process]:
+        """The nodes that are masters just now."""
+        roles = await asyncio.gather(*(node.info("replication") for node in self.nodes))
+        return [node for node, role in zip(self.nodes, roles, strict=True) if role["role"] == "master"]
+
+    async def lives_until(self, key: str) -> float:
+        """When Redis will remove the key, in epoch seconds; infinity: never."""
+        seconds, microseconds, left = await self.raw.eval(LIFE_OF_KEY, 1, key)
+        assert left != -2, "the key is not there"
+        now = int(seconds) * 1000 + int(microseconds) // 1000
+        return math.inf if left == -1 else (now + left) / 1000
+
+    async def log_of(self, opened: Opened) -> list[str]:
+        """The values in the store's change log."""
+        return await logged_values(await self.masters(), opened.store.keyspace.change_log)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
+async def deployment(request: pytest.FixtureRequest) -> AsyncIterator[Deployment]:
+    """Redis of each kind in turn, started once for all the tests here."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield await _deploy(request.param, stack)
+
+
+async def _deploy(kind: str, stack: contextlib.AsyncExitStack) -> Deployment:
+    if kind == "sentinel":
+        replicated = await stack.enter_async_context(sentinel(password="secret"))
+        raw = await stack.enter_async_context((await replicated.master()).client())
+        return Deployment(kind, replicated.url, replicated.nodes, raw)
+    if kind == "cluster":
+        clustered = await stack.enter_async_context(cluster(password="secret"))
+        client = RedisCluster(
+            host="127.0.0.1", port=clustered.nodes[0].port, password="secret", decode_responses=True, protocol=2
+        )
+        await stack.enter_async_context(client)
+        return Deployment(kind, clustered.url, clustered.nodes, client, clustered)
+    return await _deploy_single(kind, stack)
+
+
+async def _deploy_single(kind: str, stack: contextlib.AsyncExitStack) -> Deployment:
+    natively = kind == "tls" and tls_supported()
+    server = await stack.enter_async_context(standalone(password="secret", unix_socket=kind == "unix", tls=natively))
+    raw = await stack.enter_async_context(server.client())
+    if kind == "unix":
+        return Deployment(kind, server.unix_url, [server], raw)
+    if kind == "standalone":
+        return Deployment(kind, server.url, [server], raw)
+    front = server if natively else await stack.enter_async_context(tls_front(server))
+    assert front.certificates is not None
+    return Deployment(kind, f"{front.url}?ssl_ca_certs={front.certificates.ca}", [server], raw)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def opened(deployment: Deployment) -> AsyncIterator[Opened]:
+    """A store with the default settings and keys of its own."""
+    async with open_store(deployment.url) as store:
+        yield store
+
+
+single_servers = pytest.mark.parametrize("deployment", SINGLE, indirect=True)
+one_server = pytest.mark.parametrize("deployment", ["standalone"], indirect=True)
+clusters = pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
+
+
+def put_of(claim: ClaimName) -> Put:
+    """A revocation of the claim with everything that it may carry."""
+    value = "" if claim == "all" else f"{claim} of Zoë / 7"
+    cutoff = None if claim == "jti" else time.time() - 5
+    return Put(claim, value, issued_before=cutoff, reason='said "no" \\ 停 é', revoked_by="main-api")
+
+
+async def test_what_was_put_is_found(opened: Opened) -> None:
+    """A revocation of each claim is read back as it was acknowledged, with all that it carries, and no other is."""
+    for number, claim in enumerate(CLAIM_NAMES):
+        before = time.time()
+        put = put_of(claim)
+        stored = await opened.store.put(put)
+        record = stored.record
+        assert stored.result == "revoked"
+        assert record is not None
+        assert record.revoked_at is not None
+        assert before - 0.1 <= record.revoked_at <= time.time() + 0.1
+        expected = Revocation(claim, put.value, record.expires_at, record.revoked_at, put.issued_before)
+        assert record == replace(expected, reason=put.reason, revoked_by=put.revoked_by)
+        reading = await opened.store.get([(other, put.value) for other in CLAIM_NAMES])
+        assert reading.found == (record,)
+        assert not reading.unread
+        assert abs(reading.now - time.time()) < 5
+        everything = await opened.store.get([(other, put_of(other).value) for other in CLAIM_NAMES])
+        assert len(everything.found) == number + 1
+
+
+async def test_a_token_lives_in_redis_exactly_until_its_exp(deployment: Deployment, opened: Opened) -> None:
+    """The key's end is the token's `exp`: never a moment shorter, at most a second longer, by seconds or weeks."""
+    for left in (1.2345678, 30, 3600.9999, WEEK_SECONDS, 4 * WEEK_SECONDS + 0.0004):
+        exp = time.time() + left
+        assert end_of(await opened.record(Put("jti", f"left {left}", exp=exp))) == exp
+        ends = await deployment.lives_until(opened.store.keyspace.key("jti", f"left {left}"))
+        assert exp <= ends <= exp + 1
+
+
+async def test_leeway_is_added_to_a_life(deployment: Deployment) -> None:
+    """`expiry_leeway_seconds` makes the record and the key outlive the token by so much, for `exp` and `expires_in`."""
+    async with open_store(deployment.url, limits=Limits(expiry_leeway_seconds=90)) as opened:
+        exp = time.time() + 50
+        assert end_of(await opened.record(Put("jti", "by exp", exp=exp))) == exp + 90
+        by_time = end_of(await opened.record(Put("jti", "by time", expires_in=50)))
+        assert by_time == pytest.approx(time.time() + 140, abs=1)
+        for value, expected in (("by exp", exp + 90), ("by time", by_time)):
+            ends = await deployment.lives_until(opened.store.keyspace.key("jti", value))
+            assert expected <= ends <= expected + 1
+
+
+async def test_what_says_no_lifetime_lives_the_longest(deployment: Deployment) -> None:
+    """Without `exp` a record lives the longest token lifetime, past the later of its cutoff and now."""
+    async with open_store(deployment.url, limits=Limits(max_token_lifetime_seconds=1000)) as opened:
+        ahead, ago = time.time() + 50, time.time() - 500
+        puts = [
+            (Put("jti", "a"), time.time()),
+            (Put("sid", "a"), time.time()),
+            (Put("sub", "late", issued_before=ahead), ahead),
+            (Put("sub", "early", issued_before=ago), time.time()),
+            (Put("all", "", cutoff_is_now=True), time.time()),
+        ]
+        for put, since in puts:
+            end = end_of(await opened.record(put))
+            assert end == pytest.approx(since + 1000, abs=1)
+            assert end <= await deployment.lives_until(opened.store.keyspace.key(put.claim, put.value)) <= end + 1
+
+
+async def test_the_default_cutoff_is_now_on_the_clock_of_redis(opened: Opened) -> None:
+    """`cutoff_is_now` is the moment of the write: a token issued before is covered, one issued after is not."""
+    record = await opened.record(Put("sub", "alice", cutoff_is_now=True))
+    cutoff = record.issued_before
+    assert cutoff is not None
+    assert cutoff == record.revoked_at
+    assert cutoff == pytest.approx(time.time(), abs=1)
+    assert covers(record, Claims(sub="alice", iat=math.floor(cutoff)), time.time())
+    assert not covers(record, Claims(sub="alice", iat=math.floor(cutoff) + 1), time.time() + 1)
+
+
+async def test_redis_forgets_by_itself_when_the_token_dies(deployment: Deployment, opened: Opened) -> None:
+    """A record is found until its end and then no more; nobody sweeps."""
+    exp = time.time() + 0.6
+    await opened.store.put(Put("jti", "brief", exp=exp))
+    seen_until = 0.0
+
+    async def gone() -> bool:
+        nonlocal seen_until
+        if await opened.found("brief") is None:
+            return True
+        seen_until = time.time()
+        return False
+
+    await eventually(gone, "the end of a record", seconds=5)
+    assert exp - 0.3 < seen_until < exp + 0.1
+    assert await deployment.raw.exists(opened.store.keyspace.key("jti", "brief")) == 0
+
+
+async def test_every_key_has_an_expiry_but_the_log(deployment: Deployment, opened: Opened) -> None:
+    """After revocations of every claim, repeated ones too, SCAN over all masters finds only the log without an end."""
+    for claim in CLAIM_NAMES:
+        await opened.store.put(put_of(claim))
+        await opened.store.put(put_of(claim))
+    endless: list[object] = []
+    ending: list[object] = []
+    for node in await deployment.masters():
+        async with node.client() as client:
+            async for key in client.scan_iter(match=f"{opened.settings.key_prefix}*", count=1000):
+                (endless if await client.pttl(key) == -1 else ending).append(key)
+    assert endless == [opened.store.keyspace.change_log]
+    assert len(ending) == len(CLAIM_NAMES)
+
+
+async def test_revoking_again_changes_nothing_that_matters(deployment: Deployment, opened: Opened) -> None:
+    """The second time is `already_revoked`: the first reason, actor and moment stay, and the life is not shortened."""
+    exp = time.time() + 500
+    first = await opened.store.put(Put("jti", "a", exp=exp, reason="first", revoked_by="one"))
+    again = await opened.store.put(Put("jti", "a", exp=exp - 300, reason="second", revoked_by="two"))
+    assert (first.result, again.result) == ("revoked", "already_revoked")
+    assert first.record == again.record == await opened.found("a")
+    assert await deployment.lives_until(opened.store.keyspace.key("jti", "a")) >= exp
+
+
+async def test_a_life_may_be_lengthened(deployment: Deployment, opened: Opened) -> None:
+    """A later `exp` moves the end of the record and of the key, and only that."""
+    exp = time.time() + 100
+    first = await opened.record(Put("jti", "a", exp=exp, reason="first"))
+    again = await opened.store.put(Put("jti", "a", exp=exp + 700, reason="second"))
+    assert again.result == "already_revoked"
+    assert again.record == replace(first, expires_at=exp + 700)
+    assert exp + 700 <= await deployment.lives_until(opened.store.keyspace.key("jti", "a")) <= exp + 701
+
+
+async def test_cutoffs_only_move_forward(opened: Opened) -> None:
+    """A later request with a smaller cutoff changes nothing; a greater one moves it and is `revoked`."""
+    base = time.time() - 100
+    results, cutoffs = [], []
+    for offset in (10, 5, 10, 20, 1):
+        stored = await opened.store.put(Put("sub", "alice", issued_before=base + offset))
+        assert stored.record is not None
+        results.append(stored.result)
+        cutoffs.append(stored.record.issued_before)
+    assert results == ["revoked", "already_revoked", "already_revoked", "revoked", "already_revoked"]
+    assert cutoffs == [base + best for best in (10, 10, 10, 20, 20)]
+
+
+async def test_cutoffs_that_arrive_at_once_leave_the_greatest(deployment: Deployment, opened: Opened) -> None:
+    """Of fifty cutoffs put at the same time the greatest stays, and each put is in the log."""
+    base = time.time() - 100
+    cutoffs = [base + number for number in range(50)]
+    random.shuffle(cutoffs)
+    stored = await asyncio.gather(*(opened.store.put(Put("sub", "bob", issued_before=cutoff)) for cutoff in cutoffs))
+    record = await opened.found("bob", "sub")
+    assert record is not None
+    assert record.issued_before == max(cutoffs)
+    for asked, got in zip(cutoffs, stored, strict=True):
+        assert got.record is not None
+        assert got.record.issued_before is not None
+        assert got.record.issued_before >= asked
+    entries = await read_log(await deployment.masters(), opened.store.keyspace.change_log)
+    assert len(entries) == 50
+    assert max(entry.change["issued_before"] for entry in entries) == max(cutoffs)
+
+
+async def test_a_session_may_have_a_cutoff_and_lose_it(opened: Opened) -> None:
+    """No cutoff covers every token of a session: it wins over any cutoff, before and after."""
+    cutoff = time.time() - 10
+    results = []
+    for issued_before in (cutoff, None, cutoff + 5):
+        stored = await opened.store.put(Put("sid", "s", issued_before=issued_before))
+        assert stored.record is not None
+        results.append((stored.result, stored.record.issued_before))
+    assert results == [("revoked", cutoff), ("revoked", None), ("already_revoked", None)]
+
+
+FOREIGN = [
+    "1",
+    "0",
+    "",
+    "garbage",
+    "null",
+    "[]",
+    "{}",
+    '"revoked"',
+    '{"revoked_at":"yesterday"}',
+    '{"revoked_at":1e999}',
+    '{"revoked_at":true,"expires_at":1}',
+    '{"revoked_at":1,"reason":7}',
+    "[" * 5000,
+    "1" * 5000,
+    b"\xff\xfe\x00",
+]
+
+
+async def test_a_foreign_value_revokes_as_long_as_its_key_lives(deployment: Deployment, opened: Opened) -> None:
+    """Whatever an application wrote under the key, the token is revoked until the key's own end, `iat` or not."""
+    for number, value in enumerate(FOREIGN):
+        name = f"v{number}"
+        await deployment.raw.execute_command("SETEX", opened.store.keyspace.key("jti", name), 300, value)
+        record = await opened.found(name)
+        assert record is not None, value
+        assert (record.revoked_at, record.issued_before, record.reason) == (None, None, None)
+        assert record.expires_at == pytest.approx(time.time() + 300, abs=2)
+        for iat in (None, 5.0, time.time() + 1000):
+            assert covers(record, Claims(jti=name, iat=iat), time.time())
+    assert opened.counted("foreign_records_total") == len(FOREIGN)
+
+
+async def test_revoking_what_a_foreign_application_wrote(deployment: Deployment, opened: Opened) -> None:
+    """It is `already_revoked`; the longer of the two lives stays, and for both EXISTS is true all the while."""
+    for value, theirs, ours in itertools.product(["1", "0", "garbage"], [100, 400], [100, 400]):
+        name = f"{value} {theirs} {ours}"
+        key = opened.store.keyspace.key("jti", name)
+        await deployment.raw.execute_command("SETEX", key, theirs, value)
+        stored = await opened.store.put(Put("jti", name, expires_in=ours, reason="mine"))
+        assert stored.result == "already_revoked"
+        assert await deployment.lives_until(key) == pytest.approx(time.time() + max(theirs, ours), abs=2)
+        assert await deployment.raw.exists(key) == 1
+        found = await opened.found(name)
+        assert found == stored.record
+        assert found is not None
+        assert found.reason == "mine"
+    assert opened.counted("foreign_records_total") == 12
+
+
+async def test_a_foreign_key_without_an_end_is_never_shortened(deployment: Deployment, opened: Opened) -> None:
+    """A key that a foreign application gave no expiry revokes for good, also after a revocation with one."""
+    key = opened.store.keyspace.key("jti", "a")
+    await deployment.raw.set(key, "1")
+    before = await opened.found("a")
+    assert before is not None
+    assert before.expires_at is None
+    stored = await opened.store.put(Put("jti", "a", expires_in=5))
+    assert stored.result == "already_revoked"
+    assert await deployment.lives_until(key) == math.inf
+    after = await opened.found("a")
+    assert after is not None
+    assert after.expires_at is None
+    assert covers(after, Claims(jti="a"), time.time() + 10 * WEEK_SECONDS)
+
+
+async def test_a_key_of_another_type_revokes_too(deployment: Deployment, opened: Opened) -> None:
+    """Presence counts: a list, set, hash, sorted set or stream under the key revokes, alone and beside others."""
+    await opened.revoke("ours")
+    types: list[list[str]] = [["RPUSH", "x"], ["SADD", "x"], ["HSET", "x", "y"], ["ZADD", "1", "x"]]
+    for command, *words in [*types, ["XADD", "*", "x", "y"]]:
+        key = opened.store.keyspace.key("jti", command)
+        await deployment.raw.execute_command(command, key, *words)
+        await deployment.raw.expire(key, 300)
+        reading = await opened.store.get([("jti", value) for value in ("absent", command, "ours")])
+        found = {record.value: record for record in reading.found}
+        assert sorted(found) == sorted([command, "ours"])
+        assert found[command].expires_at == pytest.approx(time.time() + 300, abs=2)
+        stored = await opened.store.put(Put("jti", command, expires_in=50))
+        assert stored.result == "already_revoked"
+        assert await deployment.lives_until(key) == pytest.approx(time.time() + 300, abs=2)
+
+
+async def test_an_application_with_its_own_blacklist_sees_the_key(deployment: Deployment) -> None:
+    """With no prefix, `EXISTS token_blacklist:<jti>` is 1 after a put; the value is compact JSON of stated members."""
+    async with open_store(deployment.url, key_prefix="") as opened:
+        jti = f"{time.time_ns()}-{deployment.kind}"
+        assert await deployment.raw.exists(f"token_blacklist:{jti}") == 0
+        stored = await opened.store.put(Put("jti", jti, expires_in=60, reason="lost", revoked_by="ops"))
+        assert await deployment.raw.exists(f"token_blacklist:{jti}") == 1
+        text = await deployment.raw.get(f"token_blacklist:{jti}")
+        assert stored.record is not None
+        assert json.loads(text) == {
+            "revoked_at": stored.record.revoked_at,
+            "expires_at": stored.record.expires_at,
+            "revoked_by": "ops",
+            "reason": "lost",
+        }
+        assert " " not in text
+        await deployment.raw.delete(f"token_blacklist:{jti}")
+
+
+async def test_nothing_is_stored_for_a_dead_token(deployment: Deployment, opened: Opened) -> None:
+    """A token whose `exp` has passed is `expired`: no record, no key, no entry in the log."""
+    for name, put in {
+        "exp": Put("jti", "exp", exp=time.time() - 1),
+        "epoch": Put("jti", "epoch", exp=0),
+        "at once": Put("jti", "at once", expires_in=0),
+    }.items():
+        stored = await opened.store.put(put)
+        assert (stored.result, stored.record) == ("expired", None)
+        assert await deployment.raw.exists(opened.store.keyspace.key("jti", name)) == 0
+    assert await deployment.raw.exists(opened.store.keyspace.change_log) == 0
+
+
+async def test_an_exp_too_far_is_refused_and_stores_nothing(deployment: Deployment) -> None:
+    """An `exp` past the longest lifetime and the clocks' skew raises, names the setting, and leaves nothing behind."""
+    async with open_store(deployment.url, limits=Limits(max_token_lifetime_seconds=1000)) as opened:
+        for put in (
+            Put("jti", "a", exp=time.time() + 1065),
+            Put("jti", "a", expires_in=1065),
+            Put("jti", "a", exp=1e30),
+        ):
+            with pytest.raises(ExpTooFar, match="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS"):
+                await opened.store.put(put)
+        assert await opened.found("a") is None
+        assert await deployment.raw.exists(opened.store.keyspace.change_log) == 0
+        assert (await opened.store.put(Put("jti", "a", exp=time.time() + 1055))).result == "revoked"
+
+
+async def test_a_cutoff_too_far_ahead_is_refused_and_stores_nothing(deployment: Deployment, opened: Opened) -> None:
+    """A cutoff more than the clocks' skew ahead raises and leaves nothing behind; one just within is taken."""
+    with pytest.raises(IssuedBeforeTooFar, match="60 s ahead"):
+        await opened.store.put(Put("sub", "a", issued_before=time.time() + 65))
+    assert await opened.found("a", "sub") is None
+    assert await deployment.raw.exists(opened.store.keyspace.change_log) == 0
+    assert (await opened.store.put(Put("sub", "a", issued_before=time.time() + 55))).result == "revoked"
+
+
+async def test_prefixes_keep_deployments_apart(deployment: Deployment) -> None:
+    """Two stores with different prefixes on one Redis share nothing, and every key begins with its prefix."""
+    async with open_store(deployment.url, key_prefix="one:") as one, open_store(deployment.url) as other:
+        for claim in CLAIM_NAMES:
+            await one.store.put(put_of(claim))
+        identifiers = [(claim, put_of(claim).value) for claim in CLAIM_NAMES]
+        assert len((await one.store.get(identifiers)).found) == len(CLAIM_NAMES)
+        assert not (await other.store.get(identifiers)).found
+        keys = [one.store.keyspace.key(*identifier) for identifier in identifiers] + [one.store.keyspace.change_log]
+        assert all(key.startswith("one:token_") for key in keys)
+        for key in keys:
+            assert await deployment.raw.delete(key) == 1, key
+
+
+async def test_every_acknowledged_put_is_in_the_log(deployment: Deployment, opened: Opened) -> None:
+    """Each put appends what the rule needs, `already_revoked` included, under a nonce that no other entry has."""
+    puts = [put_of(claim) for claim in CLAIM_NAMES]
+    stored = [await opened.store.put(put) for put in (*puts, *puts)]
+    assert [one.result for one in stored] == ["revoked"] * 5 + ["already_revoked"] * 5
+    entries = await read_log(await deployment.masters(), opened.store.keyspace.change_log)
+    assert len({entry.nonce for entry in entries}) == len(entries) == 10
+    for entry, one in zip(entries, stored, strict=True):
+        record = one.record
+        assert record is not None
+        expected = {"claim": record.claim, "value": record.value, "revoked_at": record.revoked_at}
+        expected |= {"expires_at": record.expires_at}
+        if record.issued_before is not None:
+            expected |= {"issued_before": record.issued_before}
+        assert entry.change == expected
+
+
+async def test_the_log_is_trimmed(deployment: Deployment) -> None:
+    """The log keeps about as many entries as the setting says, and those are the latest."""
+    async with open_store(deployment.url, change_log_max_entries=100) as opened:
+        values = [f"v{number}" for number in range(260)]
+        for value in values:
+            await opened.revoke(value)
+        logged = await deployment.log_of(opened)
+        assert 100 <= len(logged) < 250
+        assert logged == values[-len(logged) :]
+        assert not await missing(opened, values)
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(deployment: Deployment, opened: Opened) -> None:
+    """After SCRIPT FLUSH on every master the next operations succeed, also when many meet it at once."""
+    await opened.revoke("before")
+    for operation in ("put", "get", "both"):
+        for node in await deployment.masters():
+            await node.command("SCRIPT", "FLUSH")
+        if operation in {"put", "both"}:
+            assert (await opened.revoke(f"after {operation}")).result == "revoked"
+        if operation in {"get", "both"}:
+            await asyncio.gather(*(opened.found("before") for _ in range(50)))
+            reading = await opened.store.get([("jti", f"v{number}") for number in range(999)] + [("jti", "before")])
+            assert not reading.unread
+            assert [record.value for record in reading.found] == ["before"]
+
+
+@single_servers
+async def test_a_restart_of_the_server_costs_nobody_an_error(deployment: Deployment, opened: Opened) -> None:
+    """After a restart, which ends every connection and forgets the scripts, the next operations simply succeed."""
+    await asyncio.gather(*(opened.revoke(f"before {number}") for number in range(30)))
+    await deployment.nodes[0].restart()
+    await asyncio.gather(*(opened.revoke(f"after {number}") for number in range(30)))
+    expected = [f"{when} {number}" for when in ("before", "after") for number in range(30)]
+    assert not await missing(opened, expected)
+    assert sorted(await deployment.log_of(opened)) == sorted(expected)
+    assert opened.failures("put") == opened.failures("get") == 0
+
+
+async def test_checks_that_arrive_together_travel_together(deployment: Deployment, opened: Opened) -> None:
+    """200 concurrent gets take at most two round trips to a master, and each gets its own answer."""
+    for number in range(0, 200, 2):
+        await opened.revoke(f"v{number}")
+    masters = len(await deployment.masters())
+    trips, keys = opened.counted("store_read_batch_keys_count"), opened.counted("store_read_batch_keys_sum")
+    found = await asyncio.gather(*(opened.found(f"v{number}") for number in range(200)))
+    assert [record is not None for record in found] == [number % 2 == 0 for number in range(200)]
+    assert opened.counted("store_read_batch_keys_count") - trips <= 2 * masters
+    assert opened.counted("store_read_batch_keys_sum") - keys == 200
+
+
+@one_server
+async def test_checks_that_arrive_together_are_one_command(deployment: Deployment, opened: Opened) -> None:
+    """Redis itself counts at most two script calls for 200 concurrent gets, where one by one they are 200."""
+    await opened.found("anything")
+    server = deployment.nodes[0]
+
+    async def calls() -> int:
+        return int((await server.info("commandstats"))["cmdstat_evalsha"]["calls"])
+
+    before = await calls()
+    await asyncio.gather(*(opened.found(f"v{number}") for number in range(200)))
+    together = await calls() - before
+    for number in range(200):
+        await opened.found(f"v{number}")
+    assert together <= 2
+    assert await calls() - before - together == 200
+
+
+async def test_the_same_question_asked_often_is_one_key(opened: Opened) -> None:
+    """Concurrent gets of one value carry its key once."""
+    await opened.revoke("popular")
+    keys = opened.counted("store_read_batch_keys_sum")
+    found = await asyncio.gather(*(opened.found("popular") for _ in range(100)))
+    assert all(record is not None for record in found)
+    assert opened.counted("store_read_batch_keys_sum") - keys <= 2
+
+
+async def test_very_many_keys_at_once(opened: Opened) -> None:
+    """One get of over 5,000 values finds exactly those that are revoked, and says that all were read."""
+    revoked = [f"v{number}" for number in range(0, 6000, 400)]
+    for value in revoked:
+        await opened.revoke(value)
+    async with asyncio.timeout(20):
+        while (reading := await opened.store.get([("jti", f"v{n}") for n in range(6000)])).unread:
+            pass  # a busy machine may need more than one deadline for so many slots; none is ever called not revoked
+    assert sorted(record.value for record in reading.found) == sorted(revoked)
+
+
+@one_server
+async def test_a_round_trip_is_bounded(opened: Opened) -> None:
+    """Gets that are too many keys together leave in several round trips, each within the bound of 5,000 keys."""
+    await opened.found("anything")
+    trips = opened.counted("store_read_batch_keys_count")
+    asked: list[list[tuple[ClaimName, str]]] = [[("jti", f"{batch}-{n}") for n in range(2400)] for batch in range(4)]
+    readings = await asyncio.gather(*map(opened.store.get, asked))
+    assert not any(reading.unread for reading in readings)
+    assert opened.counted("store_read_batch_keys_count") - trips == 2
+
+
+async def test_what_was_acknowledged_is_seen_at_once(opened: Opened) -> None:
+    """Under many concurrent puts and gets, a get asked after a put was acknowledged always finds it."""
+
+    async def revoke_and_look(name: str) -> None:
+        for number in range(scaled(10, 200)):
+            value = f"{name}-{number}"
+            assert await opened.found(value) is None
+            await opened.revoke(value)
+            assert await opened.found(value) is not None, value
+
+    await asyncio.gather(*(revoke_and_look(f"w{number}") for number in range(20)))
+
+
+@dataclass
+class Hold:
+    """Holds what passes a proxy, from `begin` to `end`."""
+
+    holding: bool = False
+
+    def begin(self) -> None:
+        """The next piece stays."""
+        self.holding = True
+        self.held = asyncio.Event()
+        self.released = asyncio.Event()
+
+    def end(self) -> None:
+        """All goes on, in order."""
+        self.holding = False
+        self.released.set()
+
+    async def __call__(self, piece: bytes) -> bytes:
+        if self.holding:
+            self.held.set()
+            await self.released.wait()
+        return piece
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def slowed(deployment: Deployment) -> AsyncIterator[tuple[Opened, Hold, Proxy]]:
+    """A store behind a proxy whose replies can be held; the connection is up and the scripts are known."""
+    hold = Hold()
+    async with (
+        Proxy(deployment.nodes[0].port, reply=hold).running() as proxy,
+        open_store(proxy.url, password="secret") as opened,
+    ):
+        assert await opened.found("anything") is None
+        yield opened, hold, proxy
+
+
+@one_server
+async def test_a_get_never_joins_a_read_that_began_before(
+    deployment: Deployment, slowed: tuple[Opened, Hold, Proxy]
+) -> None:
+    """While a read of the same key is under way, answered already "not there", a later get waits and asks anew."""
+    reader, hold, _proxy = slowed
+    async with open_store(deployment.url, key_prefix=reader.settings.key_prefix) as writer:
+        hold.begin()
+        early = asyncio.create_task(reader.found("a"))
+        await hold.held.wait()
+        await writer.revoke("a")
+        late = asyncio.create_task(reader.found("a"))
+        await asyncio.sleep(0)
+        hold.end()
+        assert await early is None
+        assert await late is not None
+
+
+@one_server
+async def test_a_caller_that_gives_up_disturbs_no_other(slowed: tuple[Opened, Hold, Proxy]) -> None:
+    """Of many gets in one round trip and in the queue behind it half are cancelled; the others get their answers."""
+    opened, hold, proxy = slowed
+    for number in range(0, 60, 3):
+        await opened.revoke(f"v{number}")
+    connections = proxy.opened
+    hold.begin()
+    travelling = [asyncio.create_task(opened.found(f"v{number}")) for number in range(60)]
+    await hold.held.wait()
+    waiting = [asyncio.create_task(opened.found(f"v{number}")) for number in range(60)]
+    await asyncio.sleep(0)
+    for task in (*travelling[::2], *waiting[::2]):
+        task.cancel()
+    await asyncio.sleep(0)
+    hold.end()
+    for tasks in (travelling, waiting):
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        assert all(isinstance(answer, asyncio.CancelledError) for answer in answers[::2])
+        found = {number: answer is not None for number, answer in enumerate(answers) if number % 2}
+        assert found == {number: number % 3 == 0 for number in range(1, 60, 2)}
+    assert proxy.opened == connections, "a cancelled caller cost a connection, and with it the others' round trip"
+
+
+@one_server
+async def test_every_caller_has_a_deadline_of_its_own(slowed: tuple[Opened, Hold, Proxy]) -> None:
+    """A server that stops answering is StoreUnavailable within the deadline for each, whenever they asked."""
+    opened, hold, _proxy = slowed
+    hold.begin()
+
+    async def refused() -> float:
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await opened.found("a")
+        return time.monotonic() - begun
+
+    tasks = []
+    for _ in range(10):
+        tasks.append(asyncio.create_task(refused()))
+        await asyncio.wait(tasks[-1:], timeout=0.1)
+    assert max(await asyncio.gather(*tasks)) < DEADLINE_SECONDS + 0.15
+    hold.end()
+    assert await opened.found("a") is None
+
+
+async def test_cancelled_callers_never_mix_up_replies(opened: Opened) -> None:
+    """Hundreds of gets and puts cancelled in mid-flight: every answer given, then and later, is about its own value."""
+    dice = random.Random(20261123)
+    values = [f"v{number}" for number in range(40)]
+    for value in values:
+        await opened.store.put(Put("jti", value, expires_in=900, reason=value))
+
+    async def get() -> None:
+        asked = dice.sample(values, 3)
+        reading = await opened.store.get([("jti", value) for value in (*asked, "absent")])
+        assert {record.value: record.reason for record in reading.found} == {value: value for value in asked}
+
+    async def put() -> None:
+        value = dice.choice(values)
+        stored = await opened.store.put(Put("jti", value, expires_in=50, reason="other"))
+        assert stored.record is not None
+        assert (stored.result, stored.record.value, stored.record.reason) == ("already_revoked", value, value)
+
+    async def given_up(after_seconds: float, *, writes: bool) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(after_seconds):
+                await (put() if writes else get())
+
+    for _ in range(scaled(15, 300)):
+        await asyncio.gather(*(given_up(dice.uniform(0, 0.01), writes=n % 2 == 0) for n in range(60)))
+        await asyncio.gather(*(get() for _ in range(10)), *(put() for _ in range(10)))
+    for value in values:
+        record = await opened.found(value)
+        assert record is not None
+        assert record.reason == value
+
+
+async def test_nothing_is_left_after_a_store_is_closed(deployment: Deployment) -> None:
+    """A closed store leaves no connection on any server and no task, also when closed in the middle of the work."""
+
+    async def connections() -> list[int]:
+        return [int((await node.info("clients"))["connected_clients"]) for node in deployment.nodes]
+
+    async def as_before() -> bool:
+        return await connections() == before
+
+    before = await connections()
+    async with open_store(deployment.url) as opened:
+        await opened.revoke("a")
+        work = [opened.revoke(f"v{number}") for number in range(60)]
+        tasks: list[asyncio.Task[object]] = [asyncio.create_task(one) for one in work]
+        tasks += [asyncio.create_task(opened.found(f"v{number}")) for number in range(60)]
+        await asyncio.wait(tasks, timeout=0.004)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        opened.store.connections.suspect()
+    await eventually(as_before, "the connections of the store to end", seconds=5)
+    ours = {"store-reads", "cluster-map"}
+    assert not [task for task in asyncio.all_tasks() if task.get_name() in ours]
+
+
+async def test_a_get_ends_when_the_store_is_closed(deployment: Deployment) -> None:
+    """Whoever still waits when the store closes is told so, also in the very moment between question and trip."""
+    async with open_store(deployment.url) as opened:
+        assert await opened.found("a") is None
+        asked = asyncio.create_task(opened.found("a"))
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        with pytest.raises(StoreUnavailable):
+            await asked
+
+
+async def _shards(topology: Cluster) -> list[tuple[range, list[Process]]]:
+    """The slots of each shard with its nodes, the master first."""
+    by_port = {node.port: node for node in topology.nodes}
+    return [
+        (range(first, last + 1), [by_port[int(node[1])] for node in nodes])
+        for first, last, *nodes in await topology.nodes[0].command("CLUSTER", "SLOTS")
+    ]
+
+
+async def _complete(topology: Cluster) -> bool:
+    """Whether every replica follows its master, and every node serves."""
+    for node in topology.nodes:
+        if "cluster_state:ok" not in str(await node.command("CLUSTER", "INFO")):
+            return False
+        state = await node.info("replication")
+        if state.get("master_link_status", "up") != "up":
+            return False
+    return True
+
+
+@clusters
+async def test_one_shard_away(deployment: Deployment, opened: Opened) -> None:
+    """Keys of the other shards are answered, at once; those of the lost one are `unread`, and nothing when alone."""
+    topology = deployment.cluster
+    assert topology is not None
+    values = [f"v{number}" for number in range(300)]
+    await opened.revoke_all(values[:100])
+    slots, nodes = (await _shards(topology))[-1]
+    lost = {value for value in values if key_slot(opened.store.keyspace.key("jti", value).encode()) in slots}
+    live = [value for value in values if value not in lost]
+    assert lost
+    for node in reversed(nodes):
+        node.kill()
+    try:
+        for _ in range(3):
+            begun = time.monotonic()
+            reading = await opened.store.get([("jti", value) for value in values])
+            assert time.monotonic() - begun < DEADLINE_SECONDS + 0.15
+            assert {value for _claim, value in reading.unread} == lost
+            assert {record.value for record in reading.found} == set(values[:100]) - lost
+        await _one_record_is_enough(opened, covered=live[0], away=min(lost))
+        await _nothing_alone(opened, min(lost))
+        await _others_are_not_delayed(opened, live, lost)
+    finally:
+        for node in nodes:
+            await node.start()
+        await eventually(functools.partial(_complete, topology), "a complete cluster")
+    await eventually(functools.partial(_all_are_read, opened, values[:100]), "the lost shard's records")
+
+
+async def _one_record_is_enough(opened: Opened, covered: str, away: str) -> None:
+    reading = await opened.store.get([("jti", covered), ("sid", "x"), ("jti", away)])
+    assert ("jti", away) in reading.unread
+    assert first_covering(reading.found, Claims(jti=covered, sid="x"), reading.now) is not None
+
+
+async def _nothing_alone(opened: Opened, away: str) -> None:
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        await opened.store.get([("jti", away)])
+    with pytest.raises(StoreUnavailable):
+        await opened.revoke(away)
+    assert time.monotonic() - begun < 2 * DEADLINE_SECONDS + 0.3
+
+
+async def _others_are_not_delayed(opened: Opened, live: list[str], lost: set[str]) -> None:
+    stuck = [asyncio.create_task(opened.store.get([("jti", value) for value in lost])) for _ in range(5)]
+    slowest = 0.0
+    for number in range(50):
+        begun = time.monotonic()
+        await opened.store.get([("jti", live[number % len(live)])])
+        slowest = max(slowest, time.monotonic() - begun)
+    assert slowest < 0.3
+    ended = await asyncio.gather(*stuck, return_exceptions=True)
+    assert all(isinstance(end, StoreUnavailable) for end in ended)
+
+
+async def _all_are_read(opened: Opened, values: list[str]) -> bool:
+    try:
+        return not await missing(opened, values)
+    except (StoreUnavailable, AssertionError):
+        return False
+
+
+@clusters
+async def test_a_slot_that_nobody_serves(deployment: Deployment, opened: Opened) -> None:
+    """A key whose slot has no master is `unread`; keys of other slots are answered at once, those beside it too."""
+    topology = deployment.cluster
+    assert topology is not None
+    key = functools.partial(opened.store.keyspace.key, "jti")
+    orphaned = key_slot(key("orphan").encode())
+    slots = next(slots for slots, _nodes in await _shards(topology) if orphaned in slots)
+    beside = next(v for v in map(str, range(1000)) if key_slot(key(v).encode()) in set(slots) - {orphaned})
+    await opened.revoke(beside)
+    owner = await topology.master_of(key("orphan"))
+    for node in topology.nodes:
+        await node.command("CLUSTER", "DELSLOTS", orphaned)
+    try:
+        for _ in range(3):
+            both = asyncio.create_task(opened.store.get([("jti", beside), ("jti", "orphan")]))
+            await _others_are_not_delayed(opened, [beside], {"orphan"})
+            reading = await both
+            assert reading.unread == {("jti", "orphan")}
+            assert [record.value for record in reading.found] == [beside]
+    finally:
+        await owner.command("CLUSTER", "ADDSLOTS", orphaned)
+        await owner.command("CLUSTER", "BUMPEPOCH")
+    for node in topology.nodes:
+        await eventually(functools.partial(_serves_all_slots, node), "all slots served")
+
+    async def everything_is_read() -> bool:
+        return not (await opened.store.get([("jti", beside), ("jti", "orphan")])).unread
+
+    await eventually(everything_is_read, "the slot served")
+    await opened.revoke("orphan")
+
+
+async def _serves_all_slots(node: Process) -> bool:
+    return "cluster_slots_assigned:16384" in str(await node.command("CLUSTER", "INFO"))
+
+
+@clusters
+async def test_a_cluster_is_found_by_the_first_who_asks(deployment: Deployment) -> None:
+    """A store that has not asked anything yet answers its first gets and puts, and all at once."""
+    async with open_store(deployment.url) as first, open_store(deployment.url) as second:
+        results = await asyncio.gather(
+            *(first.revoke(f"v{number}") for number in range(20)), *(second.found(f"v{n}") for n in range(20))
+        )
+        assert len(results) == 40

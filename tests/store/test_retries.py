@@ -1,0 +1,299 @@
+"""A write whose reply is lost is sent again: what was acknowledged is in the record and the log, whatever the point."""
+
+import asyncio
+import contextlib
+import functools
+import random
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+import pytest_asyncio
+
+from revocation_service.errors import StoreUnavailable
+from revocation_service.store.connect import CONNECTIONS_PER_NODE, PUT
+from revocation_service.store.redis import DEADLINE_SECONDS, Put
+from tests.redis_processes import HOST, Process, eventually, standalone
+from tests.scale import scaled
+from tests.store.conftest import Opened, Proxy, logged_values, missing, open_store
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+FOREVER = 10**9
+
+
+@dataclass
+class Cutter:
+    """Cuts the connection at one point of a write, so many times."""
+
+    write: Literal["record", "log"] = "record"
+    where: Literal["before the request", "within the request", "before the reply", "within the reply"] = (
+        "before the reply"
+    )
+    times: int = 0
+    cuts: int = 0
+    under_way: Literal["record", "log"] | None = None
+    proxy: Proxy = field(init=False)
+
+    async def request(self, piece: bytes) -> bytes | None:
+        """A piece on its way to the server."""
+        is_record = b"EVALSHA" in piece and PUT.sha.encode() in piece
+        self.under_way = "record" if is_record else "log" if b"XADD" in piece else None
+        return self._judge(piece, "request")
+
+    async def reply(self, piece: bytes) -> bytes | None:
+        """A piece on its way back: the server has done what it was asked for."""
+        return self._judge(piece, "reply")
+
+    def _judge(self, piece: bytes, way: str) -> bytes | None:
+        if self.cuts >= self.times or self.write != self.under_way or not self.where.endswith(way):
+            return piece
+        self.cuts += 1
+        if self.where.startswith("before"):
+            return None
+        asyncio.get_running_loop().call_soon(self.proxy.cut)
+        return piece[: len(piece) // 2]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A master and its replica, each a process of its own."""
+
+    master: Process
+    replica: Process
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pair() -> AsyncIterator[Pair]:
+    """A server with one replica that follows it."""
+    quick = ["repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
+    async with standalone(config=quick) as master, standalone(config=quick) as replica:
+        await replica.command("REPLICAOF", HOST, master.port)
+        await eventually(functools.partial(_follows, replica), "a replica that follows")
+        yield Pair(master, replica)
+
+
+async def _follows(replica: Process) -> bool:
+    return (await replica.info("replication")).get("master_link_status") == "up"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A store behind a proxy that cuts, and the servers behind that."""
+
+    opened: Opened
+    cutter: Cutter
+    proxy: Proxy
+    pair: Pair
+
+    async def logged(self) -> list[str]:
+        """The values in the change log."""
+        return await logged_values([self.pair.master], self.opened.store.keyspace.change_log)
+
+    async def recorded(self, value: str) -> bool:
+        """Whether the master has the record."""
+        return bool(await self.pair.master.command("EXISTS", self.opened.store.keyspace.key("jti", value)))
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=[0, 1], ids=["alone", "with a replica"])
+async def cut(request: pytest.FixtureRequest, pair: Pair) -> AsyncIterator[Cut]:
+    """The same without and with a replica that is waited for; the connection is up and the scripts are known."""
+    cutter = Cutter()
+    proxy = Proxy(pair.master.port, request=cutter.request, reply=cutter.reply)
+    cutter.proxy = proxy
+    async with proxy.running(), open_store(proxy.url, wait_replicas=request.param) as opened:
+        await opened.revoke("warm")
+        yield Cut(opened, cutter, proxy, pair)
+
+
+POINTS = [
+    (write, where)
+    for write in ("record", "log")
+    for where in ("before the request", "within the request", "before the reply", "within the reply")
+]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize(("write", "where"), POINTS)
+async def test_the_store_itself_sends_again(
+    cut: Cut, write: Literal["record", "log"], where: Literal["before the reply"], times: int
+) -> None:
+    """However often the connection ends at a point of the write, the put is acknowledged, recorded and logged."""
+    cut.cutter.write, cut.cutter.where, cut.cutter.times = write, where, times
+    stored = await cut.opened.revoke("a")
+    assert cut.cutter.cuts == times
+    assert stored.record == await cut.opened.found("a")
+    assert stored.record is not None
+    assert await cut.recorded("a")
+    assert "a" in await cut.logged()
+    repeated = where.endswith("reply")
+    assert stored.result == ("already_revoked" if repeated and write == "record" else "revoked")
+    assert (await cut.logged()).count("a") == (1 + times if repeated and write == "log" else 1)
+
+
+@pytest.mark.parametrize(("write", "where"), [point for point in POINTS if point[1].startswith("before")])
+async def test_the_caller_sends_again(
+    cut: Cut, write: Literal["record", "log"], where: Literal["before the reply"]
+) -> None:
+    """Where the store gave up, at whatever point, the caller's retry ends in the record and in the log."""
+    cut.cutter.write, cut.cutter.where, cut.cutter.times = write, where, FOREVER
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(StoreUnavailable):
+        await cut.opened.revoke("a")
+    assert asyncio.get_running_loop().time() - begun < DEADLINE_SECONDS + 0.2
+    assert cut.cutter.cuts > 1
+    half_done = await cut.recorded("a")
+    assert half_done is (write == "log" or where.endswith("reply"))
+    assert ("a" in await cut.logged()) is (write == "log" and where.endswith("reply"))
+    cut.cutter.times = 0
+    stored = await cut.opened.revoke("a")
+    assert stored.result == ("already_revoked" if half_done else "revoked")
+    assert await cut.opened.found("a") == stored.record
+    assert "a" in await cut.logged()
+    assert cut.opened.failures("put") == 1
+
+
+async def test_a_half_done_write_is_finished_by_the_retry(cut: Cut) -> None:
+    """A caller that gave up between record and log finds the record at its retry, which appends to the log."""
+    reached, given_up = asyncio.Event(), asyncio.Event()
+
+    async def request(piece: bytes) -> bytes | None:
+        if b"XADD" in piece:
+            reached.set()
+            await given_up.wait()
+            return None
+        return piece
+
+    cut.proxy.request = request
+    caller = asyncio.create_task(cut.opened.revoke("a"))
+    await reached.wait()
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    given_up.set()
+    assert await cut.recorded("a")
+    assert "a" not in await cut.logged()
+    cut.proxy.request = cut.cutter.request
+    assert (await cut.opened.revoke("a")).result == "already_revoked"
+    assert (await cut.logged()).count("a") == 1
+
+
+async def test_a_refused_write_is_in_no_log(cut: Cut) -> None:
+    """A token that had died is not logged either, however often its reply is lost."""
+    cut.cutter.times = 2
+    stored = await cut.opened.store.put(Put("jti", "dead", exp=5))
+    assert cut.cutter.cuts == 2
+    assert stored.result == "expired"
+    assert not await cut.recorded("dead")
+    assert await cut.logged() == ["warm"]
+
+
+async def test_a_replica_that_did_not_confirm_has_it_after_the_retry(pair: Pair) -> None:
+    """A put that raised because the replica was frozen is, once repeated, in record and log of master and replica."""
+    async with open_store(pair.master.url, wait_replicas=1) as opened:
+        await opened.revoke("warm")
+        pair.replica.freeze()
+        try:
+            with pytest.raises(StoreUnavailable, match="replica"):
+                await opened.revoke("a")
+            assert await opened.found("a") is not None, "half done: the record alone"
+            assert await logged_values([pair.master], opened.store.keyspace.change_log) == ["warm"]
+        finally:
+            pair.replica.thaw()
+        stored = await opened.revoke("a")
+        assert stored.result == "already_revoked"
+        for node in (pair.master, pair.replica):
+            assert await node.command("EXISTS", opened.store.keyspace.key("jti", "a"))
+            assert "a" in await logged_values([node], opened.store.keyspace.change_log)
+
+
+async def test_acknowledged_means_on_the_replica(pair: Pair) -> None:
+    """With a replica waited for, record and log are on it the moment a put returns."""
+    async with open_store(pair.master.url, wait_replicas=1) as opened:
+        for number in range(50):
+            value = f"v{number}"
+            await opened.revoke(value)
+            assert await pair.replica.command("EXISTS", opened.store.keyspace.key("jti", value))
+            assert (await logged_values([pair.replica], opened.store.keyspace.change_log))[-1] == value
+
+
+@dataclass
+class BadLine:
+    """A connection that ends at random, and those who work over it."""
+
+    cut: Cut
+    tries: int
+    dice: random.Random = field(default_factory=lambda: random.Random(20261123))
+
+    async def __call__(self, piece: bytes) -> bytes | None:
+        """Cuts before one piece in thirty, and within another."""
+        luck = self.dice.random()
+        if luck < 0.03:
+            return None
+        if luck < 0.06:
+            asyncio.get_running_loop().call_soon(self.cut.proxy.cut)
+            return piece[: self.dice.randrange(len(piece))]
+        return piece
+
+    async def write(self, name: int) -> list[str]:
+        """Put until each is acknowledged."""
+        values = [f"w{name}-{number}" for number in range(self.tries)]
+        for value in values:
+            while not await self.acknowledged(value):
+                pass
+        return values
+
+    async def acknowledged(self, value: str) -> bool:
+        """One attempt; its answer is about its own value."""
+        try:
+            stored = await self.cut.opened.store.put(Put("jti", value, expires_in=900, reason=value))
+        except StoreUnavailable:
+            return False
+        assert stored.record is not None
+        assert (stored.record.value, stored.record.reason) == (value, value)
+        return True
+
+    async def read(self) -> None:
+        """Get what others are putting; every answer is about what was asked."""
+        for number in range(self.tries):
+            values = {f"w{other}-{self.dice.randrange(number + 1)}" for other in range(4)}
+            with contextlib.suppress(StoreUnavailable):
+                reading = await self.cut.opened.store.get([("jti", value) for value in values])
+                assert {record.value for record in reading.found} <= values
+                assert all(record.reason == record.value for record in reading.found)
+
+
+async def test_nothing_is_lost_or_mixed_up_over_a_bad_line(cut: Cut) -> None:
+    """Over connections cut at random each acknowledged put is kept, and each answer is about what was asked."""
+    line = BadLine(cut, scaled(30, 1000))
+    cut.proxy.request = cut.proxy.reply = line
+    readers = asyncio.gather(*(line.read() for _ in range(8)))
+    written = await asyncio.gather(*map(line.write, range(8)))
+    await readers
+    assert cut.proxy.opened > 20, "the line was not bad at all"
+    assert cut.proxy.connections <= CONNECTIONS_PER_NODE, "connections leak"
+    cut.proxy.request, cut.proxy.reply = cut.cutter.request, cut.cutter.reply
+    values = [value for some in written for value in some]
+    assert len(values) == 8 * line.tries
+    async with open_store(cut.pair.master.url, key_prefix=cut.opened.settings.key_prefix) as fresh:
+        assert not await missing(fresh, values)
+    assert not set(values) - set(await cut.logged())
+
+
+async def test_connections_do_not_leak_over_many_failures(cut: Cut) -> None:
+    """After hundreds of operations that failed or were given up the pool still serves as many at once as ever."""
+    cut.cutter.where = "before the reply"
+    for round_ in range(6):
+        cut.cutter.cuts, cut.cutter.times = 0, 100
+        tasks = [asyncio.create_task(cut.opened.revoke(f"v{round_}-{number}")) for number in range(80)]
+        await asyncio.wait(tasks, timeout=0.05)
+        for task in tasks[::2]:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        unexpected = [e for e in ended if isinstance(e, Exception) and not isinstance(e, StoreUnavailable)]
+        assert not unexpected
+    cut.cutter.times = 0
+    assert cut.proxy.connections <= CONNECTIONS_PER_NODE
+    await asyncio.gather(*(cut.opened.revoke(f"after {number}") for number in range(CONNECTIONS_PER_NODE)))
+    assert not await missing(cut.opened, [f"after {number}" for number in range(CONNECTIONS_PER_NODE)])

@@ -1,0 +1,301 @@
+"""The merge that Redis does in Lua is the merge of the client's model, on generated histories and on real Redis."""
+
+import asyncio
+import itertools
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from hypothesis import given, settings, strategies as st
+
+from revocation_client.model import ClaimName, Claims, Revocation, covers, merge
+from revocation_service.store.redis import Put, Stored
+from tests.redis_processes import standalone
+from tests.scale import scaled
+from tests.store.conftest import Opened, open_store
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+many = settings(max_examples=scaled(25, 1500), deadline=None)
+
+numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A store, and the server under it, which keeps nothing on disk."""
+
+    opened: Opened
+    raw: Any
+
+    def fresh(self) -> str:
+        """A value that no other history has."""
+        return f"value-{next(numbers)}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def bench() -> AsyncIterator[Bench]:
+    """One server for all the histories."""
+    async with (
+        standalone(config=["appendonly no"]) as server,
+        open_store(server.url) as opened,
+        server.client(decode_responses=False) as raw,
+    ):
+        yield Bench(opened, raw)
+
+
+@dataclass(frozen=True)
+class Handed:
+    """A record that is handed on as it stands; the times are offsets from the moment at which its history begins."""
+
+    expires_after: float
+    revoked_at: float
+    cutoff_ago: float | None
+    reason: str | None
+    revoked_by: str | None
+
+    def put(self, claim: ClaimName, value: str, now: float) -> Put:
+        """The request that hands it on."""
+        record = self.record(claim, value, now)
+        return Put(
+            claim,
+            value,
+            expires_at=record.expires_at,
+            revoked_at=record.revoked_at,
+            issued_before=record.issued_before,
+            reason=record.reason,
+            revoked_by=record.revoked_by,
+        )
+
+    def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
+        """What it says by itself."""
+        cutoff = None if self.cutoff_ago is None else now - self.cutoff_ago
+        return Revocation(claim, value, now + self.expires_after, self.revoked_at, cutoff, self.reason, self.revoked_by)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What an application wrote over the key; no life: for good."""
+
+    value: bytes
+    life_seconds: int | None
+
+    def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
+        """What it counts as."""
+        return Revocation(claim, value, None if self.life_seconds is None else now + self.life_seconds, None)
+
+
+Step = Handed | Foreign
+
+texts = (
+    st.none()
+    | st.sampled_from(["", "a", "b", "é", "\uffff", "\U00010000", "a\u0301", '"\\/', "停"])
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+)
+lives = st.sampled_from([1000.0, 1000.000001, 1000.5, 2_000_000.25]) | st.floats(900, 3_000_000)
+origins = st.sampled_from([0.0, 1e-7, 1.5, 1e9, 1e9 + 1e-6, 1.7e9, 2e15 + 0.25, -5.0]) | st.floats(0, 4e9)
+cutoffs = st.none() | st.sampled_from([0.0, 1e-6, 10.0]) | st.floats(-50, 1e6)
+handed = st.builds(Handed, lives, origins, cutoffs, texts, texts)
+foreign = st.builds(
+    Foreign,
+    st.sampled_from([b"1", b"0", b"", b"{}", b"[]", b'{"revoked_at":null}', b"\xff", b'{"revoked_at":1e999}']),
+    st.sampled_from([None, 60, 5_000_000]),
+)
+histories = st.lists(handed, min_size=1, max_size=6)
+mixed_histories = st.lists(handed | foreign, min_size=1, max_size=6)
+claims = st.sampled_from(["jti", "sid", "sub", "client_id"])
+
+
+async def live(bench: Bench, claim: ClaimName, value: str, history: Sequence[Step], now: float) -> list[Stored | None]:
+    """Do the steps one after another."""
+    stored: list[Stored | None] = []
+    for step in history:
+        if isinstance(step, Handed):
+            stored.append(await bench.opened.store.put(step.put(claim, value, now)))
+        else:
+            key = bench.opened.store.keyspace.key(claim, value)
+            await bench.raw.set(key, step.value, ex=step.life_seconds)
+            stored.append(None)
+    return stored
+
+
+def told(claim: ClaimName, value: str, history: Sequence[Step], now: float) -> list[tuple[str | None, Revocation]]:
+    """The result and the record after each step, by the pure merge alone."""
+    states: list[tuple[str | None, Revocation]] = []
+    for step in history:
+        record = step.record(claim, value, now)
+        if isinstance(step, Foreign):
+            states.append((None, record))
+        elif not states:
+            states.append(("revoked", record))
+        else:
+            before = states[-1][1]
+            states.append((result_of(before, record), merge(before, record)))
+    return states
+
+
+def result_of(before: Revocation, record: Revocation) -> str:
+    """Whether the record revokes any token that was not revoked."""
+    if before.issued_before is None:
+        return "already_revoked"
+    covers_more = record.issued_before is None or record.issued_before > before.issued_before
+    return "revoked" if covers_more else "already_revoked"
+
+
+def same(found: Revocation | None, expected: Revocation) -> bool:
+    """Equal; where the end is that of a foreign key, which Redis counted from its own now, within two seconds."""
+    if found is None or found.expires_at is None or expected.expires_at is None:
+        return found == expected
+    close = abs(found.expires_at - expected.expires_at) <= 2
+    return close and found == replace(expected, expires_at=found.expires_at)
+
+
+@many
+@given(st.lists(st.tuples(claims, histories), min_size=20, max_size=20))
+async def test_lua_merges_as_the_model_does(bench: Bench, all_of_them: list[tuple[ClaimName, list[Handed]]]) -> None:
+    """After every step of a history the stored record and the result are exactly those of the pure fold."""
+    now = time.time()
+
+    async def check(claim: ClaimName, history: list[Handed]) -> None:
+        value = bench.fresh()
+        stored = await live(bench, claim, value, history, now)
+        expected = told(claim, value, history, now)
+        assert [(one.result, one.record) for one in stored if one] == expected
+        assert await bench.opened.found(value, claim) == expected[-1][1]
+
+    await asyncio.gather(*(check(claim, history) for claim, history in all_of_them))
+
+
+@many
+@given(st.lists(st.tuples(claims, mixed_histories), min_size=20, max_size=20))
+async def test_lua_merges_with_what_foreign_writers_left(
+    bench: Bench, all_of_them: list[tuple[ClaimName, list[Step]]]
+) -> None:
+    """The same with foreign values written over the key in between: presence, no cutoff, the life that the key has."""
+    now = time.time()
+
+    async def check(claim: ClaimName, history: list[Step]) -> None:
+        value = bench.fresh()
+        stored = await live(bench, claim, value, history, now)
+        expected = told(claim, value, history, now)
+        for one, (result, record) in zip(stored, expected, strict=True):
+            assert one is None or (one.result == result and same(one.record, record)), (one, record)
+        assert same(await bench.opened.found(value, claim), expected[-1][1])
+
+    await asyncio.gather(*(check(claim, history) for claim, history in all_of_them))
+
+
+@many
+@given(st.lists(st.tuples(claims, histories), min_size=20, max_size=20), st.randoms())
+async def test_order_and_simultaneity_make_no_difference(
+    bench: Bench, all_of_them: list[tuple[ClaimName, list[Handed]]], dice: random.Random
+) -> None:
+    """The same records put all at once, some of them twice, in any order, end in the same record: the merge of all."""
+    now = time.time()
+
+    async def check(claim: ClaimName, history: list[Handed]) -> None:
+        value = bench.fresh()
+        puts = [step.put(claim, value, now) for step in (*history, *history[::2])]
+        dice.shuffle(puts)
+        await asyncio.gather(*map(bench.opened.store.put, puts))
+        expected = reduce(merge, [step.record(claim, value, now) for step in history])
+        assert await bench.opened.found(value, claim) == expected
+
+    await asyncio.gather(*(check(claim, history) for claim, history in all_of_them[:8]))
+
+
+@many
+@given(st.lists(st.tuples(claims, mixed_histories), min_size=10, max_size=10))
+async def test_the_key_ends_with_its_record(bench: Bench, all_of_them: list[tuple[ClaimName, list[Step]]]) -> None:
+    """Redis' own expiry is that of the record, never earlier, at most a millisecond later; none where there is none."""
+    now = time.time()
+
+    async def check(claim: ClaimName, history: list[Step]) -> None:
+        value = bench.fresh()
+        await live(bench, claim, value, history, now)
+        record = await bench.opened.found(value, claim)
+        assert record is not None
+        before = time.time()
+        left = await bench.raw.pttl(bench.opened.store.keyspace.key(claim, value))
+        if record.expires_at is None:
+            assert left == -1
+        else:
+            assert record.expires_at - 0.002 <= time.time() + left / 1000
+            assert before + left / 1000 <= record.expires_at + 0.003
+
+    await asyncio.gather(*(check(claim, history) for claim, history in all_of_them))
+
+
+@many
+@given(st.lists(st.tuples(claims, histories), min_size=10, max_size=10), st.floats(-60, 1e6))
+async def test_no_put_un_revokes(
+    bench: Bench, all_of_them: list[tuple[ClaimName, list[Handed]]], issued_ago: float
+) -> None:
+    """A token that any acknowledged revocation covers is covered by what is stored after all of them."""
+    now = time.time()
+
+    async def check(claim: ClaimName, history: list[Handed]) -> None:
+        value = bench.fresh()
+        await live(bench, claim, value, history, now)
+        about: dict[str, Any] = {claim: value}
+        token = Claims(iat=now - issued_ago, **about)
+        found = await bench.opened.found(value, claim)
+        assert found is not None
+        covered = any(covers(step.record(claim, value, now), token, now) for step in history)
+        assert covers(found, token, now) or not covered
+
+    await asyncio.gather(*(check(claim, history) for claim, history in all_of_them))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("\uffff", "\U00010000"),  # UTF-16 would order them the other way
+        ("Z", "a"),  # and so would many a locale
+        ("a", "á"),
+        ("", "a"),
+        ("a", None),  # what is known goes before what is not
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("field", ["reason", "revoked_by"])
+async def test_a_tie_is_broken_alike(bench: Bench, field: str, first: str | None, second: str | None) -> None:
+    """Of two requests of the same moment the same one counts as the first, whichever came first to Redis."""
+    common: dict[str, Any] = {"revoked_at": 5.0, "expires_at": time.time() + 60, "reason": "common"}
+    for order in ((first, second), (second, first)):
+        value = bench.fresh()
+        for text in order:
+            await bench.opened.store.put(Put("jti", value, **common | {field: text}))
+        assert getattr(await bench.opened.found(value), field) == first
+
+
+async def test_numbers_survive_exactly(bench: Bench) -> None:
+    """Times that need all their digits are stored and read back to the last bit."""
+    now = time.time()
+    dice = random.Random(1)
+    for _ in range(scaled(300, 20_000)):
+        value = bench.fresh()
+        revoked_at = math.ldexp(dice.random(), dice.randrange(-20, 60))
+        put = Put("sub", value, revoked_at=revoked_at, expires_at=now + 50 + dice.random() * 1e6)
+        put = replace(put, issued_before=now - dice.random() * 1e6)
+        stored = await bench.opened.store.put(put)
+        assert stored.record is not None
+        record = stored.record
+        assert (record.revoked_at, record.expires_at) == (put.revoked_at, put.expires_at)
+        assert record.issued_before == put.issued_before
+
+
+async def test_a_record_that_was_handed_on_too_late_is_not_stored(bench: Bench) -> None:
+    """A record whose end has passed on Redis' clock is `expired`, and leaves what is stored alone."""
+    value, now = bench.fresh(), time.time()
+    assert (await bench.opened.store.put(Put("jti", value, revoked_at=1.0, expires_at=now - 1))).result == "expired"
+    assert await bench.opened.found(value) is None
+    stored = await bench.opened.store.put(Put("jti", value, revoked_at=2.0, expires_at=now + 60))
+    assert (await bench.opened.store.put(Put("jti", value, revoked_at=1.0, expires_at=now - 1))).result == "expired"
+    assert await bench.opened.found(value) == stored.record

@@ -1,0 +1,142 @@
+"""Redis forgets by itself: every entry lives exactly as long as the token, nobody sweeps, and nothing is left."""
+
+import asyncio
+import math
+import pathlib
+import time
+from typing import Any
+
+import aiohttp
+
+from tests.redis_processes import Process, eventually, standalone
+from tests.scale import scaled
+from tests.system.service_process import Answer, ServiceProcess, ask, serving
+from tests.system.tokens import mint
+
+MANY = scaled(800, 20_000)
+CALLERS = 32
+WEEK_SECONDS = 7 * 86_400
+LOG_KEY = "token_revocations:log"
+
+
+async def _revoke(http: aiohttp.ClientSession, service: ServiceProcess, body: dict[str, Any]) -> Answer:
+    answer = await ask(http, "POST", f"{service.url}/revoke", body)
+    assert answer.status == 200, answer.body
+    return answer
+
+
+async def _found(http: aiohttp.ClientSession, service: ServiceProcess, claim: str, value: str) -> int:
+    """The status of a look-up: 200, or 404 once it is gone."""
+    return (await ask(http, "GET", f"{service.url}/revocations", params={"claim": claim, "value": value})).status
+
+
+async def test_an_entry_is_gone_when_its_time_has_come(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
+    """By whatever claim it was made: until its expiry it is found, then neither the service nor Redis knows it."""
+    async with standalone() as server:
+        settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS": "2"}
+        async with serving(tmp_path, settings) as service:
+            made: list[dict[str, Any]] = [
+                {"jti": "a", "expires_in": 1},
+                {"jti": "b", "expires_in": 2},
+                {"sid": "c"},
+                {"sub": "d"},
+            ]
+            answers = [await _revoke(http, service, body) for body in made]
+            assert await server.command("DBSIZE") == len(made) + 1
+
+            async def gone(answer: Answer) -> None:
+                """Found up to the very moment; an answer that crossed it on the way may be either."""
+                claim, value, moment = (answer.body[name] for name in ("claim", "value", "expires_at"))
+                while True:
+                    began = time.time()
+                    status = await _found(http, service, claim, value)
+                    assert status in {200, 404}
+                    assert status == 404 or began < moment + 0.1, "it outlived its token"
+                    if status == 404:
+                        assert time.time() > moment - 0.005, "it was gone too early"
+                        return
+                    await asyncio.sleep(0.01)
+
+            await asyncio.gather(*map(gone, answers))
+            for body in made:
+                name, value = next(iter(body.items()))
+                assert (await ask(http, "POST", f"{service.url}/check", {name: value})).body["revoked"] is False
+            assert [key for key in await server.command("KEYS", "*") if key != LOG_KEY] == []
+
+
+async def test_the_life_in_redis_is_the_rest_of_the_tokens_life(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """PTTL is never shorter than what is left to live, and at most a second longer: seconds, weeks and fractions."""
+    async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
+        now = time.time()
+        for number, left in enumerate((1, 2.5, 59.999, 3600, 86_400.125, WEEK_SECONDS, 4 * WEEK_SECONDS)):
+            exp = now + left
+            await _revoke(http, service, {"jti": f"exp-{number}", "exp": exp})
+            await _lives_until(server, f"exp-{number}", exp)
+            await _revoke(http, service, {"token": mint(jti=f"token-{number}", exp=math.ceil(exp))})
+            await _lives_until(server, f"token-{number}", math.ceil(exp))
+            before = time.time()
+            await _revoke(http, service, {"jti": f"in-{number}", "expires_in": left})
+            await _lives_until(server, f"in-{number}", before + left)
+
+
+async def _lives_until(server: Process, jti: str, exp: float) -> None:
+    """Redis' own clock and PTTL, read between two readings of ours, which is the same machine's."""
+    began = time.time()
+    left = await server.command("PTTL", f"token_blacklist:{jti}") / 1000
+    ended = time.time()
+    assert left > 0
+    assert began + left - exp <= 1, "it lives more than a second longer"
+    assert ended + left - exp >= -0.001, "it lives shorter (PTTL counts whole milliseconds)"
+
+
+async def test_nothing_is_stored_for_a_token_that_is_dead(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
+    """Its revocation is a success that leaves no key behind."""
+    async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
+        now = time.time()
+        for body in ({"jti": "a", "exp": now - 1}, {"token": mint(exp=int(now) - 60)}, {"jti": "b", "expires_in": 0}):
+            assert (await _revoke(http, service, body)).body["result"] == "expired"
+        assert await server.command("DBSIZE") == 0
+
+
+async def test_the_memory_of_what_has_expired_is_free_again(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """After thousands of short-lived revocations Redis has no key but the trimmed log, and its memory is back."""
+    async with standalone(config=("hz 100",)) as server:
+        settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_CHANGE_LOG_MAX_ENTRIES": "1000"}
+        async with serving(tmp_path, settings) as service:
+            await _revoke_many(http, service, "first", 1)  # the log is full, the pools are as large as they get
+            await _only_the_log_is_left(server)
+            start = await _memory(server)
+            await _revoke_many(http, service, "second", 3600)
+            full = await _memory(server)
+            assert await server.command("DBSIZE") == MANY + 1
+            await _revoke_many(http, service, "third", 1)
+            await _only_the_log_is_left(server, besides=MANY)
+            growth = full - start
+            assert growth > MANY * 50
+            assert await _memory(server) - full < growth / 5
+
+
+async def _revoke_many(http: aiohttp.ClientSession, service: ServiceProcess, name: str, expires_in: int) -> None:
+    left = iter(range(MANY))
+
+    async def caller() -> None:
+        for number in left:
+            await _revoke(http, service, {"jti": f"{name}-{number}", "expires_in": expires_in})
+
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+
+
+async def _only_the_log_is_left(server: Process, besides: int = 0) -> None:
+    async def left() -> bool:
+        return bool(await server.command("DBSIZE") == besides + 1)
+
+    await eventually(left, f"a Redis that holds the log and {besides} keys", 20)
+    assert await server.command("XLEN", LOG_KEY) < 1_200
+
+
+async def _memory(server: Process) -> int:
+    return int((await server.info("memory"))["used_memory_dataset"])

@@ -1,0 +1,328 @@
+"""Redis away, frozen, slow or unwilling: everybody is told within a second, nobody is told wrong, and it passes."""
+
+import asyncio
+import contextlib
+import pathlib
+import resource
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.redis_processes import Process, eventually, free_port, standalone
+from tests.scale import CAMPAIGN, scaled
+from tests.system.service_process import Answer, ServiceProcess, ask, ending, serving
+from tests.system.slow_proxy import slow_proxy
+
+AT_ONCE = 20
+IN_A_ROW = scaled(3, 20)
+TOLD_WITHIN_SECONDS = 1.0
+BACK_WITHIN_SECONDS = 1.0
+SLOW_SECONDS = 3.0
+
+LITTLE_DISK = """
+import resource
+from revocation_service.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (32_000, 32_000))
+main(["serve"])
+"""
+"""The service on a disk where no file may grow beyond 32 kB; its Redis inherits that."""
+
+BATCH = {"checks": [{"jti": f"batch-{number}"} for number in range(100)]}
+ROUTES: dict[str, tuple[str, str, Any]] = {
+    "revoke": ("POST", "/revoke", {"jti": "during", "expires_in": 600}),
+    "revoke a subject": ("POST", "/revoke", {"sub": "during"}),
+    "GET check": ("GET", "/check?jti=before", None),
+    "POST check": ("POST", "/check", {"jti": "before", "sub": "someone", "iat": 1}),
+    "batch": ("POST", "/check/batch", BATCH),
+    "look up": ("GET", "/revocations?claim=jti&value=before", None),
+}
+
+
+@dataclass(frozen=True)
+class Outage:
+    """A Redis as the service reaches it, and the ways to take it away and to bring it back."""
+
+    url: str
+    begin: Callable[[], Awaitable[None]]
+    end: Callable[[], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def _refused() -> AsyncIterator[Outage]:
+    async with standalone() as server:
+        yield Outage(server.url, server.stop, server.start)
+
+
+@contextlib.asynccontextmanager
+async def _frozen() -> AsyncIterator[Outage]:
+    async with standalone() as server:
+
+        async def freeze() -> None:
+            server.freeze()
+
+        async def thaw() -> None:
+            server.thaw()
+
+        yield Outage(server.url, freeze, thaw)
+
+
+@contextlib.asynccontextmanager
+async def _slow() -> AsyncIterator[Outage]:
+    async with standalone() as server, slow_proxy(server.port) as proxy:
+
+        async def slow() -> None:
+            proxy.delay_seconds = SLOW_SECONDS
+
+        async def quick() -> None:
+            proxy.delay_seconds = 0
+
+        yield Outage(proxy.url, slow, quick)
+
+
+@pytest.fixture(params=[_refused, _frozen, _slow], ids=["refused", "frozen", "slow"])
+async def outage(request: pytest.FixtureRequest) -> AsyncIterator[Outage]:
+    """A Redis of its own that can go away in one of the three ways."""
+    async with request.param() as made:
+        yield made
+
+
+def _is_told(answer: Answer) -> None:
+    """The caller heard within a second that nothing is known or promised, and when to ask again."""
+    assert (answer.status, answer.code) == (503, "store_unavailable"), answer
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.seconds < TOLD_WITHIN_SECONDS, answer
+
+
+async def _all_are_told(http: aiohttp.ClientSession, service: ServiceProcess, in_a_row: int = IN_A_ROW) -> None:
+    """Every route, many at once and one after another; the probes tell what is wrong and that the process lives."""
+
+    async def one_after_another(route: str, times: int) -> None:
+        method, path, body = ROUTES[route]
+        for _ in range(times):
+            _is_told(await ask(http, method, service.url + path, body))
+
+    for routes in [[route] for route in ROUTES] if CAMPAIGN else [list(ROUTES)]:
+        at_once = AT_ONCE // len(routes) + 1
+        await asyncio.gather(*(one_after_another(route, 1) for route in routes for _ in range(at_once)))
+    chains = (one_after_another(route, in_a_row) for route in ROUTES)
+    await asyncio.gather(*chains, _probes_tell(http, service))
+
+
+async def _probes_tell(http: aiohttp.ClientSession, service: ServiceProcess) -> None:
+    health = await ask(http, "GET", f"{service.url}/healthz")
+    assert health.status == 200
+    assert health.seconds < 0.5
+    ready = await ask(http, "GET", f"{service.url}/readyz")
+    assert (ready.status, ready.body["components"]["store"]) == (503, {"status": "unavailable"})
+
+
+async def _seconds_until_back(http: aiohttp.ClientSession, service: ServiceProcess) -> float:
+    """How long from now until a revocation and a check are answered 200 again."""
+    began = time.monotonic()
+    left = ["POST check", "revoke"]
+    while left and time.monotonic() - began < 10:
+        method, path, body = ROUTES[left[-1]]
+        if (await ask(http, method, service.url + path, body)).status == 200:
+            left.pop()
+    assert not left, f"{left}: never answered 200 again"
+    return time.monotonic() - began
+
+
+async def _is_back(http: aiohttp.ClientSession, service: ServiceProcess) -> None:
+    """Within a second, for everybody, and ready."""
+    assert await _seconds_until_back(http, service) < BACK_WITHIN_SECONDS
+    for method, path, body in ROUTES.values():
+        if path.startswith("/revocations"):
+            continue
+        answers = await asyncio.gather(*(ask(http, method, service.url + path, body) for _ in range(AT_ONCE)))
+        assert {answer.status for answer in answers} == {200}
+    assert (await ask(http, "GET", f"{service.url}/readyz")).status == 200
+
+
+async def test_an_outage_is_told_within_a_second_and_over_within_a_second(
+    outage: Outage, tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """In the middle of its life: 503 on every route, in time, and back with all that was revoked, without a restart."""
+    async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url}) as service:
+        before = {"jti": "before", "expires_in": 600}
+        assert (await ask(http, "POST", f"{service.url}/revoke", before)).status == 200
+        pid = service.pid
+        await outage.begin()
+        await _all_are_told(http, service)
+        await outage.end()
+        await _is_back(http, service)
+        found = await ask(http, "GET", f"{service.url}/check?jti=before")
+        assert (found.status, found.body["revoked"]) == (200, True)
+        assert (service.alive, service.pid) == (True, pid)
+        assert not service.events("internal_error", "library_message")
+
+
+async def test_a_service_may_start_before_its_redis(
+    outage: Outage, tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """It comes up and says 503 in time while Redis is away, in its log too, and works within a second of its return."""
+    await outage.begin()
+    async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url}, probe="/healthz") as service:
+        assert service.events("store_unavailable_at_start")
+        await _all_are_told(http, service, in_a_row=1)
+        await outage.end()
+        await _is_back(http, service)
+
+
+@contextlib.asynccontextmanager
+async def _unwilling(
+    directory: pathlib.Path, http: aiohttp.ClientSession, config: tuple[str, ...] = ()
+) -> AsyncIterator[tuple[Process, ServiceProcess]]:
+    """A Redis and a service that works with it so far, with one revocation made."""
+    async with (
+        standalone(config=config) as server,
+        serving(directory, {"REVOCATION_REDIS_URL": server.url}) as service,
+    ):
+        before = {"jti": "before", "expires_in": 600}
+        assert (await ask(http, "POST", f"{service.url}/revoke", before)).status == 200
+        yield server, service
+        assert not service.events("internal_error", "library_message")
+
+
+async def _revoke(http: aiohttp.ClientSession, service: ServiceProcess, name: str) -> Answer:
+    return await ask(http, "POST", f"{service.url}/revoke", {"jti": name, "expires_in": 600})
+
+
+async def _is_revoked(http: aiohttp.ClientSession, service: ServiceProcess, name: str) -> bool:
+    answer = await ask(http, "GET", f"{service.url}/check?jti={name}")
+    assert answer.status == 200, answer
+    return bool(answer.body["revoked"])
+
+
+async def _writes_again(http: aiohttp.ClientSession, service: ServiceProcess, seconds: float) -> None:
+    """Within so long a revocation is taken again, and honoured."""
+
+    async def taken() -> bool:
+        return (await _revoke(http, service, "after")).status == 200
+
+    await eventually(taken, "a revocation that is taken", seconds)
+    assert await _is_revoked(http, service, "after")
+
+
+async def test_a_full_redis_refuses_revocations_with_503_and_still_answers_checks(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """OOM under noeviction: nothing is acknowledged, nothing is evicted, and room makes it work again."""
+    async with _unwilling(tmp_path, http) as (server, service):
+        await server.command("CONFIG", "SET", "maxmemory", 1)
+        for answer in await asyncio.gather(*(_revoke(http, service, f"full-{n}") for n in range(AT_ONCE))):
+            _is_told(answer)
+        assert await _is_revoked(http, service, "before")
+        assert not await _is_revoked(http, service, "full-0")
+        await server.command("CONFIG", "SET", "maxmemory", 0)
+        await _writes_again(http, service, BACK_WITHIN_SECONDS)
+
+
+async def test_a_redis_demoted_to_replica_refuses_revocations_with_503(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """READONLY is an outage of /revoke, named as a warning by /readyz's next look, and over with the promotion."""
+    async with _unwilling(tmp_path, http) as (server, service):
+        await server.command("REPLICAOF", "127.0.0.1", free_port())
+        for answer in await asyncio.gather(*(_revoke(http, service, "demoted") for _ in range(AT_ONCE))):
+            _is_told(answer)
+        found = await ask(http, "GET", f"{service.url}/check?jti=before")
+        assert found.status == 503 or found.body["revoked"] is True
+        await server.command("REPLICAOF", "NO", "ONE")
+        await _writes_again(http, service, BACK_WITHIN_SECONDS)
+
+
+async def test_a_stale_replica_that_will_not_answer_is_503(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
+    """MASTERDOWN (replica-serve-stale-data no) is no answer to a check: 503, never "not revoked"."""
+    async with _unwilling(tmp_path, http, ("replica-serve-stale-data no",)) as (server, service):
+        await server.command("REPLICAOF", "127.0.0.1", free_port())
+        await _all_are_told(http, service, in_a_row=0)
+        await server.command("REPLICAOF", "NO", "ONE")
+        await _writes_again(http, service, BACK_WITHIN_SECONDS)
+
+
+async def test_a_wrong_password_is_503_until_it_is_right(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
+    """The service starts, answers 503 on every route, names the store in /readyz, and never the password."""
+    async with standalone(password="right-password") as server:
+        settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_REDIS_PASSWORD": "wrong-password"}
+        async with serving(tmp_path, settings, probe="/healthz") as service:
+            await _all_are_told(http, service, in_a_row=0)
+            await server.command("CONFIG", "SET", "requirepass", "wrong-password")
+            await _writes_again(http, service, BACK_WITHIN_SECONDS)
+            assert "wrong-password" not in service.output()
+
+
+async def test_a_disk_that_is_full_is_503_until_there_is_room(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """Redis cannot append (MISCONF): revocations are refused, checks are answered, and room makes it work again."""
+    async with _unwilling(tmp_path, http, ("appendfsync everysec", "auto-aof-rewrite-percentage 0")) as (
+        server,
+        service,
+    ):
+        written = sum(file.stat().st_size for file in (server.directory / "appendonlydir").glob("*.incr.aof"))
+        soft, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (written + 1, resource.RLIM_INFINITY))
+
+        async def refused() -> bool:
+            return (await _revoke(http, service, "full")).status == 503
+
+        await eventually(refused, "a refusal")
+        for answer in await asyncio.gather(*(_revoke(http, service, "full") for _ in range(AT_ONCE))):
+            _is_told(answer)
+        assert await _is_revoked(http, service, "before")
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (soft, hard))
+        await _writes_again(http, service, 5)
+
+
+async def test_a_snapshot_that_fails_is_503_until_it_succeeds(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """A Redis that stops writes because it cannot save (MISCONF) is an outage of /revoke, and passes."""
+    data = tmp_path / "data"
+    data.mkdir()
+    config = ("appendonly no", f"dir {data}", "save 3600 1")
+    async with _unwilling(tmp_path / "service", http, config) as (server, service):
+        shutil.rmtree(data)
+        await server.command("BGSAVE")
+
+        async def failed() -> bool:
+            return bool((await server.info("persistence"))["rdb_last_bgsave_status"] == "err")
+
+        await eventually(failed, "the failure of the snapshot")
+        _is_told(await _revoke(http, service, "refused"))
+        assert await _is_revoked(http, service, "before")
+        await server.command("CONFIG", "SET", "stop-writes-on-bgsave-error", "no")
+        await _writes_again(http, service, BACK_WITHIN_SECONDS)
+
+
+async def test_a_private_redis_whose_disk_is_full_loses_nothing_that_was_acknowledged(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """It dies at each write that it cannot append, and is brought back: 503 or 200, and each 200 is honoured."""
+    service = ServiceProcess(tmp_path, {"REVOCATION_LOG_LEVEL": "error"}, arguments=("-c", LITTLE_DISK))
+    async with ending(service):
+        await service.start()
+        acknowledged = []
+        for number in range(400):
+            answer = await _revoke(http, service, f"little-{number}")
+            if answer.status == 200:
+                acknowledged.append(f"little-{number}")
+            else:
+                _is_told(answer)
+                if len(acknowledged) < number:
+                    break
+        assert 10 < len(acknowledged) < 398, "the disk was never full"
+
+        async def all_revoked() -> bool:
+            body = {"checks": [{"jti": name} for name in acknowledged]}
+            answer = await ask(http, "POST", f"{service.url}/check/batch", body)
+            assert answer.status in {200, 503}, answer
+            return answer.status == 200 and all(bool(result["revoked"]) for result in answer.body["results"])
+
+        await eventually(all_revoked, "an answer about all that was acknowledged")

@@ -1,0 +1,263 @@
+"""Told to stop, the service says so first, finishes what is in flight, and is gone; told wrongly, it says why."""
+
+import asyncio
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from tests.redis_processes import HOST, eventually, standalone
+from tests.system.service_process import ServiceProcess, ask, ending, gone, serving
+from tests.system.slow_proxy import slow_proxy
+
+GONE_WITHIN_SECONDS = 10.0
+STOPS = pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+
+
+async def _draining(service: ServiceProcess) -> None:
+    async def said() -> bool:
+        return bool(service.events("draining"))
+
+    await eventually(said, "the event `draining`", 3)
+
+
+async def _ends_well(service: ServiceProcess, began: float) -> float:
+    """Exit code 0 in time, and nothing is left; how long it took since `began`."""
+    assert await service.ended() == 0, service.output()
+    took = time.monotonic() - began
+    assert took < GONE_WITHIN_SECONDS
+    await service.nothing_left(seconds=1)
+    assert service.events("stopped")
+    assert "Traceback" not in service.output()
+    return took
+
+
+@STOPS
+async def test_readyz_fails_first_and_requests_are_still_served(
+    stop: signal.Signals, tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """For the length of the drain new requests are taken, while /readyz says 503; then process and Redis are gone."""
+    async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "1.2"}) as service:
+        redis = await service.redis_pid()
+        began = time.monotonic()
+        service.signal(stop)
+        await service.until("/readyz", 503)
+        ready = await ask(http, "GET", f"{service.url}/readyz")
+        assert ready.body["components"]["server"] == {"status": "draining"}
+        revoked = await ask(http, "POST", f"{service.url}/revoke", {"jti": "late", "expires_in": 600})
+        assert revoked.status == 200
+        checked = await ask(http, "GET", f"{service.url}/check?jti=late")
+        assert (checked.status, checked.body["revoked"]) == (200, True)
+        assert time.monotonic() - began < 1.2, "it was not shown that the drain was going on"
+        assert 1.2 <= await _ends_well(service, began) < 4
+        assert gone(redis)
+        await service.start()
+        assert (await ask(http, "GET", f"{service.url}/check?jti=late")).body["revoked"] is True
+
+
+@STOPS
+async def test_what_is_in_flight_is_finished(
+    stop: signal.Signals, tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """A revocation and a check that Redis holds up, with no drain at all: both are answered 200, and hold."""
+    async with standalone() as server, slow_proxy(server.port) as proxy:
+        settings = {"REVOCATION_REDIS_URL": proxy.url, "REVOCATION_DRAIN_SECONDS": "0"}
+        async with serving(tmp_path, settings) as service:
+            proxy.delay_seconds = 0.2  # a revocation takes two round trips
+            proxy.asked.clear()
+            revoking = asyncio.create_task(
+                ask(http, "POST", f"{service.url}/revoke", {"jti": "held-up", "expires_in": 600})
+            )
+            await proxy.asked.wait()
+            proxy.asked.clear()
+            checking = asyncio.create_task(ask(http, "GET", f"{service.url}/check?jti=other"))
+            await proxy.asked.wait()
+            assert not revoking.done()
+            began = time.monotonic()
+            service.signal(stop)
+            assert ((await revoking).status, (await checking).status) == (200, 200)
+            assert (await revoking).seconds > 0.4
+            await _ends_well(service, began)
+        assert await server.command("EXISTS", "token_blacklist:held-up") == 1
+
+
+@contextlib.asynccontextmanager
+async def _half_sent(
+    service: ServiceProcess, body: bytes
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A request whose handler waits for the second half of the body: with 100 Continue it has said that it does."""
+    reader, writer = await asyncio.open_connection(HOST, service.port)
+    head = f"POST /revoke HTTP/1.1\r\nHost: {HOST}:{service.port}\r\nContent-Type: application/json\r\n"
+    head += f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
+    try:
+        writer.write(head.encode())
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100")
+        writer.write(body[: len(body) // 2])
+        await writer.drain()
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("drain_seconds", ["0", "1"])
+async def test_a_body_that_is_half_sent_is_waited_for(drain_seconds: str, tmp_path: pathlib.Path) -> None:
+    """Its second half may come after the drain: the revocation is taken and answered."""
+    body = json.dumps({"jti": "slow-body", "expires_in": 600}).encode()
+    async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": drain_seconds}) as service:
+        async with _half_sent(service, body) as (reader, writer):
+            began = time.monotonic()
+            service.signal(signal.SIGTERM)
+            await _draining(service)
+            await _refuses_connections(service)
+            writer.write(body[len(body) // 2 :])
+            answer = await asyncio.wait_for(reader.read(), 10)
+            assert answer.startswith(b"HTTP/1.1 200"), answer
+            assert b'"result":"revoked"' in answer
+        await _ends_well(service, began)
+
+
+async def _refuses_connections(service: ServiceProcess) -> None:
+    async def refused() -> bool:
+        try:
+            _, writer = await asyncio.open_connection(HOST, service.port)
+        except ConnectionRefusedError:
+            return True
+        writer.transport.abort()
+        return False
+
+    await eventually(refused, "the closed door", 5)
+
+
+async def test_idle_connections_do_not_hold_it_up(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
+    """With 200 kept-alive connections, and some that never said a word, it is gone soon after the drain."""
+    async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "0.2"}) as service:
+        await asyncio.gather(*(ask(http, "GET", f"{service.url}/healthz") for _ in range(200)))
+        silent = [await asyncio.open_connection(HOST, service.port) for _ in range(20)]
+        try:
+            service.signal(signal.SIGTERM)
+            assert await _ends_well(service, time.monotonic()) < 3
+        finally:
+            for _, writer in silent:
+                writer.transport.abort()
+
+
+async def test_stuck_clients_and_a_frozen_redis_are_given_up_in_time(tmp_path: pathlib.Path) -> None:
+    """All waits together are less than ten seconds: bodies and headers that never end, a Redis that must be killed."""
+    async with serving(tmp_path) as service:
+        reader, writer = await asyncio.open_connection(HOST, service.port)
+        writer.write(b"POST /revoke HTTP/1.1\r\nHost: 127")
+        async with _half_sent(service, b'{"jti": "never"}'):
+            redis = await service.redis_pid()
+            os.kill(redis, signal.SIGSTOP)
+            service.signal(signal.SIGTERM)
+            await _ends_well(service, time.monotonic())
+            assert gone(redis)
+        assert await reader.read() == b""
+        writer.transport.abort()
+
+
+async def test_a_second_signal_cuts_the_drain_short(tmp_path: pathlib.Path) -> None:
+    """Whoever is in a hurry says it twice."""
+    async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "5"}) as service:
+        service.signal(signal.SIGTERM)
+        await _draining(service)
+        began = time.monotonic()
+        service.signal(signal.SIGINT)
+        assert await _ends_well(service, began) < 2
+
+
+async def test_callers_on_kept_connections_are_told_to_leave(
+    tmp_path: pathlib.Path, http: aiohttp.ClientSession
+) -> None:
+    """Under load each caller hears `Connection: close` in an answer: no connection breaks, and each 200 is honoured."""
+    async with serving(tmp_path) as service:
+        acknowledged: list[dict[str, str]] = []
+
+        async def caller(name: str) -> None:
+            answer = None
+            while answer is None or answer.headers.get("Connection") != "close":
+                jti = f"{name}-{len(acknowledged)}"
+                answer = await ask(http, "POST", f"{service.url}/revoke", {"jti": jti, "expires_in": 600})
+                assert answer.status == 200, answer
+                acknowledged.append({"jti": jti})
+
+        async def busy() -> bool:
+            return len(acknowledged) > 100
+
+        async with asyncio.TaskGroup() as callers:
+            for number in range(16):
+                callers.create_task(caller(f"caller-{number}"))
+            await eventually(busy, "some load")
+            service.signal(signal.SIGTERM)
+            began = time.monotonic()
+        await _ends_well(service, began)
+        await service.start()
+        for start in range(0, len(acknowledged), 1000):
+            checks = {"checks": acknowledged[start : start + 1000]}
+            answer = await ask(http, "POST", f"{service.url}/check/batch", checks)
+            assert all(result["revoked"] for result in answer.body["results"])
+
+
+async def test_a_stop_during_the_start_is_obeyed_in_time(tmp_path: pathlib.Path) -> None:
+    """SIGTERM while the private Redis is still loading, or never answers: process and Redis are gone soon."""
+    silent = tmp_path / "silent-server"
+    silent.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Redis server v=7.0.0' && exit\nexec sleep 60\n")
+    silent.chmod(0o700)
+    service = ServiceProcess(tmp_path / "service", {"REDIS_SERVER_BIN": str(silent)})
+    async with ending(service):
+        service.spawn()
+
+        async def starting() -> bool:
+            return (service.state_directory / "redis.log").exists()
+
+        await eventually(starting, "the start of Redis")
+        began = time.monotonic()
+        service.signal(signal.SIGTERM)
+        assert await service.ended() == 0
+        assert time.monotonic() - began < 3
+        await service.nothing_left(seconds=1)
+        assert "Traceback" not in service.output()
+
+
+async def test_a_port_in_use_is_one_clear_line(tmp_path: pathlib.Path) -> None:
+    """Exit code 1, the address and the way out in the one line that is no log event, and no Redis left behind."""
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        service = ServiceProcess(tmp_path, port=port)
+        async with ending(service):
+            service.spawn()
+            assert await service.ended() == 1
+            await service.nothing_left(seconds=1)
+        (line,) = [line for line in service.output().splitlines() if not line.startswith("{")]
+        assert line.startswith(f"revocation-service: cannot listen on {HOST}:{port}: ")
+        assert "REVOCATION_PORT" in line
+
+
+WRONG = {
+    "REVOCATION_PORT": "eighty",
+    "REVOCATION_HOST": "0.0.0.0",
+    "REVOCATION_REDIS_URL": "http://localhost",
+    "REVOCATION_API_KEYS_FILE": "/does/not/exist",
+    "REVOCATION_JWT_PUBLIC_KEY": "no key at all",
+}
+
+
+async def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: pathlib.Path) -> None:
+    """Exit code 1 and exactly one line, for each kind of setting; nothing was started."""
+    services = {name: ServiceProcess(tmp_path / name, {name: value}) for name, value in WRONG.items()}
+    async with ending(*services.values()):
+        for service in services.values():
+            service.spawn()
+        for name, service in services.items():
+            assert await service.ended() == 1, service.output()
+            (line,) = service.output().splitlines()
+            assert line.startswith("revocation-service: ")
+            assert name in line
+            assert not service.state_directory.exists()

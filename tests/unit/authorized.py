@@ -1,0 +1,54 @@
+"""A bare application that says who calls, for tests of who may: real requests over a real socket, and no Redis."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from revocation_service.errors import CallerError
+from revocation_service.settings import load
+from revocation_service.web.auth import authorizer
+from tests.web.serving import talk_to
+
+
+@dataclass(frozen=True)
+class Door:
+    """Where it listens."""
+
+    port: int
+
+    async def ask(self, *headers: bytes, scope: str = "check", target: str = "/") -> str | None:
+        """The name of the caller, or the code of the error that such a request meets; "" where HTTP itself refuses."""
+        lines = [f"GET {target}?{scope} HTTP/1.1".encode(), b"Host: localhost", *headers]
+        raw = await talk_to("127.0.0.1", self.port, b"\r\n".join([*lines, b"", b""]))
+        if raw.statuses != [200]:
+            assert raw.statuses == [400], raw
+            return ""
+        answer: str | None = json.loads(raw.data.partition(b"\r\n\r\n")[2])
+        return answer
+
+
+@contextlib.asynccontextmanager
+async def door(api_keys: str) -> AsyncIterator[Door]:
+    """One that lets in whom these keys let in."""
+    authorize = authorizer(load({"REVOCATION_API_KEYS": api_keys}).settings)
+
+    async def who(request: web.Request) -> web.Response:
+        scope: Any = request.query_string
+        try:
+            return web.json_response(authorize(request, scope))
+        except CallerError as error:
+            return web.json_response(error.code)
+
+    app = web.Application()
+    app.router.add_get("/", who)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield Door(runner.addresses[0][1])
+    finally:
+        await runner.cleanup()

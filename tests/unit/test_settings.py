@@ -1,0 +1,410 @@
+"""The settings: their defaults, what a wrong value says, and that no secret is ever shown."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import pytest
+
+from revocation_service.errors import SettingsError
+from revocation_service.settings import (
+    DAY_SECONDS,
+    ApiKey,
+    Limits,
+    Settings,
+    SigningSettings,
+    StoreSettings,
+    describe,
+    is_loopback,
+    load,
+    load_for_workers,
+    mask_url,
+)
+
+KEY = "k" * 20
+OTHER_KEY = "0123456789abcdef-._~+/="
+SECRETS = {
+    "REVOCATION_REDIS_URL": "redis://user:url-password@redis.internal:6379/0?password=query-password",
+    "REVOCATION_REDIS_PASSWORD": "redis-password",
+    "REVOCATION_JWT_SECRET": "jwt-secret-of-32-characters-or-more",
+    "REVOCATION_JWT_PUBLIC_KEY": "-----BEGIN PUBLIC KEY-----\nMFkw-the-pem\n-----END PUBLIC KEY-----",
+    "REVOCATION_JWKS_URL": "https://jwks-user:jwks-password@keys.internal/set?token=jwks-token",
+    "REVOCATION_API_KEYS": f"main-api={OTHER_KEY}:check+revoke, ops={'s' * 30}:admin",
+}
+SECRET_TEXTS = [
+    "user:",
+    "url-password",
+    "query-password",
+    "redis-password",
+    "jwt-secret",
+    "MFkw",
+    "jwks-user",
+    "jwks-password",
+    "jwks-token",
+    OTHER_KEY,
+    "s" * 30,
+    sha256(OTHER_KEY.encode()).hexdigest(),
+]
+
+
+def settings(**environment: str) -> Settings:
+    """The settings with these variables, named without the prefix."""
+    return load({f"REVOCATION_{name}": value for name, value in environment.items()}).settings
+
+
+def refused(environment: Mapping[str, str]) -> str:
+    """The one line that a start with these variables ends with."""
+    with pytest.raises(SettingsError) as error:
+        load(environment)
+    assert "\n" not in error.value.detail
+    assert error.value.detail == str(error.value)
+    return error.value.detail
+
+
+def test_the_defaults_serve_loopback_over_a_redis_of_ones_own(tmp_path: pathlib.Path) -> None:
+    """With nothing set: loopback without keys, an embedded Redis in the state directory, every limit as documented."""
+    loaded = load({"XDG_STATE_HOME": str(tmp_path)})
+    assert loaded.settings == Settings(
+        host="127.0.0.1",
+        port=8080,
+        store=StoreSettings(
+            url=f"embedded:{tmp_path}/revocation-service",
+            password=None,
+            key_prefix="",
+            wait_replicas=0,
+            strict=False,
+            change_log_max_entries=100_000,
+            server_bin=None,
+        ),
+        signing=SigningSettings(None, None, None, (), None, None),
+        limits=Limits(30 * DAY_SECONDS, 0, 60),
+        api_keys=(),
+        drain_seconds=1,
+        log_level="info",
+        log_format="auto",
+        several_workers=False,
+    )
+    assert loaded.settings.protected
+    assert not loaded.settings.signing.configured
+    assert loaded.settings.store.embedded_directory == tmp_path / "revocation-service"
+    assert loaded.unknown == ()
+    assert not any(shown.given for shown in loaded.shown)
+
+
+def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without XDG_STATE_HOME, or with one that is not absolute, it is ~/.local/state (XDG Base Directory)."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    for environment in ({}, {"XDG_STATE_HOME": ""}, {"XDG_STATE_HOME": "state"}):
+        expected = pathlib.Path("/home/somebody/.local/state/revocation-service")
+        assert load(environment).settings.store.embedded_directory == expected
+    assert settings(REDIS_URL="embedded:~/data").store.embedded_directory == pathlib.Path("/home/somebody/data")
+
+
+def test_every_setting_is_taken_from_its_variable() -> None:
+    """Each variable ends in its own field, with white space round it dropped."""
+    loaded = load(
+        {
+            "REVOCATION_HOST": " 0.0.0.0 ",
+            "REVOCATION_PORT": "9000",
+            "REVOCATION_REDIS_URL": " redis+sentinel://a:1,b:2/main ",
+            "REVOCATION_REDIS_PASSWORD": " pass word ",
+            "REVOCATION_KEY_PREFIX": "one:",
+            "REVOCATION_WAIT_REPLICAS": "2",
+            "REVOCATION_STRICT_STORE": "True",
+            "REVOCATION_CHANGE_LOG_MAX_ENTRIES": "5000",
+            "REVOCATION_JWT_SECRET": "s",
+            "REVOCATION_JWT_PUBLIC_KEY": "p",
+            "REVOCATION_JWKS_URL": "https://keys",
+            "REVOCATION_JWT_ALGORITHMS": "HS256, ES256,",
+            "REVOCATION_JWT_ISSUER": "me",
+            "REVOCATION_JWT_AUDIENCE": "you",
+            "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS": "3600.5",
+            "REVOCATION_EXPIRY_LEEWAY_SECONDS": "5",
+            "REVOCATION_CLOCK_SKEW_SECONDS": "0",
+            "REVOCATION_DRAIN_SECONDS": "0.5",
+            "REVOCATION_LOG_LEVEL": "debug",
+            "REVOCATION_LOG_FORMAT": "json",
+            "REVOCATION_API_KEYS": f"a={KEY}:check",
+            "REDIS_SERVER_BIN": "/usr/bin/valkey-server",
+            "PROMETHEUS_MULTIPROC_DIR": "/run/metrics",
+        }
+    )
+    assert loaded.settings == Settings(
+        host="0.0.0.0",
+        port=9000,
+        store=StoreSettings(
+            "redis+sentinel://a:1,b:2/main",
+            "pass word",
+            "one:",
+            2,
+            strict=True,
+            change_log_max_entries=5000,
+            server_bin="/usr/bin/valkey-server",
+        ),
+        signing=SigningSettings("s", "p", "https://keys", ("HS256", "ES256"), "me", "you"),
+        limits=Limits(3600.5, 5, 0),
+        api_keys=(ApiKey("a", sha256(KEY.encode()).digest(), frozenset({"check"})),),
+        drain_seconds=0.5,
+        log_level="debug",
+        log_format="json",
+        several_workers=True,
+    )
+    assert not loaded.settings.protected
+    assert loaded.settings.store.embedded_directory is None
+    assert all(shown.given for shown in loaded.shown)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
+def test_a_single_server_is_waited_for_alone(scheme: str) -> None:
+    """Where there is one server, no replica is waited for by default."""
+    assert settings(REDIS_URL=f"{scheme}://somewhere").store.wait_replicas == 0
+    assert settings(REDIS_URL=f"{scheme}://somewhere", WAIT_REPLICAS="1").store.wait_replicas == 1
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
+def test_where_there_are_replicas_one_is_waited_for(scheme: str) -> None:
+    """On Sentinel and Cluster a write is on one replica too, unless the setting says otherwise."""
+    assert settings(REDIS_URL=f"{scheme}://a:1/main").store.wait_replicas == 1
+    assert settings(REDIS_URL=f"{scheme}://a:1/main", WAIT_REPLICAS="0").store.wait_replicas == 0
+
+
+WRONG = [
+    ("PORT", "", "must be a whole number from 0 to 65,535"),
+    ("PORT", "http", "must be a whole number"),
+    ("PORT", "80.5", "must be a whole number"),
+    ("PORT", "-1", "must be a whole number"),
+    ("PORT", "65536", "must be a whole number"),
+    ("WAIT_REPLICAS", "-1", "must be a whole number from 0 to 100"),
+    ("WAIT_REPLICAS", "101", "must be a whole number"),
+    ("WAIT_REPLICAS", "one", "must be a whole number"),
+    ("CHANGE_LOG_MAX_ENTRIES", "999", "must be a whole number from 1,000 to 1e+08"),
+    ("CHANGE_LOG_MAX_ENTRIES", "1e5", "must be a whole number"),
+    ("MAX_TOKEN_LIFETIME_SECONDS", "0", "must be a number from 1 to 1e+09"),
+    ("MAX_TOKEN_LIFETIME_SECONDS", "nan", "must be a number"),
+    ("MAX_TOKEN_LIFETIME_SECONDS", "inf", "must be a number"),
+    ("MAX_TOKEN_LIFETIME_SECONDS", "30 days", "must be a number"),
+    ("EXPIRY_LEEWAY_SECONDS", "-1", "must be a number from 0 to 86,400"),
+    ("CLOCK_SKEW_SECONDS", "86401", "must be a number from 0 to 86,400"),
+    ("CLOCK_SKEW_SECONDS", "", "must be a number"),
+    ("DRAIN_SECONDS", "6", "must be a number from 0 to 5"),
+    ("STRICT_STORE", "yes", "must be true or false"),
+    ("STRICT_STORE", "", "must be true or false"),
+    ("LOG_LEVEL", "verbose", "must be one of debug, info, warning, error"),
+    ("LOG_LEVEL", "INFO", "must be one of debug"),
+    ("LOG_FORMAT", "xml", "must be one of auto, json, console"),
+    ("KEY_PREFIX", "{a}", "must be at most 128 printable characters, without { and }"),
+    ("KEY_PREFIX", "a\nb", "must be at most 128 printable characters"),
+    ("KEY_PREFIX", "x" * 129, "must be at most 128 printable characters"),
+    ("REDIS_URL", "", "is set but empty"),
+    ("REDIS_URL", "localhost:6379", "must begin with embedded: or one of redis://"),
+    ("REDIS_URL", "http://localhost", "must begin with embedded: or one of redis://"),
+    ("REDIS_URL", "redis:localhost", "must begin with embedded: or one of redis://"),
+    ("REDIS_URL", "redis://", "must begin with embedded: or one of redis://"),
+    ("REDIS_URL", "sentinel://a:1/main", "must begin with embedded: or one of redis://"),
+    ("REDIS_PASSWORD", " ", "is set but empty"),
+    ("JWT_SECRET", "", "is set but empty"),
+    ("JWT_PUBLIC_KEY", "\n", "is set but empty"),
+    ("JWKS_URL", "", "is set but empty"),
+    ("JWKS_URL", "keys.internal/set", "must begin with https:// or http://"),
+    ("JWKS_URL", "file:///etc/passwd", "must begin with https:// or http://"),
+    ("JWKS_URL", "https://[::1", "must begin with https:// or http://, and name a server"),
+    ("JWKS_URL", "https:///set", "must begin with https:// or http://, and name a server"),
+    ("JWKS_URL", "https://h:port/set", "must begin with https:// or http://, and name a server"),
+    ("API_KEYS", "", "is set but empty"),
+    ("API_KEYS", " , ,", "is set and holds no key"),
+    ("API_KEYS", "# nobody", "is set and holds no key"),
+    ("API_KEYS", KEY, "has an entry that is not name=key:scopes"),
+    ("API_KEYS", f"a={KEY}", "has an entry that is not name=key:scopes"),
+    ("API_KEYS", "a=:check", "has an entry that is not name=key:scopes"),
+    ("API_KEYS", f"={KEY}:check", ", an entry's name: 1 to 64 of"),
+    ("API_KEYS", f"a b={KEY}:check", ", an entry's name: 1 to 64 of"),
+    ("API_KEYS", f"{'n' * 65}={KEY}:check", ", an entry's name: 1 to 64 of"),
+    ("API_KEYS", "a=short:check", ", entry a: a key is 20 or more characters"),
+    ("API_KEYS", f"a={KEY}é:check", ", entry a: a key is 20 or more characters"),
+    ("API_KEYS", f"a=sha256:{'0' * 63}:check", ", entry a: a key is 20 or more characters"),
+    ("API_KEYS", f"a={KEY}:", ", entry a: scopes are one or more of check, revoke, admin"),
+    ("API_KEYS", f"a={KEY}:read", ", entry a: scopes are one or more of check, revoke, admin"),
+    ("API_KEYS", f"a={KEY}:check+check", ", entry a: scopes are one or more of"),
+    ("API_KEYS", f"a={KEY}:check+", ", entry a: scopes are one or more of"),
+    ("API_KEYS", f"a={KEY}:check,b={KEY}:admin", "has one key twice"),
+    ("API_KEYS", f"a={KEY}:check,a={KEY}:admin", "has one key twice"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "complaint"), WRONG, ids=[f"{w[0]}-{n}" for n, w in enumerate(WRONG)])
+def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) -> None:
+    """One line says which variable is wrong and what it must be, and quotes no secret."""
+    detail = refused({f"REVOCATION_{name}": value})
+    assert detail.startswith(f"REVOCATION_{name}")
+    assert complaint in detail
+    assert KEY not in detail
+
+
+def test_a_key_given_as_its_digest_is_the_same_key_twice() -> None:
+    """A key and its SHA-256 are one key: they may not belong to two entries."""
+    digest = sha256(KEY.encode()).hexdigest()
+    assert "one key twice" in refused({"REVOCATION_API_KEYS": f"a={KEY}:check,b=sha256:{digest}:check"})
+    (given,) = settings(API_KEYS=f"a=sha256:{digest.upper()}:check").api_keys
+    assert given.digest == sha256(KEY.encode()).digest()
+
+
+def test_api_keys_are_a_list_of_entries() -> None:
+    """Names may repeat; keys may hold = : and what a key may be; comments and empty lines in a file do not count."""
+    text = f"\n# who calls\nmain-api={OTHER_KEY}:check+revoke\r\nops={KEY}:admin\n\nops={KEY}x:admin,c={KEY}y:check\n"
+    keys = settings(API_KEYS=text).api_keys
+    assert [(key.name, sorted(key.scopes)) for key in keys] == [
+        ("main-api", ["check", "revoke"]),
+        ("ops", ["admin"]),
+        ("ops", ["admin"]),
+        ("c", ["check"]),
+    ]
+    expected = [OTHER_KEY, KEY, f"{KEY}x", f"{KEY}y"]
+    assert [key.digest for key in keys] == [sha256(key.encode()).digest() for key in expected]
+
+
+@pytest.mark.parametrize("name", sorted(name.removeprefix("REVOCATION_") for name in SECRETS))
+def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None:
+    """NAME_FILE names a file with the value; both set, a missing file and an empty one are errors that say so."""
+    variable, value = f"REVOCATION_{name}", SECRETS[f"REVOCATION_{name}"]
+    path = tmp_path / "secret"
+    path.write_text(f"{value}\n", encoding="utf-8")
+    from_file = load({f"{variable}_FILE": str(path)})
+    assert from_file.settings == load({variable: value}).settings
+    assert from_file.unknown == ()
+    both = refused({f"{variable}_FILE": str(path), variable: value})
+    assert both == f"{variable} and {variable}_FILE are both set; keep one"
+    path.write_text(" \n")
+    assert refused({f"{variable}_FILE": str(path)}).startswith(f"{variable} is set but empty")
+    path.write_bytes(b"\xff\xfe\x00")
+    assert refused({f"{variable}_FILE": str(path)}) == f"{variable}_FILE names {path}, which cannot be read: not text"
+    for wrong, why in ((tmp_path / "missing", "No such file or directory"), (tmp_path, "Is a directory")):
+        complaint = refused({f"{variable}_FILE": str(wrong)})
+        assert complaint == f"{variable}_FILE names {wrong}, which cannot be read: {why}"
+    assert refused({f"{variable}_FILE": ""}).startswith(f"{variable}_FILE names ")
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "localhost.example.com", "", "10.0.0.1"]
+)
+def test_without_keys_only_loopback_is_served(host: str) -> None:
+    """Another address than loopback needs API keys; the line names both variables and the way out."""
+    detail = refused({"REVOCATION_HOST": host})
+    assert detail.startswith("REVOCATION_HOST=")
+    assert "REVOCATION_API_KEYS" in detail
+    if host:
+        assert settings(HOST=host, API_KEYS=f"a={KEY}:check").host == host
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "::ffff:127.0.0.1", "::1%lo"])
+def test_loopback_needs_no_keys(host: str) -> None:
+    """Every form of the loopback address is this machine's own."""
+    assert is_loopback(host)
+    assert settings(HOST=host).protected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1.example.com", "2130706433", "0", "::ffff:10.0.0.1", "fe80::1%lo", "*"])
+def test_what_only_looks_like_loopback_is_not(host: str) -> None:
+    """A name or a number that might mean loopback somewhere is not taken for it."""
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("name", ["ALGORITHMS", "ISSUER", "AUDIENCE"])
+def test_what_is_verified_needs_a_key(name: str) -> None:
+    """An issuer, an audience or algorithms without any key would verify nothing: the start is refused."""
+    assert refused({f"REVOCATION_JWT_{name}": "x"}).startswith("REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need")
+    for key in ("JWT_SECRET", "JWT_PUBLIC_KEY"):
+        assert load({f"REVOCATION_JWT_{name}": "x", f"REVOCATION_{key}": "y"}).settings.signing.configured
+    assert settings(JWKS_URL="http://keys").signing.configured
+
+
+def test_several_workers_need_a_redis_that_they_share() -> None:
+    """The embedded Redis is refused for one of several processes; with a URL all is as for one."""
+    with pytest.raises(SettingsError, match="set REVOCATION_REDIS_URL"):
+        load_for_workers({})
+    environment = {"REVOCATION_REDIS_URL": "redis://redis:6379"}
+    assert load_for_workers(environment) == load(environment)
+
+
+def test_a_misspelt_variable_is_told() -> None:
+    """What begins like a setting and is none is listed; the client's own two variables and others' are not."""
+    loaded = load(
+        {
+            "REVOCATION_REDIS_ULR": "x",
+            "REVOCATION_PORT_FILE": "x",
+            "REVOCATION_URL": "x",
+            "REVOCATION_API_KEY": "x",
+            "REVOCATIONS": "x",
+            "HOME": "x",
+        }
+    )
+    assert loaded.unknown == ("REVOCATION_PORT_FILE", "REVOCATION_REDIS_ULR")
+
+
+def test_no_secret_is_in_any_repr_or_description() -> None:
+    """Neither `describe`, which check-config prints, nor the repr of any settings holds a secret or a part of one."""
+    loaded = load(SECRETS)
+    shown = "\n".join([*describe(loaded), repr(loaded), repr(loaded.settings), str(loaded.settings.store)])
+    for secret in SECRET_TEXTS:
+        assert secret not in shown, secret
+    assert "REVOCATION_REDIS_URL=redis://***@redis.internal:6379/0?***" in shown
+    assert "REVOCATION_JWKS_URL=https://***@keys.internal/set?***" in shown
+    assert "REVOCATION_API_KEYS=main-api=***, ops=***" in shown
+    assert "REVOCATION_REDIS_PASSWORD=***" in shown
+    assert "REVOCATION_JWT_SECRET=***" in shown
+    assert "REVOCATION_JWT_PUBLIC_KEY=(PEM)" in shown
+
+
+def test_a_description_says_what_is_in_force() -> None:
+    """Every setting is described in a line of its own, and says whether it is the default."""
+    lines = list(describe(load({"REVOCATION_PORT": "9000", "REVOCATION_JWT_SECRET": "x"})))
+    assert "REVOCATION_PORT=9000" in lines
+    assert "REVOCATION_HOST=127.0.0.1  (default)" in lines
+    assert "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS=2592000  (default)" in lines
+    assert "REVOCATION_WAIT_REPLICAS=0  (default)" in lines
+    assert "REVOCATION_STRICT_STORE=false  (default)" in lines
+    names = [line.partition("=")[0] for line in lines]
+    assert len(set(names)) == len(names) == len(SETTINGS)
+    assert set(names) == SETTINGS
+
+
+SETTINGS = {
+    *("REVOCATION_HOST", "REVOCATION_PORT", "REVOCATION_DRAIN_SECONDS", "REVOCATION_API_KEYS"),
+    *("REVOCATION_REDIS_URL", "REVOCATION_REDIS_PASSWORD", "REVOCATION_KEY_PREFIX", "REVOCATION_WAIT_REPLICAS"),
+    *("REVOCATION_STRICT_STORE", "REVOCATION_CHANGE_LOG_MAX_ENTRIES"),
+    *("REVOCATION_JWT_SECRET", "REVOCATION_JWT_PUBLIC_KEY", "REVOCATION_JWKS_URL"),
+    *("REVOCATION_JWT_ALGORITHMS", "REVOCATION_JWT_ISSUER", "REVOCATION_JWT_AUDIENCE"),
+    *("REVOCATION_MAX_TOKEN_LIFETIME_SECONDS", "REVOCATION_EXPIRY_LEEWAY_SECONDS", "REVOCATION_CLOCK_SKEW_SECONDS"),
+    *("REVOCATION_LOG_LEVEL", "REVOCATION_LOG_FORMAT"),
+}
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        ("redis://:secret@h:1/0", "redis://***@h:1/0"),
+        ("redis://user:secret@h:1/0", "redis://***@h:1/0"),
+        ("redis://secret@h:1/0", "redis://***@h:1/0"),
+        ("redis://:sec@ret@h:1/0", "redis://***@h:1/0"),
+        ("redis://h:1/0?password=secret", "redis://h:1/0?***"),
+        ("redis+sentinel://:secret@a:1,b:2/main?sentinel_password=secret", "redis+sentinel://***@a:1,b:2/main?***"),
+        ("redis+cluster://u:secret@a:1,b:2", "redis+cluster://***@a:1,b:2"),
+        ("unix://:secret@/run/redis.sock?db=2", "unix://***@/run/redis.sock?***"),
+        ("redis://:sec?ret@h:1", "redis://***"),
+        ("redis://h:1?password=sec@ret", "redis://***"),
+        ("embedded:/var/lib/x", "embedded:/var/lib/x"),
+    ],
+)
+def test_a_url_is_shown_without_what_is_secret(url: str, shown: str) -> None:
+    """User, password and query are hidden, also where they are written so that nobody can read the URL."""
+    assert mask_url(url) == shown
+
+
+def test_settings_cannot_be_changed() -> None:
+    """They are frozen values, all the way down."""
+    frozen: list[Any] = [settings(), settings().store, settings().signing, settings().limits]
+    for each in frozen:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(each, dataclasses.fields(each)[0].name, "x")

@@ -1,0 +1,239 @@
+"""What is logged, and what never is: no message and no argument of anybody else's."""
+
+import asyncio
+import contextlib
+import gc
+import io
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from revocation_service.telemetry import Metrics, configure_logging, describe_error, request_id
+
+CANARY = "canary-4d1e7c90b52a"
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    """Logging is set up for the whole process: put it back."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers, root.level = handlers, level
+
+
+class Printed:
+    """What is printed from here on."""
+
+    def __init__(self, form: str, level: str = "debug") -> None:
+        with contextlib.redirect_stderr(io.StringIO()) as self._stream:
+            configure_logging(level, form)
+
+    def text(self) -> str:
+        return self._stream.getvalue()
+
+    def lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.text().splitlines()]
+
+    def line(self) -> Any:
+        (line,) = self.lines()
+        return line
+
+
+@pytest.fixture
+def printed() -> Printed:
+    """JSON lines, at level debug."""
+    return Printed("json")
+
+
+@pytest.fixture(params=["json", "console"])
+def printed_either_way(request: pytest.FixtureRequest) -> Printed:
+    """JSON lines, and the form for a terminal."""
+    return Printed(request.param)
+
+
+def raised(message: str) -> BaseException:
+    """An exception that has been raised, with a cause of its own."""
+    try:
+        try:
+            raise KeyError(message)
+        except KeyError as cause:
+            raise ValueError(f"cannot read {message}") from cause
+    except ValueError as error:
+        return error
+
+
+def test_an_event_is_a_line_of_json(printed: Printed) -> None:
+    """Its constant name, level, time and fields."""
+    structlog.get_logger("x").info("revoked", claim="jti", number=7)
+    line = printed.line()
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "revoked", "level": "info", "claim": "jti", "number": 7}
+
+
+def test_events_below_the_level_are_left_out() -> None:
+    """At level warning neither debug nor info is printed."""
+    printed = Printed("json", "warning")
+    log = structlog.get_logger("x")
+    for method in ("debug", "info", "warning", "error"):
+        getattr(log, method)(method)
+    assert [line["event"] for line in printed.lines()] == ["warning", "error"]
+
+
+async def test_the_request_id_is_in_every_line_of_its_request(printed: Printed) -> None:
+    """Ours and a library's, in that task alone."""
+
+    async def request(name: str) -> None:
+        request_id.set(name)
+        await asyncio.sleep(0)
+        structlog.get_logger("x").info("ours")
+        logging.getLogger("library").warning("theirs")
+
+    await asyncio.gather(request("one"), request("two"))
+    structlog.get_logger("x").info("outside")
+    assert [line.get("request_id") for line in printed.lines()] == ["one", "one", "two", "two", None]
+
+
+def test_an_error_is_its_type_and_place(printed_either_way: Printed) -> None:
+    """`error=` an exception: neither its message nor its cause's is printed."""
+    structlog.get_logger("x").error("failed", error=raised(CANARY))
+    text = printed_either_way.text()
+    assert CANARY not in text
+    assert all(word in text for word in ("ValueError", "KeyError", "test_telemetry.py", "raised"))
+    assert len(text.splitlines()) == 1
+
+
+def test_a_described_error_holds_names_and_numbers_alone() -> None:
+    """The type, the cause's type, and for each frame file, line and function."""
+    described = describe_error(raised(CANARY))
+    assert described.keys() == {"error_type", "cause_type", "frames"}
+    (frame,) = described["frames"]
+    file, line, function = frame.split(":")
+    assert (file, line.isdigit(), function) == ("test_telemetry.py", True, "raised")
+
+
+def test_a_group_of_errors_tells_no_more(printed: Printed) -> None:
+    """An ExceptionGroup's own and its members' messages stay out."""
+    structlog.get_logger("x").error("failed", error=ExceptionGroup(CANARY, [ValueError(CANARY)]))
+    assert CANARY not in printed.text()
+
+
+LIBRARY_CALLS: dict[str, tuple[Any, ...]] = {
+    "arguments": ("bad request %s from %s", CANARY, "x"),
+    "a mapping": ("bad request %(token)s", {"token": CANARY}),
+    "filled in": (f"bad request {CANARY}",),
+    "filled in, with percent signs": (f"100% of {CANARY}",),
+    "an object": (ValueError(CANARY),),
+    "several lines": ("bad request %s\nbad body %s", "x", CANARY),
+    "a line break in an argument": ("bad request %s", f"a\n{CANARY}"),
+}
+
+
+@pytest.mark.parametrize("arguments", LIBRARY_CALLS.values(), ids=list(LIBRARY_CALLS))
+def test_a_librarys_arguments_are_not_printed(printed_either_way: Printed, arguments: tuple[Any, ...]) -> None:
+    """Of its record one line remains: who logged, where, and the template as the library's author wrote it."""
+    logging.getLogger("aiohttp.server").error(*arguments)
+    text = printed_either_way.text()
+    assert CANARY not in text
+    assert "library_message" in text
+    assert "aiohttp.server" in text
+    assert "test_telemetry.py" in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_librarys_template_is_kept(printed: Printed) -> None:
+    """Where there are arguments to leave out, the template tells what happened."""
+    logging.getLogger("aiohttp.server").error("Error handling request from %s", CANARY)
+    line = printed.line()
+    assert (line["event"], line["level"], line["library"]) == ("library_message", "error", "aiohttp.server")
+    assert line["template"] == "Error handling request from %s"
+
+
+@pytest.mark.parametrize(
+    "extra", [{"stack_info": True}, {"extra": {"token": CANARY}}, {"exc_info": ValueError(CANARY)}]
+)
+def test_what_else_a_record_may_hold_is_not_printed(printed_either_way: Printed, extra: dict[str, Any]) -> None:
+    """A stack, extra fields and an exception's message stay out."""
+    logging.getLogger("library").error("failed", **extra)
+    text = printed_either_way.text()
+    assert CANARY not in text
+    assert len(text.splitlines()) == 1
+
+
+def test_a_librarys_exception_is_its_type_and_place(printed: Printed) -> None:
+    """As for our own errors."""
+    try:
+        raise ValueError(CANARY)
+    except ValueError:
+        logging.getLogger("library").exception("failed")
+    line = printed.line()
+    assert line["error_type"] == "ValueError"
+    assert line["frames"][0].startswith("test_telemetry.py:")
+
+
+def test_libraries_are_heard_from_warning_on(printed: Printed) -> None:
+    """What they say for debugging may quote anything, and is dropped at every level of ours."""
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.CRITICAL):
+        logging.getLogger("library").log(level, "said")
+    assert [line["level"] for line in printed.lines()] == ["warning", "critical"]
+
+
+async def test_a_task_that_nobody_awaited_tells_no_message(printed: Printed) -> None:
+    """asyncio's own complaint, which quotes task and exception, is cut to its type and place."""
+
+    async def failing() -> None:
+        raise ValueError(CANARY)
+
+    task = asyncio.create_task(failing(), name=CANARY)
+    await asyncio.wait({task})
+    del task
+    gc.collect()
+    line = printed.line()
+    assert (line["library"], line["error_type"]) == ("asyncio", "ValueError")
+    assert CANARY not in json.dumps(line)
+
+
+async def test_a_callback_that_failed_tells_no_arguments(printed: Printed) -> None:
+    """asyncio formats a failed callback with its arguments; none of them is printed."""
+
+    def failing(_data: bytes) -> None:
+        raise ValueError(CANARY)
+
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_soon(failing, CANARY.encode())
+    asyncio.get_running_loop().call_soon(done.set)
+    await done.wait()
+    line = printed.line()
+    assert (line["library"], line["error_type"]) == ("asyncio", "ValueError")
+    assert CANARY not in json.dumps(line)
+
+
+@pytest.mark.parametrize("value", ["two\nlines", "a\r\nb", 'a"b', "\x1b[31mred", "tab\there", '{"event":"forged"}'])
+def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) -> None:
+    """Whatever a field holds, one event is one line, and stays that event."""
+    structlog.get_logger("x").info("revoked", value=value)
+    text = printed_either_way.text()
+    assert len(text.splitlines()) == 1
+    assert "revoked" in text
+
+
+def test_labels_are_routes_results_and_codes() -> None:
+    """No metric has a label that could take what a caller sent."""
+    known = {"route", "method", "status", "claim", "result", "outcome", "operation"}
+    metrics = Metrics()
+    collectors = [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]
+    assert len(collectors) > 5
+    assert {label for collector in collectors for label in collector._labelnames} <= known
+
+
+def test_two_services_in_a_process_count_apart() -> None:
+    """Each has its own registry, so tests and embedders may start several."""
+    one, two = Metrics(), Metrics()
+    one.revocations.labels("jti", "revoked").inc()
+    assert b'result="revoked"' in one.exposition()
+    assert b'result="revoked"' not in two.exposition()
