@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
-from revocation_service.store.embedded import find_server
+from revocation_service.store.server_binary import find_server
 
 API_KEY = "bench-key-0123456789abcdef"
 AUTH = {"Authorization": f"Bearer {API_KEY}"}

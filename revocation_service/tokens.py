@@ -22,8 +22,9 @@ from jwt import PyJWTError, get_algorithm_by_name
 
 from revocation_client.model import Claims
 from revocation_client.wire import WireError, check_seconds, check_value
+from revocation_service.algorithms import VerifyingKey
 from revocation_service.errors import InvalidToken, UnsupportedToken
-from revocation_service.keys import SigningKeys, VerifyingKey
+from revocation_service.keys import SigningKeys
 from revocation_service.settings import SigningSettings
 
 HASH_PREFIX: Final = "sha256:"

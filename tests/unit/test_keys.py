@@ -18,15 +18,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from structlog.testing import capture_logs
 
 from revocation_service.errors import KeysUnavailable, SettingsError
-from revocation_service.keys import (
+from revocation_service.key_set import (
     KEY_SET_TTL_SECONDS,
     MAX_BACKOFF_SECONDS,
     MAX_KEY_SET_BYTES,
     UNKNOWN_KID_INTERVAL_SECONDS,
     KeysStatus,
-    SigningKeys,
     backoff_seconds,
 )
+from revocation_service.keys import SigningKeys
 from revocation_service.settings import SigningSettings
 from tests.unit.reencodings import LABELS, SECRET, issuer, rsa_key
 

@@ -227,10 +227,16 @@ async def talk(
 
 
 async def talk_to(
-    host: str, port: int, *pieces: bytes, answers: int = 1, half_close: bool = False, seconds: float = ANSWER_SECONDS
+    host: str,
+    port: int,
+    *pieces: bytes,
+    answers: int = 1,
+    half_close: bool = False,
+    seconds: float = ANSWER_SECONDS,
+    source: str | None = None,
 ) -> Raw:
-    """As `talk`, to any address."""
-    reader, writer = await asyncio.open_connection(host, port)
+    """As `talk`, to any address, and from a stated one."""
+    reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0) if source else None)
     received = b""
     closed = False
     try:
