@@ -1,14 +1,16 @@
-"""The baselines, each a server of its own: `python -m bench.baseline bare|redis PORT REDIS_URL`.
+"""The baselines, each a server of its own: `python -m bench.baseline bare|hiredis|redis PORT REDIS_URL`.
 
-bare   an aiohttp handler that answers a constant: what the framework alone reaches
-redis  the same handler with one Redis command per request, by the default client: what is usually written
+bare     an aiohttp handler that answers a constant: what the framework alone reaches
+hiredis  the same handler with one Redis command per request, by redis-py's default client with hiredis beside it
+redis    the same without hiredis: what `pip install redis` gives, and is usually written
 """
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 import uvloop
 from aiohttp import web
+from redis._parsers import _AsyncRESP2Parser
 from redis.asyncio import Redis
 
 ANSWER: Final = b'{"revoked":false}'
@@ -30,7 +32,8 @@ def main() -> None:
     """Serve one baseline."""
     kind, port, url = sys.argv[1:]
     app = web.Application()
-    app[CLIENT] = Redis.from_url(url)
+    parser: dict[str, Any] = {"parser_class": _AsyncRESP2Parser, "protocol": 2} if kind == "redis" else {}
+    app[CLIENT] = Redis.from_url(url, **parser)
     app.router.add_get("/check", bare if kind == "bare" else with_redis)
     web.run_app(
         app, host="127.0.0.1", port=int(port), access_log=None, print=lambda _line: None, loop=uvloop.new_event_loop()

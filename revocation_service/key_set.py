@@ -1,4 +1,4 @@
-"""A remote JWK Set (RFC 7517 section 5): fetched, kept, fetched anew when old or lacking a key; the last good serves."""
+"""A remote JWK Set (RFC 7517 section 5): fetched, kept, and fetched anew when old or lacking a key."""
 
 import asyncio
 import json

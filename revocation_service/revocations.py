@@ -1,6 +1,6 @@
 """The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
@@ -39,6 +39,18 @@ class Verdict(NamedTuple):
     verified: bool
     expired: bool | None = None
     """Whether the token's `exp` has passed; None for a question by claims."""
+
+
+class _Subject(NamedTuple):
+    """What a question is about: the claims to be judged, where their revocations would stand, and the token."""
+
+    claims: Claims
+    identifiers: list[tuple[ClaimName, str]]
+    token: Token | None
+
+
+def _described(claims: Claims) -> _Subject:
+    return _Subject(claims, claims.identifiers(), None)
 
 
 class Revocations:
@@ -84,58 +96,62 @@ class Revocations:
 
         Raises RequestError, Unavailable.
         """
-        claims, token = (question, None) if isinstance(question, Claims) else await self._claims(question)
-        return self._verdict(claims, token, await self._store.get(claims.identifiers()))
+        subject = _described(question) if isinstance(question, Claims) else await self._given(question)
+        reading = await self._store.get(subject.identifiers)
+        verdict = self._verdict(subject, reading.found, reading)
+        (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
+        return verdict
 
-    async def _claims(self, raw: str) -> tuple[Claims, Token]:
+    async def _given(self, raw: str) -> _Subject:
         token = await self._tokens.read(raw)
-        return token.claims, token
+        return _Subject(token.claims, token.claims.identifiers(), token)
 
     async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
         """The verdicts in order; what is wrong with one question is the answer to that question alone.
 
         Raises StoreUnavailable where nothing at all can be read.
         """
-        read = [await self._read(question) for question in questions]
-        wanted = {each: None for one in read if not isinstance(one, ServiceError) for each in one[0].identifiers()}
-        reading = await self._store.get(tuple(wanted)) if wanted else Reading((), 0)
-        by_identifier = {(found.claim, found.value): found for found in reading.found}
-        return [self._verdict_of_many(one, by_identifier, reading) for one in read]
+        subjects = [await self._subject(question) for question in questions]
+        wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
+        reading = await self._store.get(list(wanted)) if wanted else Reading((), 0)
+        records = {(record.claim, record.value): record for record in reading.found}
+        verdicts = [self._verdict_of_many(subject, records, reading) for subject in subjects]
+        given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+        revoked = sum(verdict.revocation is not None for verdict in given)
+        self._counted_revoked.inc(revoked)
+        self._counted_not_revoked.inc(len(given) - revoked)
+        return verdicts
 
-    async def _read(self, question: Question | ServiceError) -> tuple[Claims, Token | None] | ServiceError:
+    async def _subject(self, question: Question | ServiceError) -> _Subject | ServiceError:
         if isinstance(question, Claims):
-            return question, None
+            return _described(question)
         if isinstance(question, ServiceError):
             return question
         try:
-            return await self._claims(question)
+            return await self._given(question)
         except ServiceError as error:
             return error
 
     def _verdict_of_many(
         self,
-        read: tuple[Claims, Token | None] | ServiceError,
-        by_identifier: dict[tuple[ClaimName, str], Revocation],
+        subject: _Subject | ServiceError,
+        records: Mapping[tuple[ClaimName, str], Revocation],
         reading: Reading,
     ) -> Verdict | ServiceError:
-        if isinstance(read, ServiceError):
-            return read
-        claims, token = read
-        found = tuple(by_identifier[one] for one in claims.identifiers() if one in by_identifier)
+        if isinstance(subject, ServiceError):
+            return subject
         try:
-            return self._verdict(claims, token, Reading(found, reading.now, reading.unread))
+            return self._verdict(subject, [records[one] for one in subject.identifiers if one in records], reading)
         except StoreUnavailable as error:
             return error
 
-    def _verdict(self, claims: Claims, token: Token | None, reading: Reading) -> Verdict:
+    def _verdict(self, subject: _Subject, found: Sequence[Revocation], reading: Reading) -> Verdict:
         """One covering revocation is an answer; that there is none is one only if every key was read."""
-        covering = None
-        if reading.found:
-            covering = first_covering(reading.found, claims, reading.now, self._limits.clock_skew_seconds)
-        if covering is None and reading.unread and not reading.unread.isdisjoint(claims.identifiers()):
+        claims, identifiers, token = subject
+        covering = first_covering(found, claims, reading.now, self._limits.clock_skew_seconds) if found else None
+        if covering is None and reading.unread and not reading.unread.isdisjoint(identifiers):
             raise StoreUnavailable("a part of the store did not answer within the deadline")
-        (self._counted_revoked if covering else self._counted_not_revoked).inc()
-        considered = tuple([claim for claim, _value in claims.identifiers()])
+        considered = tuple([claim for claim, _value in identifiers])
         if token is None:
             return Verdict(covering, considered, verified=False)
         expired = token.exp is not None and token.exp <= reading.now

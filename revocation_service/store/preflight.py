@@ -11,7 +11,8 @@ from redis.exceptions import ResponseError
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.settings import StoreSettings
-from revocation_service.store.connect import FAILURES, Connections, Node, info_fields
+from revocation_service.store.masters import Connections
+from revocation_service.store.node import FAILURES, Node, info_fields
 from revocation_service.store.redis import replicas_online
 
 _OLDEST_VERSION: Final = (6, 2)

@@ -15,7 +15,8 @@ from prometheus_client import Histogram
 from redis.exceptions import AskError, TryAgainError
 
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.connect import FAILURES, GET, Connections, Node
+from revocation_service.store.masters import Connections
+from revocation_service.store.node import FAILURES, GET, Node
 
 COMMAND_MAX_KEYS: Final = 1_000
 RETRIES_AT_ONCE: Final = 8

@@ -16,8 +16,9 @@ from revocation_client.model import ClaimName, Revocation
 from revocation_client.wire import change_to_json, dumps, revocation_from_record
 from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
 from revocation_service.settings import Limits, StoreSettings
-from revocation_service.store.connect import FAILURES, PUT, Command, Connections, Node, info_fields
 from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.masters import Connections
+from revocation_service.store.node import FAILURES, PUT, Command, Node, info_fields
 from revocation_service.store.reads import Answer, Found, Lane
 from revocation_service.telemetry import Metrics
 

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.connect import CONNECTIONS_PER_NODE, PUT
+from revocation_service.store.node import CONNECTIONS_PER_NODE, PUT
 from revocation_service.store.redis import DEADLINE_SECONDS, Put
 from tests.redis_processes import HOST, Process, eventually, standalone
 from tests.scale import scaled

@@ -131,10 +131,10 @@ def test_the_services_wheel_works_by_itself(wheels: dict[str, Wheel]) -> None:
     said = _from_wheels(
         wheels.values(),
         """
-import revocation_service.store.connect as connect
+import revocation_service.store.node as node
 from revocation_service.cli import main
-assert any(connect.__file__.startswith(path) for path in sys.path[:2]), connect.__file__
-print(len(connect.GET.source), len(connect.PUT.source))
+assert any(node.__file__.startswith(path) for path in sys.path[:2]), node.__file__
+print(len(node.GET.source), len(node.PUT.source))
 main(["new-key", "somebody", "check"])
 """,
     )

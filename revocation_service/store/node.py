@@ -1,0 +1,122 @@
+"""One master and the connections to it: commands in, replies out. It knows no key and no other master."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib.resources import files
+from typing import Any, Final, cast
+
+from hiredis import pack_command
+from redis.exceptions import (
+    ConnectionError as RedisConnectionError,
+    NoScriptError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+
+ATTEMPT_SECONDS: Final = 0.5
+"""How long one exchange with a server may take, its connection included; the bound on every one of them."""
+
+CONNECTIONS_PER_NODE: Final = 64
+
+Command = tuple[str | bytes | int | float, ...]
+
+FAILURES: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""All that the library may raise; `RedisClusterException` is no `RedisError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A Lua file of ours, known to the server by its SHA-1."""
+
+    source: str
+    sha: str
+
+    @classmethod
+    def load(cls, name: str) -> "Script":
+        """The script in `lua/<name>.lua`."""
+        source = files("revocation_service.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+        return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+    def call(self, keys: Sequence[str], *arguments: str | bytes) -> Command:
+        """The command that runs it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+GET: Final = Script.load("get")
+PUT: Final = Script.load("put")
+
+_LOAD_SCRIPTS: Final[tuple[Command, ...]] = tuple(("SCRIPT", "LOAD", script.source) for script in (GET, PUT))
+
+_pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub says a tuple of one
+
+
+class Node:
+    """One master: its connections, bounded in number."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._pool = client.connection_pool
+        self.replicas_online: int | None = None
+        """How many replicas it last said it has; None until it was asked."""
+        self._permits = asyncio.Semaphore(min(CONNECTIONS_PER_NODE, self._pool.max_connections))
+
+    async def run(self, commands: Sequence[Command]) -> list[Any]:
+        """The replies to `commands`, sent on one connection in one round trip; a refused one's reply is its error.
+
+        A server that does not know our scripts (it is new, or was restarted) is told them, once for all the commands.
+        Replies are as the protocol has them (RESP2): bytes, integers, None, and lists of these.
+        Raises any of FAILURES, TimeoutError after ATTEMPT_SECONDS.
+        """
+        async with self._permits, asyncio.timeout(ATTEMPT_SECONDS):
+            replies = await self._send(commands)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                replies = (await self._send([*_LOAD_SCRIPTS, *commands]))[len(_LOAD_SCRIPTS) :]
+            return replies
+
+    async def _send(self, commands: Sequence[Command]) -> list[Any]:
+        """One exchange on one connection; a connection with replies still to come is never used again."""
+        connection = await self._pool.get_connection()
+        try:
+            await connection.send_packed_command([_pack(command) for command in commands])
+            replies = [await _reply(connection) for _ in commands]
+            master = self.master_address
+            if master is not None and master != (connection.host, connection.port):
+                raise RedisConnectionError("the connection led to a former master")
+            return replies
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    @property
+    def master_address(self) -> tuple[str, int] | None:
+        """Where the sentinels last said that the master is; None where there are none."""
+        address: tuple[str, int] | None = getattr(self._pool, "master_address", None)
+        return address
+
+    async def ask_for_master(self) -> tuple[str, int] | None:
+        """Where the sentinels say now that it is; connections that lead elsewhere are dropped."""
+        if self.master_address is not None:
+            await self._pool.get_master_address()
+        return self.master_address
+
+    async def aclose(self) -> None:
+        """Close its connections."""
+        await self._client.aclose()
+
+
+async def _reply(connection: Any) -> Any:
+    try:
+        return await connection.read_response()
+    except ResponseError as refused:
+        return refused
+
+
+def info_fields(reply: bytes) -> dict[str, str]:
+    """The fields of a reply to INFO."""
+    lines = reply.decode("utf-8", "replace").splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))

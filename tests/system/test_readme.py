@@ -1,0 +1,91 @@
+"""The README's examples, run as they stand there."""
+
+import asyncio
+import json
+import pathlib
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from tests.system.service_process import ServiceProcess
+from tests.system.tokens import mint
+
+README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+KEY = "readme-key-0123456789abcdef"
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are for curl, which is not here")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A command of the README, and what the README says that it prints."""
+
+    command: str
+    printed: str
+
+
+def examples(heading: str) -> list[Example]:
+    """The curl commands under a heading, in their order."""
+    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
+    entries = [entry for block in blocks for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)]
+    return [_example(entry) for entry in entries if "curl -s" in entry]
+
+
+def _example(entry: str) -> Example:
+    lines = entry.strip().splitlines()
+    end = next(number for number, line in enumerate(lines) if not line.endswith(("|", "\\")))
+    return Example("\n".join(lines[: end + 1]), "\n".join(lines[end + 1 :]).strip())
+
+
+async def run(example: Example, service: ServiceProcess, home: pathlib.Path) -> Any:
+    """What the command prints, as JSON, when it is sent to `service`."""
+    command = example.command.replace("localhost:8080", f"localhost:{service.port}")
+    process = await asyncio.create_subprocess_exec(
+        "bash", "-euc", command, cwd=home, env={"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return json.loads(out)
+
+
+def shape(answer: Any) -> Any:
+    """An answer with its times taken out: they are the only thing that differs from one run to the next."""
+    if isinstance(answer, dict):
+        return {name: "a time" if name.endswith("_at") else shape(value) for name, value in answer.items()}
+    return answer
+
+
+async def test_one_minute_to_a_revoked_token(tmp_path: pathlib.Path) -> None:
+    """The first commands that a reader types print what the README says, but for the times."""
+    service = ServiceProcess(tmp_path / "service")
+    try:
+        await service.start()
+        told = examples("One minute to a revoked token")
+        assert len(told) == 3
+        for example in told:
+            assert shape(await run(example, service, tmp_path)) == shape(json.loads(example.printed))
+    finally:
+        service.kill()
+
+
+async def test_operators_commands_do_what_they_say(tmp_path: pathlib.Path) -> None:
+    """Each of the operator's commands works, with the key in curl's file and the token on standard input."""
+    service = ServiceProcess(tmp_path / "service", {"REVOCATION_API_KEYS": f"ops={KEY}:admin"})
+    (tmp_path / ".revocation.curl").write_text(f'header = "Authorization: Bearer {KEY}"\n')
+    (tmp_path / "token.txt").write_text(mint(jti="readme") + "\n")
+    try:
+        await service.start()
+        told = [example for example in examples("For operators") if "API key: " not in example.command]
+        answers = [await run(example, service, tmp_path) for example in told]
+        claims = [answer["claim"] for answer in answers if answer.get("result") == "revoked"]
+        assert claims == ["jti", "sub", "sid", "client_id", "all"]
+        assert answers[5]["revoked_by"] == "ops"
+        assert answers[5]["reason"] == "phone lost"
+        assert answers[6]["status"] == "ready"
+    finally:
+        service.kill()
