@@ -24,6 +24,7 @@ from revocation_service.web.answers import Answers, Handler
 from revocation_service.web.auth import authorizer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES
 from revocation_service.web.check import check_batch, check_body, check_query, look_up
+from revocation_service.web.connection import Runner
 from revocation_service.web.drain import drain
 from revocation_service.web.probes import healthz, metrics, readyz
 from revocation_service.web.readiness import Readiness
@@ -134,7 +135,7 @@ async def _look_once(store: Store, readiness: Readiness) -> None:
         _log.warning("store_unavailable_at_start", error=error)
 
 
-def runner(settings: Settings, kind: Callable[..., web.AppRunner] = web.AppRunner) -> web.AppRunner:
+def runner(settings: Settings, kind: Callable[..., web.AppRunner] = Runner) -> web.AppRunner:
     """The application with the server's own settings: bounded waits, no access log but ours."""
     return kind(
         create_app(settings),
@@ -164,7 +165,7 @@ async def worker() -> web.AppRunner:
     return runner(settings, partial(_WorkerRunner, settings.drain_seconds))
 
 
-class _WorkerRunner(web.AppRunner):
+class _WorkerRunner(Runner):
     """What gunicorn's worker cleans up at SIGTERM; it knows no drain, so here /readyz fails first, for a while."""
 
     def __init__(self, drain_seconds: float, app: web.Application, **options: Any) -> None:

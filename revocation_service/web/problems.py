@@ -43,6 +43,7 @@ _STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
 }
 
 _HTTP_CODES: Final = {
+    400: "malformed_http",
     404: "not_found",
     405: "method_not_allowed",
     408: "request_timeout",
