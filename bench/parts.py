@@ -66,7 +66,7 @@ async def redis() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def service(url: str, **settings: str) -> AsyncIterator[int]:
+async def service(url: str) -> AsyncIterator[int]:
     """The service on one worker, with an API key; yields its port."""
     port = free_port()
     environment = {
@@ -74,7 +74,6 @@ async def service(url: str, **settings: str) -> AsyncIterator[int]:
         "REVOCATION_PORT": str(port),
         "REVOCATION_API_KEYS": f"bench={API_KEY}:check+revoke",
         "REVOCATION_DRAIN_SECONDS": "0",
-        **settings,
     }
     async with _process(port, sys.executable, "-m", "revocation_service", "serve", environment=environment):
         yield port

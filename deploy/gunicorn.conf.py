@@ -58,7 +58,7 @@ class OneLog(logging.Handler):
         fields: dict[str, Any] = {"message": record.getMessage(), "pid": record.process}
         if record.exc_info and record.exc_info[1] is not None:
             fields |= describe_error(record.exc_info[1])
-        structlog.get_logger("gunicorn").log(record.levelno, "gunicorn_message", **fields)
+        structlog.get_logger().log(record.levelno, "gunicorn_message", **fields)
 
 
 configure_logging(_loaded.settings.log_level, _loaded.settings.log_format)
@@ -87,7 +87,7 @@ def on_starting(server: Any) -> None:
         on_exit(server)
         sys.exit("revocation-service: WEB_CONCURRENCY must be 1 or more")
     for name in _loaded.unknown:
-        structlog.get_logger("revocation_service.deploy").warning("unknown_setting", name=name)
+        structlog.get_logger().warning("unknown_setting", name=name)
     _metrics().mkdir(parents=True, exist_ok=True)
     _clear(_metrics())
 

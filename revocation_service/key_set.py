@@ -5,6 +5,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -16,7 +17,7 @@ from jwt import PyJWK, PyJWTError
 from revocation_service.algorithms import VerifyingKey, algorithms_for
 from revocation_service.errors import KeysUnavailable
 
-log = structlog.get_logger("revocation_service.keys")
+_log = structlog.get_logger()
 
 KEY_SET_TTL_SECONDS: Final = 300.0
 UNKNOWN_KID_INTERVAL_SECONDS: Final = 30.0
@@ -151,7 +152,8 @@ class RemoteKeySet:
 
     def _begin(self) -> None:
         if self._task is None and self._session is not None:
-            self._task = asyncio.create_task(self._fetch(self._session), name="fetch-signing-keys")
+            # in a context of its own: the fetch outlives the request that asked for it, and is not logged under its id
+            self._task = asyncio.create_task(self._fetch(self._session), name="fetch-signing-keys", context=Context())
 
     async def _fetch(self, session: aiohttp.ClientSession) -> None:
         try:
@@ -164,18 +166,18 @@ class RemoteKeySet:
     def _succeeded(self, keys: tuple[PublishedKey, ...]) -> None:
         self._keys, self._fetched_at = keys, self._clock()
         self._failures, self._error = 0, None
-        log.info("signing_keys_fetched", keys=len(keys))
+        _log.info("signing_keys_fetched", keys=len(keys))
 
     def _failed(self, error: Exception) -> None:
         """Note the failure and set the timer; the exception's own text may hold the URL, and is dropped."""
         self._failures += 1
         self._error = _failure_code(error)
         delay_seconds = self._retry_delay(self._failures)
-        self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._begin)
-        log.warning(
+        self._timer = asyncio.get_running_loop().call_later(delay_seconds, self._begin, context=Context())
+        _log.warning(
             "signing_keys_fetch_failed",
             code=self._error,
-            error=type(error).__name__,
+            error_type=type(error).__name__,
             failures=self._failures,
             retry_in_seconds=round(delay_seconds, 1),
         )

@@ -28,7 +28,7 @@ from revocation_service.settings import SigningSettings
 
 _PEM_BLOCK: Final = re.compile(r"-----BEGIN (?P<label>[^\n-]+)-----.*?-----END (?P=label)-----", re.DOTALL)
 
-log = structlog.get_logger("revocation_service.keys")
+_log = structlog.get_logger()
 
 
 class SigningKeys:
@@ -162,4 +162,4 @@ def _warn_of_short_keys(at_hand: Mapping[str, Sequence[VerifyingKey]]) -> None:
     """Say once what PyJWT would say at every token: the key is shorter than RFC 7518 sections 3.2 and 3.3 want."""
     for name in ("HS256", "RS256"):
         if any(get_algorithm_by_name(name).check_key_length(key) for key in at_hand.get(name, ())):
-            log.warning("signing_key_too_short", algorithm=name)
+            _log.warning("signing_key_too_short", algorithm=name)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
 from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering
-from revocation_client.wire import Lifetime, Question, RevokeClaim, RevokeToken
+from revocation_client.wire import Lifetime, Question, Result, RevokeClaim, RevokeToken
 from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
 from revocation_service.settings import Limits
 from revocation_service.store.redis import Put, Reading, Store, Stored
@@ -16,14 +16,14 @@ from revocation_service.tokens import Token, TokenReader
 
 LOGGED_CHARACTERS: Final = 8
 
-_log = structlog.get_logger("revocation_service.revocations")
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
     """What came of a request to revoke; without a record the token had already died, and nothing is stored."""
 
-    result: Literal["revoked", "already_revoked", "expired"]
+    result: Result
     claim: ClaimName
     value: str
     expires_at: float | None
@@ -72,7 +72,8 @@ class Revocations:
         put, token = await self._put_for(request, revoked_by)
         stored = await self._store.put(put)
         self._metrics.revocations.labels(put.claim, stored.result).inc()
-        _log.info(stored.result, claim=put.claim, value=put.value[:LOGGED_CHARACTERS], revoked_by=revoked_by)
+        shown = put.value[:LOGGED_CHARACTERS]
+        _log.info("revocation", result=stored.result, claim=put.claim, value=shown, revoked_by=revoked_by)
         return _revoked(put, stored, verified=token is not None and token.verified)
 
     async def _put_for(self, request: RevokeToken | RevokeClaim, revoked_by: str | None) -> tuple[Put, Token | None]:

@@ -149,7 +149,7 @@ def load_for_workers(environment: Mapping[str, str] | None = None) -> Loaded:
 
 def _settings(reader: "_Reader") -> Settings:
     return Settings(
-        host=reader.text("HOST", "127.0.0.1"),
+        host=reader.text("HOST", "127.0.0.1", empty=False),
         port=int(reader.number("PORT", 8080, least=0, most=65_535, whole=True)),
         store=_store(reader),
         signing=_signing(reader),
@@ -344,8 +344,11 @@ class _Reader:
         """Variables with our prefix that mean nothing: misspelt, most likely."""
         return tuple(sorted(name for name in self.environment if name.startswith(PREFIX) and name not in self._known))
 
-    def text(self, name: str, default: str) -> str:
-        return self._take(name, default, lambda value: value)
+    def text(self, name: str, default: str, *, empty: bool = True) -> str:
+        text = self._take(name, default, lambda value: value)
+        if not text and not empty:
+            raise SettingsError(f"{PREFIX}{name} is set but empty; give it a value or unset it")
+        return text
 
     def number(self, name: str, default: float, *, least: float, most: float, whole: bool = False) -> float:
         text = self._take(name, f"{default:g}" if default < 1e5 else str(default), lambda value: value)

@@ -100,7 +100,7 @@ class _LibraryHandler(logging.Handler):
             fields["template"] = str(record.msg).partition("\n")[0][:LIBRARY_TEMPLATE_MAX_CHARACTERS]
         if record.exc_info and record.exc_info[1] is not None:
             fields |= describe_error(record.exc_info[1])
-        log = structlog.get_logger("revocation_service.telemetry")
+        log = structlog.get_logger()
         log.log(max(record.levelno, logging.DEBUG) // 10 * 10, "library_message", **fields)
 
 
@@ -129,7 +129,7 @@ class Metrics:
             buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096),
         )
         self.foreign_records = self._counter("foreign_records", "Records met that a foreign application wrote")
-        self.replicas_short = self._counter("replicas_short", "Writes confirmed by fewer replicas than asked for")
+        self.replicas_short = self._counter("replicas_short", "Writes that found too few replicas connected")
         self.store_up = Gauge(
             "revocation_store_up",
             "Whether Redis answered the last time it was asked",

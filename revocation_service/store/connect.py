@@ -126,7 +126,7 @@ def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
     options |= {
         "socket_timeout": None,  # `Node.run` bounds the whole exchange
         "socket_connect_timeout": ATTEMPT_SECONDS,
-        "retry": Retry(NoBackoff(), 0),  # attempts are counted in one place: `Connections.run`
+        "retry": Retry(NoBackoff(), 0),  # who tries again, and for how long, is decided above: `Connections.run`
         "protocol": 2,
         "decode_responses": False,
     }

@@ -51,7 +51,7 @@ LAST_WORDS_BYTES = 4096
 
 _LOG_PREFIX = re.compile(r"^\d+:[A-Z] .{20,30} [.*#-] ")
 
-_log = structlog.get_logger("revocation_service.store.embedded")
+_log = structlog.get_logger()
 
 
 class EmbeddedRedis:
@@ -239,7 +239,7 @@ class EmbeddedRedis:
             try:
                 await self._launch()
             except (SettingsError, OSError) as error:
-                _log.error("embedded_redis_restart_failed", attempt=attempt, error=str(error))
+                _log.error("embedded_redis_restart_failed", attempt=attempt, error=error)
             else:
                 _log.warning("embedded_redis_restarted", pid=self.pid, attempt=attempt)
                 return attempt

@@ -1,7 +1,7 @@
 """The masters of a deployment: who owns a key, and commands for it tried again until a deadline.
 
-Standalone, Sentinel and Cluster differ in the first alone. Commands for one key leave on one connection, in one round
-trip.
+Standalone, Sentinel and Cluster differ in who owns a key, and in nothing that is asked of it. Commands for one key
+leave on one connection, in one round trip.
 """
 
 import asyncio
@@ -27,6 +27,8 @@ from revocation_service.errors import StoreUnavailable
 from revocation_service.store.node import FAILURES, Command, Node
 
 REFRESH_PAUSE_SECONDS: Final = 0.05
+PAUSE_SECONDS: Final = (0.01, 0.06)
+"""Between two attempts, at random, so that those who failed together do not come back together."""
 
 _PASSING: Final = (
     RedisConnectionError,
@@ -134,7 +136,7 @@ class Connections(ABC):
         if not isinstance(failure, (*_PASSING, StoreUnavailable)):
             raise StoreUnavailable("Redis refused the command") from failure
         self.suspect()
-        await asyncio.sleep(random.uniform(0.01, 0.06))  # noqa: S311 - jitter, not a secret
+        await asyncio.sleep(random.uniform(*PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
         return _Route()
 
 
@@ -236,8 +238,7 @@ class Cluster(Connections):
     async def aclose(self) -> None:
         if self._refreshing is not None:
             self._refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._refreshing
+            await asyncio.wait({self._refreshing})
         await asyncio.gather(*(node.aclose() for node in self._nodes.values()))
 
 

@@ -1,7 +1,7 @@
-"""One master and the connections to it: commands in, replies out. It knows no key and no other master."""
+"""One master and the connections to it: commands in, replies out. It knows no key."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
@@ -68,16 +68,19 @@ class Node:
 
         A server that does not know our scripts (it is new, or was restarted) is told them, once for all the commands.
         Replies are as the protocol has them (RESP2): bytes, integers, None, and lists of these.
-        Raises any of FAILURES, TimeoutError after ATTEMPT_SECONDS.
+        Raises any of FAILURES; after ATTEMPT_SECONDS, TimeoutError.
         """
         async with self._permits, asyncio.timeout(ATTEMPT_SECONDS):
-            replies = await self._send(commands)
-            if any(isinstance(reply, NoScriptError) for reply in replies):
-                replies = (await self._send([*_LOAD_SCRIPTS, *commands]))[len(_LOAD_SCRIPTS) :]
-            return replies
+            try:
+                return await self._send(commands)
+            except NoScriptError:
+                return (await self._send([*_LOAD_SCRIPTS, *commands]))[len(_LOAD_SCRIPTS) :]
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
-        """One exchange on one connection; a connection with replies still to come is never used again."""
+        """One exchange on one connection; a connection with replies still to come is never used again.
+
+        Raises NoScriptError at once: a WAIT behind the script would have nothing to wait for, and wait in full.
+        """
         connection = await self._pool.get_connection()
         try:
             await connection.send_packed_command([_pack(command) for command in commands])
@@ -112,6 +115,8 @@ class Node:
 async def _reply(connection: Any) -> Any:
     try:
         return await connection.read_response()
+    except NoScriptError:
+        raise
     except ResponseError as refused:
         return refused
 
@@ -120,3 +125,12 @@ def info_fields(reply: bytes) -> dict[str, str]:
     """The fields of a reply to INFO."""
     lines = reply.decode("utf-8", "replace").splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line and not line.startswith("#"))
+
+
+def replicas_online(info: Mapping[str, str]) -> int:
+    """How many replicas have the data and follow, by INFO replication; one that is still loading does not count.
+
+    Such a one may be called online already; it has confirmed nothing yet.
+    """
+    replicas = [value for name, value in info.items() if name.startswith("slave")]
+    return sum(",state=online," in replica and ",offset=0," not in replica for replica in replicas)

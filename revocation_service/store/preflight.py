@@ -12,10 +12,9 @@ from redis.exceptions import ResponseError
 from revocation_service.errors import StoreUnavailable
 from revocation_service.settings import StoreSettings
 from revocation_service.store.masters import Connections
-from revocation_service.store.node import FAILURES, Node, info_fields
-from revocation_service.store.redis import replicas_online
+from revocation_service.store.node import FAILURES, Node, info_fields, replicas_online
+from revocation_service.store.server_binary import OLDEST_SERVER
 
-_OLDEST_VERSION: Final = (6, 2)
 PREFLIGHT_SECONDS: Final = 0.8
 
 
@@ -62,7 +61,7 @@ def _version(info: Mapping[str, str]) -> set[str]:
     if "redis_version" not in info:
         return {"info_unknown"}
     version = tuple(int(part) for part in info["redis_version"].split(".")[:2] if part.isdigit())
-    return {"server_too_old"} if version < _OLDEST_VERSION else set()
+    return {"server_too_old"} if version < OLDEST_SERVER else set()
 
 
 def _role(info: Mapping[str, str]) -> set[str]:

@@ -8,17 +8,17 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import structlog
 
 from revocation_client.model import ClaimName, Revocation
-from revocation_client.wire import change_to_json, dumps, revocation_from_record
+from revocation_client.wire import Result, change_to_json, dumps, revocation_from_record
 from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
 from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.store.masters import Connections
-from revocation_service.store.node import FAILURES, PUT, Command, Node, info_fields
+from revocation_service.store.node import FAILURES, PUT, Command, Node, info_fields, replicas_online
 from revocation_service.store.reads import Answer, Found, Lane
 from revocation_service.telemetry import Metrics
 
@@ -26,11 +26,11 @@ DEADLINE_SECONDS: Final = 0.7
 """How long one operation may take in all: below the second within which callers are told that the store is away."""
 
 REPLICA_TIMEOUT_SECONDS: Final = 0.3
-"""How long WAIT waits for replicas; below the socket's timeout, or the answer would be lost."""
+"""How long WAIT waits for replicas; below `ATTEMPT_SECONDS`, or its answer would be lost."""
 
 _NONE: Final[frozenset[tuple[ClaimName, str]]] = frozenset()
 
-_log = structlog.get_logger("revocation_service.store")
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Put:
 class Stored:
     """What became of a `Put`; there is no record where the token had already expired."""
 
-    result: Literal["revoked", "already_revoked", "expired"]
+    result: Result
     record: Revocation | None
 
 
@@ -153,7 +153,7 @@ class Store:
             node = self.connections.owner(key)
             online = node.replicas_online = replicas_online(info_fields(info))
             if online < asked_for and await self._deposed(node, until):
-                continue  # so it has no replicas; the connection was from before: write again, to its successor
+                continue  # a deposed master has no replicas: write again, to its successor
             self._note_replicas(node, asked_for, online)
             if confirmed >= min(asked_for, online):
                 return reply
@@ -268,12 +268,3 @@ class Store:
         if up != self._up:
             self._up = up
             self._metrics.store_up.set(up)
-
-
-def replicas_online(info: Mapping[str, str]) -> int:
-    """How many replicas have the data and follow, by INFO replication; one that is still loading does not count.
-
-    Such a one may be called online already; it has confirmed nothing yet.
-    """
-    replicas = [value for name, value in info.items() if name.startswith("slave")]
-    return sum(",state=online," in replica and ",offset=0," not in replica for replica in replicas)

@@ -2,7 +2,8 @@
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from itertools import count
 from time import perf_counter
 from typing import Final
@@ -10,7 +11,7 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from revocation_client.wire import WireError
+from revocation_client.wire import WireError, dumps
 from revocation_service.errors import InvalidRequest, ServiceError, Unavailable
 from revocation_service.telemetry import Metrics, request_id
 from revocation_service.web.auth import admit_local
@@ -23,7 +24,19 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET: Final = frozenset({"/check", "/check/batch", "/healthz", "/readyz", "/metrics"})
 """Routes that are asked all the time: their requests are logged at level debug, and counted at every level."""
 
-_log = structlog.get_logger("revocation_service.web")
+_NUMBERS: Final = count(1)
+
+_log = structlog.get_logger()
+
+
+def json_answer(form: object) -> web.Response:
+    """A success."""
+    return encoded_answer(dumps(form))
+
+
+def encoded_answer(body: bytes) -> web.Response:
+    """A success whose JSON is at hand."""
+    return web.Response(body=body, content_type="application/json")
 
 
 class Answers:
@@ -38,22 +51,19 @@ class Answers:
         self._traffic = traffic
         self._protected = protected
         self._log_all = log_all
-        self._names = _request_ids()
 
     def of(self, method: str, route: str, handler: Handler) -> Handler:
         """`handler`, with its failures told as problems, its requests counted, and the common headers.
 
         In protected mode what is not plainly local is turned away first.
         """
-        traffic, names, protected = self._traffic, self._names, self._protected
+        traffic, protected = self._traffic, self._protected
         logged = self._log_all or route not in _QUIET
         counts = _Counts(self._metrics, method, route)
 
         async def answer(request: web.Request) -> web.StreamResponse:
             started = perf_counter()
-            given = request.headers.get("X-Request-ID")
-            current = given if given is not None and _REQUEST_ID.fullmatch(given) else next(names)
-            request_id.set(current)
+            begin(request)
             traffic.came()
             try:
                 if protected:
@@ -65,9 +75,7 @@ class Answers:
                 traffic.went()
             if traffic.leaving:
                 response.force_close()  # a kept connection would soon be closed under the caller's next request
-            headers = response.headers
-            headers["X-Request-ID"] = current
-            headers["Cache-Control"] = "no-store"
+            finish(response)
             seconds = perf_counter() - started
             counts[response.status](seconds)
             if logged:
@@ -77,17 +85,30 @@ class Answers:
         return answer
 
 
-def _request_ids() -> Iterator[str]:
-    """Ids that no other process gives: a random beginning, and a count."""
-    process = secrets.token_hex(8)
-    return (f"{process}-{number:x}" for number in count(1))
+@lru_cache(maxsize=1)
+def _process() -> str:
+    """What the ids of this process begin with; chosen at the first request, so that forked workers differ."""
+    return secrets.token_hex(8)
+
+
+def begin(request: web.BaseRequest) -> None:
+    """Give what follows the request's id: the caller's, if it is a good one, or one that nobody else gives."""
+    given = request.headers.get("X-Request-ID")
+    request_id.set(given if given is not None and _REQUEST_ID.fullmatch(given) else f"{_process()}-{next(_NUMBERS):x}")
+
+
+def finish(response: web.StreamResponse) -> None:
+    """The headers that every answer carries."""
+    headers = response.headers
+    headers["X-Request-ID"] = request_id.get() or ""
+    headers["Cache-Control"] = "no-store"
 
 
 def _failure(error: Exception) -> web.Response:
     """The problem that tells why there is no better answer."""
     if isinstance(error, ServiceError):
         if isinstance(error, Unavailable):
-            _log.warning(error.code, error=error)
+            _log.warning("unavailable", code=error.code, error=error)
         return problem(error)
     if isinstance(error, WireError):
         return problem(InvalidRequest(str(error)))

@@ -38,7 +38,7 @@ SHUTDOWN_SECONDS: Final = 0.5
 KEEPALIVE_SECONDS: Final = 75.0
 GC_THRESHOLDS: Final = (10_000, 20, 20)
 
-_log = structlog.get_logger("revocation_service.web")
+_log = structlog.get_logger()
 
 
 _ANY: Final = "(any)"

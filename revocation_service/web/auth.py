@@ -50,7 +50,7 @@ class Callers:
         return found
 
 
-def admit_local(request: web.Request, _scope: Scope | None = None) -> None:
+def admit_local(request: web.Request) -> None:
     """Protected mode's whole judgement of a request; everything that is not plainly local is refused.
 
     Raises ProtectedMode.
@@ -75,5 +75,9 @@ def admit_local(request: web.Request, _scope: Scope | None = None) -> None:
 
 
 def authorizer(settings: Settings) -> Authorize:
-    """How requests are judged: by their keys, or, with none configured, by protected mode."""
-    return admit_local if settings.protected else Callers(settings.api_keys).authorize
+    """How callers are judged: by their keys; with none configured, whoever protected mode let in may do all."""
+    return _anybody if settings.protected else Callers(settings.api_keys).authorize
+
+
+def _anybody(_request: web.Request, _scope: Scope) -> None:
+    """Protected mode judges every request before a handler is asked, whichever route it names."""

@@ -16,6 +16,7 @@ from revocation_client.wire import (
 )
 from revocation_service.errors import InvalidRequest, ServiceError
 from revocation_service.revocations import Verdict
+from revocation_service.web.answers import encoded_answer, json_answer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES, query_members, read_members
 from revocation_service.web.problems import problem_form
 from revocation_service.web.state import AUTHORIZE, REVOCATIONS
@@ -36,8 +37,11 @@ async def check_body(request: web.Request) -> web.Response:
 
 
 def _answer(verdict: Verdict) -> web.Response:
-    body = _not_revoked(verdict) if verdict.revocation is None else dumps(_form(verdict))
-    return web.Response(body=body, content_type="application/json")
+    return encoded_answer(_encoded(verdict))
+
+
+def _encoded(verdict: Verdict) -> bytes:
+    return _not_revoked(verdict) if verdict.revocation is None else dumps(_form(verdict))
 
 
 @lru_cache(maxsize=256)
@@ -52,7 +56,7 @@ async def check_batch(request: web.Request) -> web.Response:
     elements = parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES))
     verdicts = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
     results = b",".join([_result(one) for one in verdicts])
-    return web.Response(body=b'{"results":[%b]}' % results, content_type="application/json")
+    return encoded_answer(b'{"results":[%b]}' % results)
 
 
 def _question(element: object) -> Question | ServiceError:
@@ -63,9 +67,7 @@ def _question(element: object) -> Question | ServiceError:
 
 
 def _result(one: Verdict | ServiceError) -> bytes:
-    if isinstance(one, ServiceError):
-        return dumps({"error": problem_form(one)})
-    return _not_revoked(one) if one.revocation is None else dumps(_form(one))
+    return dumps({"error": problem_form(one)}) if isinstance(one, ServiceError) else _encoded(one)
 
 
 def _form(verdict: Verdict) -> dict[str, object]:
@@ -91,4 +93,4 @@ async def look_up(request: web.Request) -> web.Response:
         raise WireError("value", "must be there for every claim but all")
     value = "" if claim == "all" else check_value("value", members["value"])
     found = await request.app[REVOCATIONS].look_up(claim, value)
-    return web.Response(body=dumps(revocation_to_json(found)), content_type="application/json")
+    return json_answer(revocation_to_json(found))

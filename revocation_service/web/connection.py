@@ -3,13 +3,12 @@
 That is what the parser refuses, an expectation that nobody knows, and a target that no route can have.
 """
 
-import secrets
 from collections.abc import Coroutine
 from typing import Any
 
 from aiohttp import web
 
-from revocation_service.telemetry import request_id
+from revocation_service.web.answers import begin, finish
 from revocation_service.web.problems import http_problem, internal_problem
 
 
@@ -18,7 +17,7 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
-        server.__class__ = _Server
+        server.__class__ = _Server  # the application makes it, and knows no other way to be told of its kind
         return server
 
 
@@ -38,23 +37,19 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What came was no HTTP; aiohttp's own message would quote it, and with it a token or a key."""
-        current = secrets.token_hex(8)
-        request_id.set(current)
+        begin(request)
         super().handle_error(request, status, exc)
         response = internal_problem() if status >= 500 else http_problem(web.HTTPBadRequest(), "this is not valid HTTP")
         response.force_close()
-        return _common(response, current)
+        finish(response)
+        return response
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """An answer of aiohttp's own becomes a problem."""
         if isinstance(resp, web.HTTPException):
-            resp = _common(http_problem(resp), secrets.token_hex(8))
+            begin(request)
+            resp = http_problem(resp)
+            finish(resp)
         return super().finish_response(request, resp, start_time)
-
-
-def _common(response: web.Response, current: str) -> web.Response:
-    response.headers["X-Request-ID"] = current
-    response.headers["Cache-Control"] = "no-store"
-    return response

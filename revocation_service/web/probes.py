@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from revocation_client.wire import dumps
+from revocation_service.web.answers import json_answer
 from revocation_service.web.readiness import Component
 from revocation_service.web.state import METRICS, READINESS
 
@@ -13,7 +13,7 @@ _PROMETHEUS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"
 
 async def healthz(_request: web.Request) -> web.Response:
     """The process lives."""
-    return web.Response(body=b'{"status":"ok"}', content_type="application/json")
+    return json_answer({"status": "ok"})
 
 
 async def readyz(request: web.Request) -> web.Response:
@@ -21,7 +21,9 @@ async def readyz(request: web.Request) -> web.Response:
     components = await request.app[READINESS].components()
     ready = all(component.ready for component in components)
     body = {"status": "ready" if ready else "not_ready", "components": {one.name: _form(one) for one in components}}
-    return web.Response(status=200 if ready else 503, body=dumps(body), content_type="application/json")
+    response = json_answer(body)
+    response.set_status(200 if ready else 503)
+    return response
 
 
 def _form(component: Component) -> dict[str, object]:

@@ -1,11 +1,11 @@
 """How failures look: `application/problem+json` (RFC 9457). The one table from an error to its status is here."""
 
-import json
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp import web
 
+from revocation_client.wire import dumps
 from revocation_service.errors import (
     CallerError,
     ExpRequired,
@@ -50,13 +50,7 @@ _HTTP_CODES: Final = {
     413: "body_too_large",
     415: "unsupported_media_type",
     417: "expectation_failed",
-    503: "shutting_down",
 }
-
-
-def status_of(error: ServiceError) -> int:
-    """The HTTP status of an error."""
-    return _STATUS[type(error)][0]
 
 
 def problem_form(error: ServiceError) -> dict[str, object]:
@@ -107,4 +101,4 @@ def _form(status: int, title: str, detail: str, code: str) -> dict[str, object]:
 def _response(form: dict[str, object]) -> web.Response:
     status = form["status"]
     assert isinstance(status, int)
-    return web.Response(status=status, body=json.dumps(form).encode(), content_type=CONTENT_TYPE)
+    return web.Response(status=status, body=dumps(form), content_type=CONTENT_TYPE)

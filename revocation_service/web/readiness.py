@@ -17,7 +17,7 @@ from revocation_service.web.traffic import Traffic
 
 PREFLIGHT_EVERY_SECONDS: Final = 10.0
 
-_log = structlog.get_logger("revocation_service.readiness")
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)

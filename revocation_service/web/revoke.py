@@ -5,9 +5,9 @@ from typing import Final
 from aiohttp import web
 
 from revocation_client.model import ClaimName
-from revocation_client.wire import RevokeToken, dumps, number, parse_revoke
+from revocation_client.wire import RevokeToken, number, parse_revoke
 from revocation_service.revocations import Revoked
-from revocation_service.settings import Scope
+from revocation_service.web.answers import json_answer
 from revocation_service.web.bodies import read_members
 from revocation_service.web.state import AUTHORIZE, REVOCATIONS
 
@@ -20,10 +20,9 @@ async def revoke(request: web.Request) -> web.Response:
     caller = authorize(request, "revoke")
     asked = parse_revoke(await read_members(request))
     if not isinstance(asked, RevokeToken) and asked.claim in _WIDE:
-        needed: Scope = "admin"
-        authorize(request, needed)
+        authorize(request, "admin")
     done = await request.app[REVOCATIONS].revoke(asked, caller)
-    return web.Response(body=dumps(_form(done, asked.reason)), content_type="application/json")
+    return json_answer(_form(done, asked.reason))
 
 
 def _form(done: Revoked, reason: str | None) -> dict[str, object]:

@@ -15,7 +15,7 @@ from revocation_service.web.drain import drain
 BACKLOG: Final = 2_048
 """Connections that may wait to be accepted: beyond it a caller's kernel tries again only a second later."""
 
-_log = structlog.get_logger("revocation_service.serve")
+_log = structlog.get_logger()
 
 
 async def serve(settings: Settings) -> None:

@@ -285,16 +285,13 @@ def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None
     assert refused({f"{variable}_FILE": ""}).startswith(f"{variable}_FILE names ")
 
 
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "localhost.example.com", "", "10.0.0.1"]
-)
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "localhost.example.com", "10.0.0.1"])
 def test_without_keys_only_loopback_is_served(host: str) -> None:
     """Another address than loopback needs API keys; the line names both variables and the way out."""
     detail = refused({"REVOCATION_HOST": host})
     assert detail.startswith("REVOCATION_HOST=")
     assert "REVOCATION_API_KEYS" in detail
-    if host:
-        assert settings(HOST=host, API_KEYS=f"a={KEY}:check").host == host
+    assert settings(HOST=host, API_KEYS=f"a={KEY}:check").host == host
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "::ffff:127.0.0.1", "::1%lo"])
@@ -408,3 +405,9 @@ def test_settings_cannot_be_changed() -> None:
     for each in frozen:
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(each, dataclasses.fields(each)[0].name, "x")
+
+
+def test_an_empty_host_is_an_error() -> None:
+    """It would listen everywhere, which nobody means who says nothing."""
+    with pytest.raises(SettingsError, match="REVOCATION_HOST is set but empty"):
+        load({"REVOCATION_HOST": "", "REVOCATION_API_KEYS": "main-api=0123456789abcdefghij:check"})
