@@ -28,4 +28,4 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Whether the process lives, not whether Redis does: what an orchestrator does about it is a restart, which mends no Redis.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=20s --retries=3 CMD ["python", "-I", "/app/healthcheck.py"]
-CMD ["gunicorn", "--config", "/app/gunicorn.conf.py", "revocation_service.web.app:worker"]
+CMD ["gunicorn", "--config", "/app/gunicorn.conf.py", "revocation_service.web.worker:worker"]

@@ -1,6 +1,6 @@
 """gunicorn's side of several workers: the service's own settings, one log, metrics that add up, an end within 10 s.
 
-Used by the image, and by hand: `gunicorn --config deploy/gunicorn.conf.py revocation_service.web.app:worker`.
+Used by the image, and by hand: `gunicorn --config deploy/gunicorn.conf.py revocation_service.web.worker:worker`.
 `WEB_CONCURRENCY` is the number of workers. Reading this file refuses, in one line, what would fail in every worker.
 """
 

@@ -178,7 +178,7 @@ def _store(reader: "_Reader") -> StoreSettings:
         change_log_max_entries=int(
             reader.number("CHANGE_LOG_MAX_ENTRIES", 100_000, least=1_000, most=100_000_000, whole=True)
         ),
-        server_bin=reader.environment.get("REDIS_SERVER_BIN") or None,
+        server_bin=reader.unprefixed("REDIS_SERVER_BIN"),
     )
 
 
@@ -349,6 +349,12 @@ class _Reader:
         if not text and not empty:
             raise SettingsError(f"{PREFIX}{name} is set but empty; give it a value or unset it")
         return text
+
+    def unprefixed(self, name: str) -> str | None:
+        """A variable that other programs know too, under this name."""
+        value = self.environment.get(name) or None
+        self.shown.append(Shown(name, value or "", value is not None))
+        return value
 
     def number(self, name: str, default: float, *, least: float, most: float, whole: bool = False) -> float:
         text = self._take(name, f"{default:g}" if default < 1e5 else str(default), lambda value: value)

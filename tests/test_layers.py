@@ -18,7 +18,7 @@ PACKAGES: Final = {
     "revocation_service": REPOSITORY / "revocation_service",
     "revocation_client": REPOSITORY / "client" / "revocation_client",
 }
-MOST_LINES: Final = 450
+MOST_LINES: Final = 420
 """About 400 is a file that is read in one sitting; a little above is not yet a reason to tear one apart."""
 NAMES_THAT_SAY_NOTHING: Final = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "tools"}
 
@@ -98,11 +98,18 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.web.readiness",
         "revocation_service.web.traffic",
     },
+    "revocation_service.web.worker": {
+        "revocation_service.settings",
+        "revocation_service.telemetry",
+        "revocation_service.web",
+        "revocation_service.web.app",
+    },
     "revocation_service.web.serve": {
         "revocation_service.errors",
         "revocation_service.settings",
         "revocation_service.web",
         "revocation_service.web.app",
+        "revocation_service.web.worker",
     },
     # the command line
     "revocation_service.cli": {
@@ -133,9 +140,8 @@ OWNERS: Final[dict[str, set[str]]] = {
         "revocation_service.web",
         "revocation_service.web.app",
         "revocation_service.web.serve",
+        "revocation_service.web.worker",
     },
-    "aiohttplimiter": set(),
-    "limits": set(),
 }
 """Libraries that belong to some rooms alone; one that is not here may be used wherever it is of use."""
 

@@ -1,11 +1,9 @@
 """The one place where all is wired: `create_app(settings)`."""
 
-import gc
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import structlog
@@ -14,18 +12,17 @@ from aiohttp import web
 from revocation_service.errors import StoreUnavailable
 from revocation_service.keys import SigningKeys
 from revocation_service.revocations import Revocations
-from revocation_service.settings import Settings, StoreSettings, load_for_workers
+from revocation_service.settings import Settings, StoreSettings
 from revocation_service.store.connect import connect
 from revocation_service.store.embedded import EmbeddedRedis
 from revocation_service.store.redis import Store
-from revocation_service.telemetry import Metrics, configure_logging
+from revocation_service.telemetry import Metrics
 from revocation_service.tokens import TokenReader
 from revocation_service.web.answers import Answers, Handler
 from revocation_service.web.auth import authorizer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES
 from revocation_service.web.check import check_batch, check_body, check_query, look_up
 from revocation_service.web.connection import Runner
-from revocation_service.web.drain import drain
 from revocation_service.web.probes import healthz, metrics, readyz
 from revocation_service.web.readiness import Readiness
 from revocation_service.web.revoke import revoke
@@ -36,7 +33,6 @@ SHUTDOWN_SECONDS: Final = 0.5
 """aiohttp may wait this long twice for what the drain gave up; all waits together stay below Docker's 10 s."""
 
 KEEPALIVE_SECONDS: Final = 75.0
-GC_THRESHOLDS: Final = (10_000, 20, 20)
 
 _log = structlog.get_logger()
 
@@ -145,35 +141,3 @@ def runner(settings: Settings, kind: Callable[..., web.AppRunner] = Runner) -> w
         shutdown_timeout=SHUTDOWN_SECONDS,
         auto_decompress=False,
     )
-
-
-def spare_the_collector() -> None:
-    """What was made at the start stays: the garbage collector need not look at it again, nor look so often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-async def worker() -> web.AppRunner:
-    """One of several gunicorn workers, configured by the environment.
-
-    Raises SettingsError: also for the embedded Redis, which belongs to one process alone.
-    """
-    settings = load_for_workers().settings
-    configure_logging(settings.log_level, settings.log_format)
-    spare_the_collector()
-    return runner(settings, partial(_WorkerRunner, settings.drain_seconds))
-
-
-class _WorkerRunner(Runner):
-    """What gunicorn's worker cleans up at SIGTERM; it knows no drain, so here /readyz fails first, for a while."""
-
-    def __init__(self, drain_seconds: float, app: web.Application, **options: Any) -> None:
-        super().__init__(app, **options)
-        self._drain_seconds = drain_seconds
-
-    async def cleanup(self) -> None:
-        """Drain, then finish what is in flight and close."""
-        if self.server is not None:
-            await drain(self, self._drain_seconds)
-        await super().cleanup()

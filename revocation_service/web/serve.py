@@ -9,8 +9,9 @@ from aiohttp import web
 
 from revocation_service.errors import SettingsError
 from revocation_service.settings import Settings
-from revocation_service.web.app import runner, spare_the_collector
+from revocation_service.web.app import runner
 from revocation_service.web.drain import drain
+from revocation_service.web.worker import spare_the_collector
 
 BACKLOG: Final = 2_048
 """Connections that may wait to be accepted: beyond it a caller's kernel tries again only a second later."""

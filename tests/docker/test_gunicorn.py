@@ -19,7 +19,7 @@ from tests.redis_processes import HOST, Process, eventually, free_port, standalo
 from tests.system.service_process import Answer, ServiceProcess, ask, ending, gone
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-ENTRY = "revocation_service.web.app:worker"
+ENTRY = "revocation_service.web.worker:worker"
 CONFIGURED = ("-m", "gunicorn", "--config", str(REPOSITORY / "deploy" / "gunicorn.conf.py"), ENTRY)
 KEY = "the-key-of-the-one-caller-there-is"
 KEYS = f"main-api={KEY}:check+revoke"

@@ -98,7 +98,7 @@ async def test_a_gunicorn_by_hand_without_keys_serves_nobody_else(image: str) ->
     """Started past the configuration that refuses it, each request is judged by its socket: only from inside served."""
     by_hand = ("gunicorn", "--worker-class", "aiohttp.GunicornUVLoopWebWorker", "--bind", "0.0.0.0:8080")
     options = ["--workdir=/", "--publish", f"{HOST}::8080", *environment(REDIS, f"REVOCATION_HOST={HOST}")]
-    entry = "revocation_service.web.app:worker"
+    entry = "revocation_service.web.worker:worker"
     with container(image, *by_hand, "--no-control-socket", entry, options=options) as identity:
         await answering(f"http://{address(identity)}/healthz", 403)
         async with aiohttp.ClientSession() as session:

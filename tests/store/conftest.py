@@ -138,6 +138,8 @@ class Proxy:
     address: str = ""
     connections: int = 0
     """How many are open just now."""
+    most: int = 0
+    """How many were open at once, at most."""
     opened: int = 0
     """How many were ever opened."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -180,6 +182,7 @@ class Proxy:
         ends = {writer}
         self._ends |= ends
         self.connections += 1
+        self.most = max(self.most, self.connections)
         self.opened += 1
         try:
             behind_reader, behind = await asyncio.open_connection(HOST, self.port)
