@@ -15,10 +15,9 @@ from typing import Any
 
 import structlog
 
+from revocation_service.dry_run import dry_run
 from revocation_service.errors import SettingsError
-from revocation_service.keys import SigningKeys
 from revocation_service.settings import Loaded, load_for_workers
-from revocation_service.store.connect import connect
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a container can write there, also where its root is read-only
 SCRATCH = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
@@ -31,8 +30,7 @@ def _checked() -> Loaded:
             "REVOCATION_API_KEYS is not set, and several workers serve only callers with keys"
             " (`revocation-service new-key NAME SCOPES` makes one)"
         )
-    SigningKeys(loaded.settings.signing)
-    connect(loaded.settings.store)
+    dry_run(loaded.settings)
     return loaded
 
 

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 
+import structlog
+
 from revocation_service import __version__
+from revocation_service.api_keys import parse_key_name, parse_scopes
+from revocation_service.dry_run import dry_run
 from revocation_service.errors import ServiceError
-from revocation_service.keys import SigningKeys
-from revocation_service.settings import Loaded, describe, load, parse_key_name, parse_scopes
-from revocation_service.store.connect import connect
+from revocation_service.settings import describe, load
 from revocation_service.telemetry import configure_logging
 from revocation_service.web.serve import serve
 
@@ -60,7 +62,8 @@ def _add(
 def _serve(_parsed: argparse.Namespace) -> None:
     loaded = load()
     configure_logging(loaded.settings.log_level, loaded.settings.log_format)
-    _warn_of_unknown(loaded)
+    for name in loaded.unknown:
+        structlog.get_logger().warning("unknown_setting", name=name)
     with _runner() as running:
         running.run(serve(loaded.settings))
 
@@ -76,15 +79,9 @@ def _runner() -> asyncio.Runner:
 def _check_config(_parsed: argparse.Namespace) -> None:
     loaded = load()
     print(*describe(loaded), sep="\n")  # noqa: T201
-    _warn_of_unknown(loaded)
-    SigningKeys(loaded.settings.signing)
-    if loaded.settings.store.embedded_directory is None:
-        connect(loaded.settings.store)
-
-
-def _warn_of_unknown(loaded: Loaded) -> None:
     for name in loaded.unknown:
         print(f"revocation-service: {name} is set, and no setting has that name", file=sys.stderr)  # noqa: T201
+    dry_run(loaded.settings)
 
 
 def _new_key(parsed: argparse.Namespace) -> None:

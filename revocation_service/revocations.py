@@ -1,5 +1,6 @@
 """The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -15,6 +16,7 @@ from revocation_service.telemetry import Metrics
 from revocation_service.tokens import Token, TokenReader
 
 LOGGED_CHARACTERS: Final = 8
+WARN_EVERY_SECONDS: Final = 60.0
 
 _log = structlog.get_logger()
 
@@ -53,6 +55,10 @@ def _described(claims: Claims) -> _Subject:
     return _Subject(claims, claims.identifiers(), None)
 
 
+def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
+    return _described(question) if isinstance(question, Claims) else question
+
+
 class Revocations:
     """Revocations over one store, judged by one reader of tokens."""
 
@@ -61,6 +67,7 @@ class Revocations:
         self._tokens = tokens
         self._limits = limits
         self._metrics = metrics
+        self._warn_again_at = 0.0
         self._counted_revoked = metrics.checks.labels("revoked")
         self._counted_not_revoked = metrics.checks.labels("not_revoked")
 
@@ -112,7 +119,8 @@ class Revocations:
 
         Raises StoreUnavailable where nothing at all can be read.
         """
-        subjects = [await self._subject(question) for question in questions]
+        tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
+        subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
         wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
         reading = await self._store.get(list(wanted)) if wanted else Reading((), 0)
         records = {(record.claim, record.value): record for record in reading.found}
@@ -123,13 +131,9 @@ class Revocations:
         self._counted_not_revoked.inc(len(given) - revoked)
         return verdicts
 
-    async def _subject(self, question: Question | ServiceError) -> _Subject | ServiceError:
-        if isinstance(question, Claims):
-            return _described(question)
-        if isinstance(question, ServiceError):
-            return question
+    async def _subject(self, raw: str) -> _Subject | ServiceError:
         try:
-            return await self._given(question)
+            return await self._given(raw)
         except ServiceError as error:
             return error
 
@@ -162,8 +166,11 @@ class Revocations:
     def _watch_lifetime(self, token: Token, now: float) -> None:
         """A token that outlives the longest lifetime set would outlive its revocation: the operator must know."""
         furthest = now + self._limits.max_token_lifetime_seconds + self._limits.clock_skew_seconds
-        if token.exp is not None and token.exp > furthest:
-            self._metrics.exp_too_far.inc()
+        if token.exp is None or token.exp <= furthest:
+            return
+        self._metrics.exp_too_far.inc()
+        if now >= self._warn_again_at:
+            self._warn_again_at = now + WARN_EVERY_SECONDS
             _log.warning("exp_too_far", setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:

@@ -5,24 +5,17 @@ A wrong value raises `SettingsError`, one line that names the variable. Secrets 
 
 import ipaddress
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 from urllib.parse import urlsplit
 
+from revocation_service.api_keys import ApiKey, mask_api_keys, parse_api_keys
 from revocation_service.errors import SettingsError
 
 PREFIX: Final = "REVOCATION_"
 DAY_SECONDS: Final = 86_400
-
-Scope = Literal["check", "revoke", "admin"]
-SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
-API_KEY: Final = re.compile(r"[A-Za-z0-9\-._~+/=]{20,}")
-_API_KEY_DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
-_KEY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -30,15 +23,6 @@ LOG_FORMATS: Final = ("auto", "json", "console")
 
 _Mask = Callable[[str], str]
 _CLIENTS_OWN: Final = {"REVOCATION_URL", "REVOCATION_API_KEY"}
-
-
-@dataclass(frozen=True, slots=True)
-class ApiKey:
-    """A caller: its name, what it may do, and the SHA-256 of its key; the key itself is not kept."""
-
-    name: str
-    digest: bytes = field(repr=False)
-    scopes: frozenset[Scope]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +143,7 @@ def _settings(reader: "_Reader") -> Settings:
             clock_skew_seconds=reader.number("CLOCK_SKEW_SECONDS", 60, least=0, most=DAY_SECONDS),
         ),
         api_keys=_api_keys(reader),
-        drain_seconds=reader.number("DRAIN_SECONDS", 1, least=0, most=5),
+        drain_seconds=reader.number("DRAIN_SECONDS", 1, least=0, most=2),
         log_level=reader.choice("LOG_LEVEL", "info", LOG_LEVELS),
         log_format=reader.choice("LOG_FORMAT", "auto", LOG_FORMATS),
         several_workers="PROMETHEUS_MULTIPROC_DIR" in reader.environment,
@@ -186,12 +170,22 @@ def _redis_url(reader: "_Reader") -> str:
     url = reader.secret("REDIS_URL", default="embedded:", mask=mask_url) or "embedded:"
     if url.startswith("embedded:"):
         directory = url.removeprefix("embedded:") or str(_state_directory(reader.environment))
-        return f"embedded:{Path(directory).expanduser().absolute()}"
+        return f"embedded:{_expanded(directory).absolute()}"
     scheme, separator, rest = url.partition("://")
     if scheme not in SCHEMES or not separator or not rest:
         known = ", ".join(f"{name}://" for name in SCHEMES)
         raise SettingsError(f"REVOCATION_REDIS_URL must begin with embedded: or one of {known}, and name a server")
     return url
+
+
+def _expanded(directory: str) -> Path:
+    try:
+        return Path(directory).expanduser()
+    except RuntimeError:
+        raise SettingsError(
+            "REVOCATION_REDIS_URL: the home directory for embedded: cannot be found; name a full path, embedded:/path,"
+            " or set XDG_STATE_HOME and leave the path out"
+        ) from None
 
 
 def _state_directory(environment: Mapping[str, str]) -> Path:
@@ -236,65 +230,10 @@ def _is_web_url(url: str) -> bool:
 
 
 def _api_keys(reader: "_Reader") -> tuple[ApiKey, ...]:
-    text = reader.secret("API_KEYS", mask=_mask_api_keys)
+    text = reader.secret("API_KEYS", mask=mask_api_keys)
     if text is None:
         return ()
-    lines = (line.strip() for line in text.replace(",", "\n").splitlines())
-    keys = [_api_key(line) for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise SettingsError(
-            "REVOCATION_API_KEYS is set and holds no key; unset it to serve loopback alone, without keys"
-        )
-    if len({key.digest for key in keys}) != len(keys):
-        raise SettingsError("REVOCATION_API_KEYS has one key twice; give every caller a key of its own")
-    return tuple(keys)
-
-
-def _api_key(entry: str) -> ApiKey:
-    """One entry, `name=key:scope+scope`: the name ends at the first `=`, the scopes begin after the last `:`."""
-    name, _, rest = entry.partition("=")
-    key, _, scopes = rest.rpartition(":")
-    if not key:
-        raise SettingsError(
-            "REVOCATION_API_KEYS has an entry that is not name=key:scopes"
-            " (`revocation-service new-key NAME SCOPES` prints a good one)"
-        )
-    parse_key_name(name, "REVOCATION_API_KEYS, an entry's name")
-    return ApiKey(name, _key_digest(name, key), parse_scopes(scopes, f"REVOCATION_API_KEYS, entry {name}"))
-
-
-def _key_digest(name: str, key: str) -> bytes:
-    given = _API_KEY_DIGEST.fullmatch(key)
-    if given:
-        return bytes.fromhex(given[1])
-    if not API_KEY.fullmatch(key):
-        raise SettingsError(
-            f"REVOCATION_API_KEYS, entry {name}: a key is 20 or more characters of A-Z a-z 0-9 - . _ ~ + / =,"
-            " or sha256: and 64 hex digits"
-        )
-    return sha256(key.encode()).digest()
-
-
-def parse_key_name(name: str, where: str) -> str:
-    """The name of a caller, as it may stand in logs and records.
-
-    Raises SettingsError, which begins with `where`.
-    """
-    if not _KEY_NAME.fullmatch(name):
-        raise SettingsError(f"{where}: 1 to 64 of A-Z a-z 0-9 . _ -")
-    return name
-
-
-def parse_scopes(text: str, where: str) -> frozenset[Scope]:
-    """`check+revoke` as a set.
-
-    Raises SettingsError, which begins with `where`.
-    """
-    names = text.split("+")
-    scopes = frozenset(scope for scope in SCOPES if scope in names)
-    if len(scopes) != len(names):
-        raise SettingsError(f"{where}: scopes are one or more of {', '.join(SCOPES)}, joined by +")
-    return scopes
+    return parse_api_keys(text)
 
 
 def _refuse_open_door(settings: Settings) -> None:
@@ -325,11 +264,6 @@ def mask_url(url: str) -> str:
     if "@" in options:  # it may be a password that holds a question mark
         return f"{scheme}{separator}***"
     return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
-
-
-def _mask_api_keys(text: str) -> str:
-    names = [line.strip().partition("=")[0] for line in text.replace(",", "\n").splitlines()]
-    return ", ".join(f"{name}=***" for name in names if name and not name.startswith("#"))
 
 
 class _Reader:

@@ -32,7 +32,8 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_service": {"revocation_service._version"},
     "revocation_service.errors": set(),
     "revocation_service.telemetry": set(),
-    "revocation_service.settings": {"revocation_service.errors"},
+    "revocation_service.api_keys": {"revocation_service.errors"},
+    "revocation_service.settings": {"revocation_service.api_keys", "revocation_service.errors"},
     # what knows keys, tokens, Redis
     "revocation_service.algorithms": set(),
     "revocation_service.key_set": {"revocation_service.algorithms", "revocation_service.errors"},
@@ -71,6 +72,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_service.web": {
         "revocation_client.model",
         "revocation_client.wire",
+        "revocation_service.api_keys",
         "revocation_service.errors",
         "revocation_service.revocations",
         "revocation_service.settings",
@@ -111,13 +113,18 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.web.app",
         "revocation_service.web.worker",
     },
-    # the command line
-    "revocation_service.cli": {
-        "revocation_service",
-        "revocation_service.errors",
+    # the command line, and what it shares with gunicorn's configuration
+    "revocation_service.dry_run": {
         "revocation_service.keys",
         "revocation_service.settings",
         "revocation_service.store",
+    },
+    "revocation_service.cli": {
+        "revocation_service",
+        "revocation_service.api_keys",
+        "revocation_service.dry_run",
+        "revocation_service.errors",
+        "revocation_service.settings",
         "revocation_service.telemetry",
         "revocation_service.web.serve",
     },

@@ -15,6 +15,8 @@ from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation
 VALUE_MAX_CHARACTERS: Final = 256
 REASON_MAX_CHARACTERS: Final = 256
 BATCH_MAX_CHECKS: Final = 1000
+AGREEMENT_SECONDS: Final = 0.05
+"""How far apart the two times of a key's end may be and still be the same: the server's has milliseconds."""
 
 _UNFIT_IN_VALUE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNFIT_IN_REASON: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -269,8 +271,11 @@ def _no_others(members: Mapping[str, object], known: Set[str]) -> None:
         raise WireError("body", f"has a member that does not belong there; known here: {', '.join(sorted(known))}")
 
 
-def revocation_from_record(claim: ClaimName, value: str, record: bytes, foreign_expires_at: float | None) -> Revocation:
-    """What a value in the store says; one that is no record of ours still revokes, until the key's own expiry."""
+def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expires_at: float | None) -> Revocation:
+    """What a key in the store says: presence decides, and the key's own expiry; a record of ours says the rest.
+
+    A `jti` is revoked or it is not: a cutoff in its record says nothing.
+    """
     try:
         members = json.loads(record)
         if not isinstance(members, dict):
@@ -278,14 +283,26 @@ def revocation_from_record(claim: ClaimName, value: str, record: bytes, foreign_
         return Revocation(
             claim=claim,
             value=value,
-            expires_at=_finite(members["expires_at"]) if "expires_at" in members else None,
+            expires_at=_end(members, key_expires_at),
             revoked_at=_finite(members["revoked_at"]),
-            issued_before=_finite(members["issued_before"]) if "issued_before" in members else None,
+            issued_before=_cutoff(claim, members),
             reason=_text(members.get("reason")),
             revoked_by=_text(members.get("revoked_by")),
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return Revocation(claim=claim, value=value, expires_at=foreign_expires_at, revoked_at=None)
+        return Revocation(claim=claim, value=value, expires_at=key_expires_at, revoked_at=None)
+
+
+def _end(members: Mapping[str, object], key_expires_at: float | None) -> float | None:
+    """When a key ends; what its value states is more exact than the server's milliseconds, where the two agree."""
+    stated = _finite(members["expires_at"]) if "expires_at" in members else None
+    agree = stated is not None and key_expires_at is not None and abs(stated - key_expires_at) < AGREEMENT_SECONDS
+    return stated if agree else key_expires_at
+
+
+def _cutoff(claim: ClaimName, members: Mapping[str, object]) -> float | None:
+    cutoff = _finite(members["issued_before"]) if "issued_before" in members else None
+    return None if claim == "jti" else cutoff
 
 
 def _finite(value: object) -> float:
@@ -295,7 +312,7 @@ def _finite(value: object) -> float:
 
 
 def _text(value: object) -> str | None:
-    if value is not None and not isinstance(value, str):
+    if value is not None and (not isinstance(value, str) or _LONE_SURROGATE.search(value)):
         raise TypeError
     return value
 

@@ -89,7 +89,11 @@ class _Sentinel(Sentinel):
     async def discover_master(self, service_name: str) -> Any:
         """The address of the master, by the first sentinel that knows one."""
         async with self._asking:
-            return await super().discover_master(service_name)
+            try:
+                return await super().discover_master(service_name)
+            except BaseException:
+                self.sentinels.append(self.sentinels.pop(0))  # or whoever hangs at its head ends every walk
+                raise
 
 
 def _parts(rest: str) -> tuple[str, list[tuple[str, int]], str]:

@@ -239,7 +239,8 @@ class EmbeddedRedis:
             try:
                 await self._launch()
             except (SettingsError, OSError) as error:
-                _log.error("embedded_redis_restart_failed", attempt=attempt, error=error)
+                why = {"detail": error.detail} if isinstance(error, SettingsError) else {"error": error}
+                _log.error("embedded_redis_restart_failed", attempt=attempt, **why)
             else:
                 _log.warning("embedded_redis_restarted", pid=self.pid, attempt=attempt)
                 return attempt

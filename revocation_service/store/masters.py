@@ -224,16 +224,23 @@ class Cluster(Connections):
             self._refreshing = asyncio.create_task(self._refresh(), name="cluster-map")
 
     async def _refresh(self) -> None:
-        """Ask one node after another, in no fixed order, until one draws the map."""
-        known = list({*self._seeds, *self._slots.values(), *self._nodes})
-        random.shuffle(known)
-        for address in known:
+        """Ask one after another until one draws the map: first the masters, then the servers of the URL."""
+        masters, others = list(set(self._slots.values())), list({*self._seeds} - {*self._slots.values()})
+        random.shuffle(masters)
+        random.shuffle(others)
+        for address in (*masters, *others):
             with suppress(*FAILURES):
                 drawn = _slot_map(await self.at(*address).run([("CLUSTER", "SLOTS")]), address[0])
                 if drawn:
                     self._slots = drawn
+                    await self._drop_departed()
                     break
         await asyncio.sleep(REFRESH_PAUSE_SECONDS)
+
+    async def _drop_departed(self) -> None:
+        """Close what the map no longer names; an exchange under way there fails, and finds its key's new owner."""
+        departed = self._nodes.keys() - {*self._slots.values(), *self._seeds}
+        await asyncio.gather(*(self._nodes.pop(address).aclose() for address in departed))
 
     async def aclose(self) -> None:
         if self._refreshing is not None:

@@ -19,7 +19,7 @@ from redis.exceptions import (
 ATTEMPT_SECONDS: Final = 0.5
 """How long one exchange with a server may take, its connection included; the bound on every one of them."""
 
-CONNECTIONS_PER_NODE: Final = 64
+CONNECTIONS_PER_NODE: Final = 16
 
 Command = tuple[str | bytes | int | float, ...]
 

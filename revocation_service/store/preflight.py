@@ -86,7 +86,7 @@ def _persistence(info: Mapping[str, str], told: dict[str, str | None]) -> set[st
 
 def _replicas(info: Mapping[str, str], told: dict[str, str | None], settings: StoreSettings) -> set[str]:
     """What a failover could lose: too few replicas, or (under Sentinel) a cut-off master that goes on taking writes."""
-    warnings = {"replicas_short"} if replicas_online(info) < settings.wait_replicas else set()
+    warnings = {"replicas_short"} if info and replicas_online(info) < settings.wait_replicas else set()
     if "+sentinel://" in settings.url and told["min-replicas-to-write"] in {"0", None}:
         warnings.add("min_replicas_to_write_zero")
     return warnings

@@ -106,6 +106,11 @@ class Lane:
         for asked in waiting:  # also where a task was ended before it began
             asked.give_up()
 
+    @property
+    def busy(self) -> bool:
+        """Whether anybody waits for an answer."""
+        return self._driver is not None or bool(self._retries)
+
     def _waiting(self) -> list[_Asked]:
         return [asked for some in (self._trip, *self._retries.values(), self._queue) for asked in some]
 

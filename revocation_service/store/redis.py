@@ -60,7 +60,10 @@ class Stored:
 
 @dataclass(slots=True)
 class Reading:
-    """The records found, as of `now` on Redis' clock, and of what a part of the store said nothing in time."""
+    """The records found, as of `now` on Redis' clock, and of what a part of the store said nothing in time.
+
+    Where several masters' clocks differ, `now` is the earliest: what one of them holds alive stays so.
+    """
 
     found: tuple[Revocation, ...]
     now: float
@@ -100,12 +103,13 @@ class Store:
             self._refuse(result)
             if reply[3]:
                 self._met_foreign(put.claim)
-            record = revocation_from_record(put.claim, put.value, reply[2], None)
+            record = revocation_from_record(put.claim, put.value, reply[1], float(reply[2]) if reply[2] else None)
             await self._write(self.keyspace.change_log, self._log_entry(record), until)
             return Stored(result, record)
 
     def _asked(self, put: Put) -> dict[str, Any]:
         asked = {
+            "claim": put.claim,
             "max_lifetime": self._limits.max_token_lifetime_seconds,
             "leeway": self._limits.expiry_leeway_seconds,
             "skew": self._limits.clock_skew_seconds,
@@ -148,10 +152,12 @@ class Store:
             online = self.connections.owner(key).replicas_online
             wanted = asked_for if online is None else min(asked_for, online)
             wait: Command = ("WAIT", wanted, int(REPLICA_TIMEOUT_SECONDS * 1000))
-            replies = await self.connections.run(key, [command, wait, ("INFO", "replication")], until)
-            reply, confirmed, info = replies
+            reply, confirmed = await self.connections.run(key, [command, wait], until)
             node = self.connections.owner(key)
-            online = node.replicas_online = replicas_online(info_fields(info))
+            if confirmed >= asked_for:
+                self._note_replicas(node, asked_for, confirmed)
+                return reply
+            online = node.replicas_online = await self._replicas_online(node)
             if online < asked_for and await self._deposed(node, until):
                 continue  # a deposed master has no replicas: write again, to its successor
             self._note_replicas(node, asked_for, online)
@@ -160,6 +166,13 @@ class Store:
             if confirmed >= wanted:
                 continue  # more replicas came than were waited for: write again, and wait for them
             raise StoreUnavailable("a connected replica did not confirm the write in time")
+
+    async def _replicas_online(self, node: Node) -> int:
+        """How many replicas a master has just now; one that may not be asked is held to have all it should."""
+        (info,) = await node.run([("INFO", "replication")])
+        if isinstance(info, Exception):
+            raise StoreUnavailable("too few replicas confirmed, and Redis will not say how many it has") from info
+        return replicas_online(info_fields(info))
 
     async def _deposed(self, node: Node, until: float) -> bool:
         """Whether the sentinels have another master by now: one that was frozen does not know, and takes writes."""
@@ -208,7 +221,7 @@ class Store:
 
     def _add(self, reading: Reading, keys: Mapping[str, tuple[ClaimName, str]], answer: Answer) -> None:
         """What an answer says of these keys, in their order, so that the same state always reads the same."""
-        reading.now = max(reading.now, answer.now)
+        reading.now = min(reading.now or answer.now, answer.now or reading.now)
         if answer.found:
             there = [(keys[key], answer.found[key]) for key in keys if key in answer.found]
             reading.found += tuple([self._record(claim, value, found, answer.now) for (claim, value), found in there])
@@ -222,13 +235,15 @@ class Store:
     def _lane(self, node: Node) -> Lane:
         lane = self._lanes.get(node)
         if lane is None:
+            known = {*self.connections.known_masters(), node}
+            self._lanes = {other: kept for other, kept in self._lanes.items() if other in known or kept.busy}
             lane = Lane(self.connections, node, DEADLINE_SECONDS, self._metrics.read_batch)
             self._lanes[node] = lane
         return lane
 
     def _record(self, claim: ClaimName, value: str, found: Found, now: float) -> Revocation:
-        foreign_expires_at = None if found.expires_in_seconds is None else now + found.expires_in_seconds
-        record = revocation_from_record(claim, value, found.value, foreign_expires_at)
+        key_expires_at = None if found.expires_in_seconds is None else now + found.expires_in_seconds
+        record = revocation_from_record(claim, value, found.value, key_expires_at)
         if record.revoked_at is None:
             self._met_foreign(claim)
         return record
@@ -266,5 +281,9 @@ class Store:
             self._metrics.store_failures.labels(operation).inc()
             self.connections.suspect()  # nobody else would look again, where only /readyz still asks
         if up != self._up:
+            if not up:
+                _log.warning("store_away", operation=operation)
+            elif self._up is not None:
+                _log.info("store_back")
             self._up = up
             self._metrics.store_up.set(up)

@@ -108,7 +108,7 @@ def _failure(error: Exception) -> web.Response:
     """The problem that tells why there is no better answer."""
     if isinstance(error, ServiceError):
         if isinstance(error, Unavailable):
-            _log.warning("unavailable", code=error.code, error=error)
+            _log.debug("unavailable", code=error.code, error=error)  # the store and the keys tell it once, as a warning
         return problem(error)
     if isinstance(error, WireError):
         return problem(InvalidRequest(str(error)))

@@ -8,8 +8,9 @@ from typing import Final
 
 from aiohttp import web
 
+from revocation_service.api_keys import ApiKey, Scope
 from revocation_service.errors import InsufficientScope, ProtectedMode, Unauthorized
-from revocation_service.settings import ApiKey, Scope, Settings, is_loopback
+from revocation_service.settings import Settings, is_loopback
 
 Authorize = Callable[[web.Request, Scope], str | None]
 """Lets a request pass that may use a scope, and says the caller's name; raises CallerError for any other."""

@@ -137,6 +137,7 @@ async def test_another_caller_is_let_in_without_an_interruption(stack: Stack, se
     key, entry = (line.split()[-1] for line in made.stdout.splitlines())
     with (stack.secrets / "api_keys").open("a") as file:
         file.write(f"{entry}\n")
+    assert "gateway=***" in stack.inside("revocation", "revocation-service", "check-config")
     stack.compose("kill", "--signal", "HUP", "revocation")
     headers = {"Authorization": f"Bearer {key}"}
 

@@ -342,6 +342,31 @@ async def test_revoking_what_a_foreign_application_wrote(deployment: Deployment,
     assert opened.counted("foreign_records_total") == 12
 
 
+LOOKS_LIKE_OURS = [
+    '{"revoked_at":1795000000,"expires_at":1795000900}',
+    '{"revoked_at":5,"expires_at":6,"issued_before":1}',
+    '{"revoked_at":1795000000}',
+    '{"revoked_at":1795000000,"expires_at":1795000900000}',
+    '{"revoked_at":1795000000,"expires_at":1e300}',
+    '{"revoked_at":1795000000,"reason":"\\ud800"}',
+]
+
+
+async def test_a_foreign_value_that_looks_like_a_record(deployment: Deployment, opened: Opened) -> None:
+    """The key's own end counts, and for a `jti` no cutoff: what the value states changes nothing."""
+    for number, value in enumerate(LOOKS_LIKE_OURS):
+        name = f"o{number}"
+        key = opened.store.keyspace.key("jti", name)
+        await deployment.raw.execute_command("SETEX", key, 300, value)
+        record = await opened.found(name)
+        assert record is not None, value
+        assert end_of(record) == pytest.approx(time.time() + 300, abs=2)
+        assert covers(record, Claims(jti=name, iat=time.time()), time.time())
+        for ours, theirs in ((60, 300), (400, 400)):
+            assert (await opened.store.put(Put("jti", name, expires_in=ours))).result == "already_revoked"
+            assert await deployment.lives_until(key) == pytest.approx(time.time() + theirs, abs=3), value
+
+
 async def test_a_foreign_key_without_an_end_is_never_shortened(deployment: Deployment, opened: Opened) -> None:
     """A key that a foreign application gave no expiry revokes for good, also after a revocation with one."""
     key = opened.store.keyspace.key("jti", "a")

@@ -485,3 +485,36 @@ async def test_many_tls_connections_at_once_hold_nothing_up(front: TlsFront) -> 
         await asyncio.gather(*(opened.revoke(f"v{number}") for number in range(40)), return_exceptions=True)
         watcher.cancel()
         assert longest < 0.25
+
+
+async def test_sentinels_that_hang_do_not_hide_one_that_answers() -> None:
+    """Two that accept and say nothing stand at the head of the list: the one behind them is found all the same."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with contextlib.AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(await asyncio.start_server(say_nothing, HOST, 0)) for _ in range(2)]
+        silent = [f"{HOST}:{server.sockets[0].getsockname()[1]}" for server in servers]
+        real = await stack.enter_async_context(sentinel())
+        good = f"{HOST}:{real.sentinels[0].port}"
+        opened = await stack.enter_async_context(
+            open_store(f"redis+sentinel://{','.join([*silent, good])}/{SERVICE_NAME}")
+        )
+        with contextlib.suppress(StoreUnavailable):  # the first walk may end at those who hang
+            await opened.revoke("first")
+        for number in range(5):
+            assert (await opened.revoke(f"v{number}")).result == "revoked"
+
+
+async def test_a_redis_that_forbids_what_is_dangerous() -> None:
+    """INFO is refused to such a user; writes are safe all the same, for the replicas confirm them."""
+    async with sentinel() as real:
+        for node in real.nodes:
+            await node.command("ACL", "SETUSER", "modest", "on", ">pass", "~*", "&*", "+@all", "-@dangerous")
+        addresses = ",".join(f"{HOST}:{one.port}" for one in real.sentinels)
+        async with open_store(f"redis+sentinel://modest:pass@{addresses}/{SERVICE_NAME}") as opened:
+            assert (await opened.revoke("a")).result == "revoked"
+            assert await opened.found("a") is not None
+            assert not opened.store.short_of_replicas

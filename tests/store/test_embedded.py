@@ -202,6 +202,27 @@ async def test_a_redis_that_keeps_dying_keeps_being_restarted(tmp_path: pathlib.
             await eventually(lambda: _answers(embedded), "the successor's answer")
 
 
+async def test_why_a_restart_failed_is_in_the_log(tmp_path: pathlib.Path) -> None:
+    """The event has what Redis said last, with its password masked; once the fault is mended, it is back."""
+    server = _script(tmp_path, '[ -e "$0.broken" ] && {{ grep requirepass; exit 3; }}\nexec {server} "$@"')
+    broken = pathlib.Path(f"{server}.broken")
+    with capture_logs() as logs:
+
+        def events(name: str) -> list[str]:
+            return [str(log.get("detail")) for log in logs if log["event"] == name]
+
+        async with EmbeddedRedis(tmp_path / "data", server_bin=server) as embedded:
+            broken.touch()
+            assert embedded.pid is not None
+            os.kill(embedded.pid, signal.SIGKILL)
+            await eventually(_check(lambda: bool(events("embedded_redis_restart_failed"))), "a restart that fails")
+            broken.unlink()
+            await eventually(_check(lambda: bool(events("embedded_redis_restarted"))), "one that does not")
+    detail = events("embedded_redis_restart_failed")[0]
+    assert "exit status 3, requirepass ***" in detail
+    assert embedded.password not in str(logs)
+
+
 async def test_redis_dies_with_a_service_that_is_killed(tmp_path: pathlib.Path) -> None:
     """SIGKILL of the service takes Redis along at once, and the next service finds every acknowledged key."""
     with _owner(tmp_path / "data") as (owner, redis_pid):

@@ -294,9 +294,20 @@ async def test_connections_do_not_leak_over_many_failures(cut: Cut) -> None:
         unexpected = [e for e in ended if isinstance(e, Exception) and not isinstance(e, StoreUnavailable)]
         assert not unexpected
     cut.cutter.times = 0
-    assert cut.proxy.most <= CONNECTIONS_PER_NODE
-    await asyncio.gather(*(cut.opened.revoke(f"after {number}") for number in range(CONNECTIONS_PER_NODE)))
-    assert not await missing(cut.opened, [f"after {number}" for number in range(CONNECTIONS_PER_NODE)])
+    values = [f"after {number}" for number in range(100)]
+    await cut.opened.revoke_all(values)
+    assert not await missing(cut.opened, values)
+
+
+async def test_connections_are_bounded(pair: Pair) -> None:
+    """However many operations come at once, a master sees no more connections than the bound."""
+    async with Proxy(pair.master.port).running() as proxy, open_store(proxy.url) as opened:
+        values = [f"v{number}" for number in range(100)]
+        ended = await asyncio.gather(*map(opened.revoke, values), return_exceptions=True)
+        assert 10 < proxy.most <= CONNECTIONS_PER_NODE
+        late = [value for value, end in zip(values, ended, strict=True) if isinstance(end, Exception)]
+        await opened.revoke_all(late)
+        assert not await missing(opened, values)
 
 
 async def test_a_late_reply_reaches_nobody_else() -> None:

@@ -76,7 +76,7 @@ class Handed:
 
     def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
         """What it says by itself."""
-        cutoff = None if self.cutoff_ago is None else now - self.cutoff_ago
+        cutoff = None if self.cutoff_ago is None or claim == "jti" else now - self.cutoff_ago
         return Revocation(claim, value, now + self.expires_after, self.revoked_at, cutoff, self.reason, self.revoked_by)
 
 

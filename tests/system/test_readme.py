@@ -27,30 +27,34 @@ class Example:
     printed: str
 
 
-def examples(heading: str) -> list[Example]:
-    """The curl commands under a heading, in their order."""
+def examples(heading: str, having: str = "curl -s") -> list[Example]:
+    """The commands under a heading that have these words, in their order; by default those for curl."""
     section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
     blocks = re.findall(r"```console\n(.*?)```", section, re.DOTALL)
     entries = [entry for block in blocks for entry in re.split(r"^\$ ", block, flags=re.MULTILINE)]
-    return [_example(entry) for entry in entries if "curl -s" in entry]
+    return [_example(entry) for entry in entries if having in entry]
 
 
 def _example(entry: str) -> Example:
     lines = entry.strip().splitlines()
-    end = next(number for number, line in enumerate(lines) if not line.endswith(("|", "\\")))
+    end = next(number for number, line in enumerate(lines) if not line.endswith(("|", "\\", "&&")))
     return Example("\n".join(lines[: end + 1]), "\n".join(lines[end + 1 :]).strip())
 
 
 async def run(example: Example, service: ServiceProcess, home: pathlib.Path) -> Any:
     """What the command prints, as JSON, when it is sent to `service`."""
-    command = example.command.replace("localhost:8080", f"localhost:{service.port}")
+    return json.loads(await typed(example.command.replace("localhost:8080", f"localhost:{service.port}"), home))
+
+
+async def typed(command: str, home: pathlib.Path, answer: str = "", shell: str = "bash") -> str:
+    """What a command prints in a shell, where somebody types an answer to what it asks."""
     process = await asyncio.create_subprocess_exec(
-        "bash", "-euc", command, cwd=home, env={"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        shell, "-euc", command, cwd=home, env={"HOME": str(home), "PATH": "/usr/local/bin:/usr/bin:/bin"},
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    out, err = await process.communicate()
+    out, err = await process.communicate(answer.encode())
     assert process.returncode == 0, err.decode()
-    return json.loads(out)
+    return out.decode()
 
 
 def shape(answer: Any) -> Any:
@@ -73,6 +77,16 @@ async def test_one_minute_to_a_revoked_token(tmp_path: pathlib.Path) -> None:
         service.kill()
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+async def test_the_key_goes_into_curls_file(shell: str, tmp_path: pathlib.Path) -> None:
+    """The command that asks for the key puts it where curl reads it, whole, and prints nothing of it."""
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not here")
+    (asks,) = examples("For operators", "API key: ")
+    assert not await typed(asks.command, tmp_path, f"{KEY}\\=\n", shell)
+    assert (tmp_path / ".revocation.curl").read_text() == f'header = "Authorization: Bearer {KEY}\\="\n'
+
+
 async def test_operators_commands_do_what_they_say(tmp_path: pathlib.Path) -> None:
     """Each of the operator's commands works, with the key in curl's file and the token on standard input."""
     service = ServiceProcess(tmp_path / "service", {"REVOCATION_API_KEYS": f"ops={KEY}:admin"})
@@ -80,12 +94,17 @@ async def test_operators_commands_do_what_they_say(tmp_path: pathlib.Path) -> No
     (tmp_path / "token.txt").write_text(mint(jti="readme") + "\n")
     try:
         await service.start()
-        told = [example for example in examples("For operators") if "API key: " not in example.command]
-        answers = [await run(example, service, tmp_path) for example in told]
-        claims = [answer["claim"] for answer in answers if answer.get("result") == "revoked"]
-        assert claims == ["jti", "sub", "sid", "client_id", "all"]
-        assert answers[5]["revoked_by"] == "ops"
-        assert answers[5]["reason"] == "phone lost"
-        assert answers[6]["status"] == "ready"
+        answers = {example.command: await run(example, service, tmp_path) for example in examples("For operators")}
+
+        def answer_to(words: str) -> Any:
+            (answer,) = (answer for command, answer in answers.items() if words in command)
+            return answer
+
+        revocations = [answer["claim"] for answer in answers.values() if answer.get("result") == "revoked"]
+        assert revocations == ["jti", "sub", "sid", "client_id", "all"]
+        assert len(answers) == len(revocations) + 2
+        found = answer_to("/revocations?claim=sub&value=alice")
+        assert (found["revoked_by"], found["reason"]) == ("ops", "phone lost")
+        assert answer_to("/readyz")["status"] == "ready"
     finally:
         service.kill()

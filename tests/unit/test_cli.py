@@ -1,5 +1,6 @@
 """The command line: what each command prints, and how it ends."""
 
+import json
 import logging
 import os
 import re
@@ -167,6 +168,15 @@ def test_check_config_warns_of_unknown_settings(run: Run) -> None:
     ]
 
 
+def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
+    """A program that is no Redis is refused as `serve` would refuse it; with a Redis elsewhere nobody needs one."""
+    done = spawn(*MODULE, "check-config", REDIS_SERVER_BIN="/bin/true")
+    assert done.status == 1
+    assert done.err.startswith("revocation-service: REDIS_SERVER_BIN: /bin/true is not a Redis")
+    elsewhere = {"REVOCATION_REDIS_URL": "redis://127.0.0.1:1", "REDIS_SERVER_BIN": "/bin/true"}
+    assert spawn(*MODULE, "check-config", **elsewhere).status == 0
+
+
 def test_the_clients_own_settings_are_known(run: Run) -> None:
     """REVOCATION_URL and REVOCATION_API_KEY belong to the client, and are no mistake beside the service's."""
     assert run("check-config", URL="http://127.0.0.1:8080", API_KEY=CANARY).err == ""
@@ -287,12 +297,15 @@ def test_new_key_refuses_what_no_entry_could_hold(run: Run, name: str, scopes: s
 
 
 def test_an_address_that_is_taken_is_one_line() -> None:
-    """`serve` where another listens ends with status 1, and says which settings to change."""
+    """`serve` where another listens ends with status 1, and says which settings to change; before, all is events."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         given = {"REVOCATION_PORT": port, "REVOCATION_REDIS_URL": "redis://127.0.0.1:1"}
-        done = spawn(*MODULE, "serve", **given)
+        done = spawn(*MODULE, "serve", REVOCATION_PROT="9000", **given)
     assert (done.status, done.out) == (1, "")
+    events = [json.loads(line) for line in done.err.splitlines()[:-1]]
+    unknown = [(event["level"], event["name"]) for event in events if event["event"] == "unknown_setting"]
+    assert unknown == [("warning", "REVOCATION_PROT")], "a misspelt setting is an event of the log"
     assert "Traceback" not in done.err
     last = done.err.splitlines()[-1]
     assert last.startswith("revocation-service: ")

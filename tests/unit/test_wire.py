@@ -313,18 +313,32 @@ def test_json_is_written_compactly() -> None:
 @pytest.mark.parametrize(
     ("members", "expected"),
     [
-        ({"revoked_at": 5}, Revocation("jti", "a", None, 5)),
-        ({"revoked_at": 5.5, "expires_at": 9}, Revocation("jti", "a", 9, 5.5)),
+        ({"revoked_at": 5}, Revocation("sid", "a", 77.0, 5)),
+        ({"revoked_at": 5.5, "expires_at": 76.9996}, Revocation("sid", "a", 76.9996, 5.5)),
         (
-            {"revoked_at": 5, "expires_at": 9, "issued_before": 4, "reason": "é", "revoked_by": "api", "more": 1},
-            Revocation("jti", "a", 9, 5, 4, "é", "api"),
+            {"revoked_at": 5, "expires_at": 77, "issued_before": 4, "reason": "é", "revoked_by": "api", "more": 1},
+            Revocation("sid", "a", 77, 5, 4, "é", "api"),
         ),
-        ({"revoked_at": 5, "expires_at": 9, "reason": None}, Revocation("jti", "a", 9, 5)),
+        ({"revoked_at": 5, "expires_at": 77, "reason": None}, Revocation("sid", "a", 77, 5)),
     ],
 )
 def test_a_record_of_ours_is_read_back(members: dict[str, Any], expected: Revocation) -> None:
-    """A record's members become the revocation; the key's own expiry is not looked at."""
-    assert revocation_from_record("jti", "a", json.dumps(members).encode(), 77.0) == expected
+    """A record's members become the revocation; its end is more exact than the key's, which has milliseconds."""
+    assert revocation_from_record("sid", "a", json.dumps(members).encode(), 77.0) == expected
+
+
+@pytest.mark.parametrize("stated", [6, 76.9, 77.1, 77_000, 1e300])
+def test_the_keys_own_end_counts(stated: float) -> None:
+    """A value that states another end than its key has is not believed: the key lives, and so does the revocation."""
+    record = json.dumps({"revoked_at": 5, "expires_at": stated}).encode()
+    assert revocation_from_record("jti", "a", record, 77.0) == Revocation("jti", "a", 77.0, 5)
+    assert revocation_from_record("jti", "a", record, None) == Revocation("jti", "a", None, 5)
+
+
+def test_a_jti_has_no_cutoff() -> None:
+    """A token is revoked or it is not, whatever a value under its key says of cutoffs."""
+    record = b'{"revoked_at":5,"expires_at":77,"issued_before":1}'
+    assert revocation_from_record("jti", "a", record, 77.0).issued_before is None
 
 
 @pytest.mark.parametrize(
@@ -349,6 +363,7 @@ def test_a_record_of_ours_is_read_back(members: dict[str, Any], expected: Revoca
         b'{"revoked_at":5,"issued_before":[]}',
         b'{"revoked_at":5,"issued_before":null}',
         b'{"revoked_at":5,"reason":7}',
+        b'{"revoked_at":5,"reason":"\\ud800"}',
         b'{"revoked_at":5,"revoked_by":{}}',
         b"\xff\xfe",
         b"[" * 100_000,
@@ -356,7 +371,7 @@ def test_a_record_of_ours_is_read_back(members: dict[str, Any], expected: Revoca
         b'{"revoked_at":1' + b"0" * 5000 + b"}",
         b'{"revoked_at":1' + b"0" * 400 + b"}",
     ],
-    ids=range(25),
+    ids=range(26),
 )
 def test_what_is_no_record_of_ours_revokes_all_the_same(record: bytes) -> None:
     """A foreign value is presence: no cutoff, no origin, the key's own expiry, and never an error."""

@@ -42,7 +42,6 @@ class Target:
     output: Path
     port: int
     key: str | None
-    signing: bool
     secrets: set[str] = field(default_factory=lambda: {_CANARY_TAIL})
     _looked_at: int = 0
 
@@ -99,7 +98,7 @@ def spawned(redis: Process, output: Path, given: dict[str, str]) -> Iterator[Tar
     with output.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
             port = _listening_port(process, output)
-            target = Target(process, output, port, API_KEY if "API_KEYS" in given else None, "JWT_SECRET" in given)
+            target = Target(process, output, port, API_KEY if "API_KEYS" in given else None)
             yield target
             target.assert_well()
             process.terminate()

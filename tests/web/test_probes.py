@@ -44,11 +44,21 @@ async def store_of(service: Service) -> tuple[int, Any]:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_probes_need_no_key(service: Service, path: str) -> None:
-    """All three answer 200 without Authorization, while every other route wants a key."""
+    """Each of the three answers 200 without Authorization."""
     async with service.session.get(service.url.with_path(path)) as answer:
         assert answer.status == 200
-    async with service.session.get(service.url.with_path("/check")) as answer:
-        assert answer.status == 401
+
+
+async def test_every_other_route_needs_a_key(service: Service) -> None:
+    """Every method of every path that the application has but the probes is 401 without Authorization."""
+    routes = {(route.method, route.resource.canonical) for route in service.app.router.routes() if route.resource}
+    wanting = {
+        (method, path) for method, path in routes if method != "*" and path not in {"/healthz", "/readyz", "/metrics"}
+    }
+    assert {path for _, path in wanting} >= {"/revoke", "/check", "/check/batch", "/revocations"}
+    for method, path in sorted(wanting):
+        async with service.session.request(method, service.url.with_path(path)) as answer:
+            assert (answer.status, (await answer.json(content_type=None))["code"]) == (401, "unauthorized"), path
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])

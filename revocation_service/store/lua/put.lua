@@ -1,11 +1,11 @@
 -- Merges one revocation into the record under KEYS[1]; the same merge as `merge` in the client's model.py.
 --
--- ARGV[1] is JSON: max_lifetime, leeway, skew (seconds), and where they apply exp, expires_in, issued_before,
+-- ARGV[1] is JSON: claim, max_lifetime, leeway, skew (seconds), and where they apply exp, expires_in, issued_before,
 -- cutoff_is_now, reason, revoked_by. A record that is handed on as it stands brings expires_at and revoked_at.
 -- This server's clock decides what has expired and what lies too far ahead.
 --
--- Returns {result, now} or {result, now, record, was_foreign}, result being one of revoked, already_revoked,
--- expired, exp_too_far, issued_before_too_far. An accepted revocation is always written, also where it changes
+-- Returns {result} or {result, record, expires_at, was_foreign}, result being one of revoked, already_revoked,
+-- expired, exp_too_far, issued_before_too_far; expires_at is empty for a key without an expiry. An accepted revocation is always written, also where it changes
 -- nothing: a WAIT on this connection then speaks of it, whichever connection wrote it first.
 
 local asked = cjson.decode(ARGV[1])
@@ -42,13 +42,17 @@ local function record_of(value) -- nil where it is none of ours
     and (members.expires_at == nil or finite(members.expires_at))
     and (members.issued_before == nil or finite(members.issued_before))
     and is_text(members.reason) and is_text(members.revoked_by)
-  members.expires_at = members.expires_at or math.huge
+  if asked.claim == 'jti' then members.issued_before = nil end -- a token is revoked, or it is not
   return ours and members or nil
 end
 
-local function foreign_record() -- presence counts: every token, as long as the key lives
+local function stored_record() -- the key says how long it lives; a value may only say it more exactly
   local left = redis.call('PTTL', KEYS[1])
-  return {expires_at = left < 0 and math.huge or now + left / 1000, revoked_at = math.huge}
+  local ends = left < 0 and math.huge or now + left / 1000
+  local record = record_of(redis.pcall('GET', KEYS[1])) or {revoked_at = math.huge, foreign = 1}
+  local exact = record.expires_at and math.abs(record.expires_at - ends) < 0.05
+  if not exact then record.expires_at = ends end
+  return record
 end
 
 local function before(one, other) -- by bytes: `<` would follow the server's locale
@@ -78,17 +82,17 @@ end
 
 local issued_before = asked.issued_before
 if issued_before == nil and asked.cutoff_is_now then issued_before = now end
-if issued_before and issued_before > now + asked.skew then return {'issued_before_too_far', literal(now)} end
+if issued_before and issued_before > now + asked.skew then return {'issued_before_too_far'} end
 
 local expires_at = asked.expires_at
 if not expires_at then
   local dies_at = asked.exp
   if asked.expires_in then dies_at = math.max(dies_at or 0, now + asked.expires_in) end
   if not dies_at then dies_at = math.max(now, issued_before or now) + asked.max_lifetime end
-  if dies_at > now + asked.max_lifetime + asked.skew then return {'exp_too_far', literal(now)} end
+  if dies_at > now + asked.max_lifetime + asked.skew then return {'exp_too_far'} end
   expires_at = dies_at + asked.leeway
 end
-if expires_at <= now then return {'expired', literal(now)} end
+if expires_at <= now then return {'expired'} end
 
 local merged = {
   expires_at = expires_at,
@@ -99,8 +103,8 @@ local merged = {
 }
 local result, was_foreign = 'revoked', 0
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  local stored = record_of(redis.pcall('GET', KEYS[1]))
-  if not stored then stored, was_foreign = foreign_record(), 1 end
+  local stored = stored_record()
+  was_foreign = stored.foreign or 0
   local covers_more = stored.issued_before ~= nil and (issued_before == nil or issued_before > stored.issued_before)
   if not covers_more then result = 'already_revoked' end
   local first = came_first(stored, merged) and stored or merged
@@ -125,4 +129,4 @@ if merged.expires_at < math.huge then
 else
   redis.call('SET', KEYS[1], record) -- a foreign writer set no expiry, and a life is never shortened
 end
-return {result, literal(now), record, was_foreign}
+return {result, record, merged.expires_at < math.huge and literal(merged.expires_at) or '', was_foreign}
