@@ -488,7 +488,8 @@ async def _start_replicated(nodes: Sequence[Process], lines: Sequence[str]) -> N
 
 async def _start_sentinels(sentinels: Sequence[Process], master: Process) -> None:
     watch = f"sentinel monitor {SERVICE_NAME} {HOST} {master.port} 2"
-    timing = {"down-after-milliseconds": 700, "failover-timeout": 3000, "parallel-syncs": 2}
+    # A sentinel reconnects once a second: with less than that it would think a master dead that it has just taken on.
+    timing = {"down-after-milliseconds": 1500, "failover-timeout": 6000, "parallel-syncs": 2}
     lines = [watch, *(f"sentinel {name} {SERVICE_NAME} {value}" for name, value in timing.items())]
     if master.password:
         lines.append(f"sentinel auth-pass {SERVICE_NAME} {master.password}")

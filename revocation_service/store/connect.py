@@ -95,6 +95,17 @@ class _Sentinel(Sentinel):
                 self.sentinels.append(self.sentinels.pop(0))  # or whoever hangs at its head ends every walk
                 raise
 
+    async def agreed_master(self, service_name: str) -> tuple[str, int] | None:
+        """The address of the master, if most sentinels answer, and all of those say the same and know of no failover.
+
+        One that leads a failover says so before it promotes a replica; the old master may live, and know nothing yet.
+        """
+        answers = await asyncio.gather(*(each.sentinel_masters() for each in self.sentinels), return_exceptions=True)
+        states = [answer.get(service_name) for answer in answers if isinstance(answer, dict)]
+        named = {(state["ip"], state["port"]) if state and state["flags"] == "master" else None for state in states}
+        most_answer = 2 * len(states) > len(self.sentinels)
+        return named.pop() if most_answer and len(named) == 1 else None
+
 
 def _parts(rest: str) -> tuple[str, list[tuple[str, int]], str]:
     """`user:password@`, the addresses, and the path and query, of a URL with several hosts."""

@@ -102,10 +102,18 @@ class Node:
         return address
 
     async def ask_for_master(self) -> tuple[str, int] | None:
-        """Where the sentinels say now that it is; connections that lead elsewhere are dropped."""
-        if self.master_address is not None:
+        """Where the sentinels agree that it is, with no failover under way; connections elsewhere are dropped.
+
+        Raises RedisConnectionError where they do not agree.
+        """
+        if self.master_address is None:
+            return None
+        agreed: tuple[str, int] | None = await self._pool.sentinel_manager.agreed_master(self._pool.service_name)
+        if agreed is None:
+            raise RedisConnectionError("the sentinels do not agree on a master, or are about to have another")
+        if agreed != self.master_address:
             await self._pool.get_master_address()
-        return self.master_address
+        return agreed
 
     async def aclose(self) -> None:
         """Close its connections."""

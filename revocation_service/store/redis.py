@@ -154,11 +154,12 @@ class Store:
             wait: Command = ("WAIT", wanted, int(REPLICA_TIMEOUT_SECONDS * 1000))
             reply, confirmed = await self.connections.run(key, [command, wait], until)
             node = self.connections.owner(key)
+            wrote_to = node.master_address
             if confirmed >= asked_for:
                 self._note_replicas(node, asked_for, confirmed)
                 return reply
             online = node.replicas_online = await self._replicas_online(node)
-            if online < asked_for and await self._deposed(node, until):
+            if online < asked_for and await self._deposed(node, wrote_to, until):
                 continue  # a deposed master has no replicas: write again, to its successor
             self._note_replicas(node, asked_for, online)
             if confirmed >= min(asked_for, online):
@@ -174,9 +175,8 @@ class Store:
             raise StoreUnavailable("too few replicas confirmed, and Redis will not say how many it has") from info
         return replicas_online(info_fields(info))
 
-    async def _deposed(self, node: Node, until: float) -> bool:
-        """Whether the sentinels have another master by now: one that was frozen does not know, and takes writes."""
-        wrote_to = node.master_address
+    async def _deposed(self, node: Node, wrote_to: tuple[str, int] | None, until: float) -> bool:
+        """Whether the sentinels have another master by now: the old one may not know, and take writes."""
         async with asyncio.timeout_at(until):
             return await node.ask_for_master() != wrote_to
 

@@ -63,7 +63,7 @@ class Answers:
 
         async def answer(request: web.Request) -> web.StreamResponse:
             started = perf_counter()
-            begin(request)
+            current = begin(request)
             traffic.came()
             try:
                 if protected:
@@ -75,7 +75,7 @@ class Answers:
                 traffic.went()
             if traffic.leaving:
                 response.force_close()  # a kept connection would soon be closed under the caller's next request
-            finish(response)
+            finish(response, current)
             seconds = perf_counter() - started
             counts[response.status](seconds)
             if logged:
@@ -91,16 +91,18 @@ def _process() -> str:
     return secrets.token_hex(8)
 
 
-def begin(request: web.BaseRequest) -> None:
+def begin(request: web.BaseRequest) -> str:
     """Give what follows the request's id: the caller's, if it is a good one, or one that nobody else gives."""
     given = request.headers.get("X-Request-ID")
-    request_id.set(given if given is not None and _REQUEST_ID.fullmatch(given) else f"{_process()}-{next(_NUMBERS):x}")
+    current = given if given is not None and _REQUEST_ID.fullmatch(given) else f"{_process()}-{next(_NUMBERS):x}"
+    request_id.set(current)
+    return current
 
 
-def finish(response: web.StreamResponse) -> None:
+def finish(response: web.StreamResponse, current: str) -> None:
     """The headers that every answer carries."""
     headers = response.headers
-    headers["X-Request-ID"] = request_id.get() or ""
+    headers["X-Request-ID"] = current
     headers["Cache-Control"] = "no-store"
 
 

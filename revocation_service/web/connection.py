@@ -37,11 +37,11 @@ class _Connection(web.RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """What came was no HTTP; aiohttp's own message would quote it, and with it a token or a key."""
-        begin(request)
+        current = begin(request)
         super().handle_error(request, status, exc)
         response = internal_problem() if status >= 500 else http_problem(web.HTTPBadRequest(), "this is not valid HTTP")
         response.force_close()
-        finish(response)
+        finish(response, current)
         return response
 
     def finish_response(
@@ -49,7 +49,7 @@ class _Connection(web.RequestHandler):
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """An answer of aiohttp's own becomes a problem."""
         if isinstance(resp, web.HTTPException):
-            begin(request)
+            current = begin(request)
             resp = http_problem(resp)
-            finish(resp)
+            finish(resp, current)
         return super().finish_response(request, resp, start_time)
