@@ -29,8 +29,8 @@ class Callers:
     def __init__(self, keys: tuple[ApiKey, ...]) -> None:
         self._keys = keys
         self._proven: dict[str, ApiKey] = {}
-        """Headers that carried a key before. Python's hash of a string is keyed (PEP 456): that a guess is not found here
-        tells nobody how much of it was right."""
+        """Headers that carried a key before. Python's hash of a string is keyed (PEP 456), so that a guess is not found
+        here tells nobody how much of it was right."""
 
     def authorize(self, request: web.Request, scope: Scope) -> str | None:
         """The name of the caller whose key the request carries (RFC 6750 section 2.1).
