@@ -64,7 +64,7 @@ async def checks(plan: Plan) -> None:
         url = await stack.enter_async_context(redis())
         ports = {kind: await stack.enter_async_context(baseline(kind, url)) for kind in ("bare", "hiredis", "redis")}
         ports["ours"] = await stack.enter_async_context(service(url))
-        await fill(url, 1_000)
+        await fill(url, "bench", 1_000)
         runs = {name: _single(plan, port) for name, port in ports.items()} | {"batch": _batches(plan, ports["ours"])}
         few = await interleaved(plan, runs)
         show("bare aiohttp handler", few["bare"])
@@ -72,8 +72,8 @@ async def checks(plan: Plan) -> None:
         show("the same, one Redis command (with hiredis)", few["hiredis"])
         show("the service, GET /check", few["ours"])
         show(f"the service, POST /check/batch of {BATCH:,}", few["batch"], BATCH, "checks/s")
-        await fill(url, plan.stored, start=1_000)
-        many = await interleaved(plan, {"bare": runs["bare"], "ours": runs["ours"]})
+        await fill(url, "other", plan.stored)
+        many = await interleaved(plan, {"bare": runs["bare"], "ours": runs["ours"]})  # the same tokens are asked
         show(f"the service, {plan.stored:,} stored", many["ours"])
     flat = (rate(many["ours"]) / rate(many["bare"])) / (rate(few["ours"]) / rate(few["bare"]))
     told = {

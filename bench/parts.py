@@ -87,14 +87,14 @@ async def baseline(kind: str, url: str) -> AsyncIterator[int]:
         yield port
 
 
-async def fill(url: str, number: int, *, start: int = 0) -> None:
-    """Store revocations `token_blacklist:bench-<n>`, with values as the service writes them, and an hour to live."""
+async def fill(url: str, name: str, number: int) -> None:
+    """Store revocations `token_blacklist:<name>-<n>`, with values as the service writes them, and an hour to live."""
     async with Redis.from_url(url) as client:
         value = b'{"revoked_at":1795447974.695345,"expires_at":1795451574,"revoked_by":"bench"}'
-        for first in range(start, number, 10_000):
+        for first in range(0, number, 10_000):
             pipeline = client.pipeline(transaction=False)
             for position in range(first, min(first + 10_000, number)):
-                pipeline.set(f"token_blacklist:bench-{position}", value, ex=3600)
+                pipeline.set(f"token_blacklist:{name}-{position}", value, ex=3600)
             await pipeline.execute()
 
 

@@ -526,6 +526,26 @@ async def test_a_restart_of_the_server_costs_nobody_an_error(deployment: Deploym
     assert opened.failures("put") == opened.failures("get") == 0
 
 
+@one_server
+async def test_a_full_redis_refuses_and_still_answers(deployment: Deployment, opened: Opened) -> None:
+    """Out of memory, a put is StoreUnavailable at once and nothing is stored; gets are answered all the while."""
+    await opened.revoke("before")
+    server = deployment.nodes[0]
+    await server.command("CONFIG", "SET", "maxmemory", 1)
+    try:
+        begun = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            await opened.revoke("refused")
+        assert time.monotonic() - begun < 0.3
+        await server.command("SCRIPT", "FLUSH")
+        assert await opened.found("before") is not None
+        assert await opened.found("refused") is None
+    finally:
+        await server.command("CONFIG", "SET", "maxmemory", 0)
+    assert (await opened.revoke("refused")).result == "revoked"
+    assert await deployment.log_of(opened) == ["before", "refused"]
+
+
 async def test_checks_that_arrive_together_travel_together(deployment: Deployment, opened: Opened) -> None:
     """200 concurrent gets take at most two round trips to a master, and each gets its own answer."""
     for number in range(0, 200, 2):
