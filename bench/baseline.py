@@ -1,10 +1,13 @@
-"""The baselines, each a server of its own: `python -m bench.baseline bare|hiredis|redis PORT REDIS_URL`.
+"""The baselines, each a server of its own: `python -m bench.baseline bare|hiredis|redis asyncio|uvloop PORT REDIS_URL`.
 
 bare     an aiohttp handler that answers a constant: what the framework alone reaches
 hiredis  the same handler with one Redis command per request, by redis-py's default client with hiredis beside it
-redis    the same without hiredis: what `pip install redis` gives, and is usually written
+redis    the same without hiredis: what `pip install redis` gives
+
+on asyncio, which is what `web.run_app` gives and is usually written, or on uvloop, which the service brings itself.
 """
 
+import asyncio
 import sys
 from typing import Any, Final
 
@@ -30,14 +33,13 @@ async def with_redis(request: web.Request) -> web.Response:
 
 def main() -> None:
     """Serve one baseline."""
-    kind, port, url = sys.argv[1:]
+    kind, loop, port, url = sys.argv[1:]
     app = web.Application()
     parser: dict[str, Any] = {"parser_class": _AsyncRESP2Parser, "protocol": 2} if kind == "redis" else {}
     app[CLIENT] = Redis.from_url(url, **parser)
     app.router.add_get("/check", bare if kind == "bare" else with_redis)
-    web.run_app(
-        app, host="127.0.0.1", port=int(port), access_log=None, print=lambda _line: None, loop=uvloop.new_event_loop()
-    )
+    made = (uvloop if loop == "uvloop" else asyncio).new_event_loop()
+    web.run_app(app, host="127.0.0.1", port=int(port), access_log=None, print=lambda _line: None, loop=made)
 
 
 if __name__ == "__main__":

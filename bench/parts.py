@@ -80,10 +80,10 @@ async def service(url: str) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def baseline(kind: str, url: str) -> AsyncIterator[int]:
-    """One of the servers in `baseline.py`; yields its port."""
+async def baseline(kind: str, loop: str, url: str) -> AsyncIterator[int]:
+    """One of the servers in `baseline.py`, on that event loop; yields its port."""
     port = free_port()
-    async with _process(port, sys.executable, "-m", "bench.baseline", kind, str(port), url):
+    async with _process(port, sys.executable, "-m", "bench.baseline", kind, loop, str(port), url):
         yield port
 
 

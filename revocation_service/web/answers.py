@@ -3,13 +3,16 @@
 import re
 import secrets
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 from functools import lru_cache
 from itertools import count
-from time import perf_counter
+from time import perf_counter, time
 from typing import Final
 
 import structlog
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import SERVER_SOFTWARE
 
 from revocation_client.wire import WireError, dumps
 from revocation_service.errors import InvalidRequest, ServiceError, Unavailable
@@ -24,6 +27,8 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET: Final = frozenset({"/check", "/check/batch", "/healthz", "/readyz", "/metrics"})
 """Routes that are asked all the time: their requests are logged at level debug, and counted at every level."""
 
+_JSON: Final = {"Content-Type": "application/json"}
+
 _NUMBERS: Final = count(1)
 
 _log = structlog.get_logger()
@@ -36,7 +41,48 @@ def json_answer(form: object) -> web.Response:
 
 def encoded_answer(body: bytes) -> web.Response:
     """A success whose JSON is at hand."""
-    return web.Response(body=body, content_type="application/json")
+    return _Short(body=body, headers=_JSON)
+
+
+class _Short(web.Response):
+    """A success that leaves in one piece where the connection goes on: aiohttp's own way costs a sixth of a check."""
+
+    _written = False
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Write all of it, or leave it to aiohttp where there is more to say than these headers."""
+        goes_on = self.keep_alive is not False and request.keep_alive and request.version == HttpVersion11
+        if not goes_on or request.method == "HEAD" or self.status != 200:
+            return await super().prepare(request)
+        if not self._written:
+            self._written = True
+            await request.writer.write_eof(self._whole())
+        return request.writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing is left to write, if it was written in one piece."""
+        if not self._written:
+            await super().write_eof(data)
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the connection goes on."""
+        return self._written or super().keep_alive
+
+    def _whole(self) -> bytes:
+        body = self.body
+        assert isinstance(body, bytes), "it was made of bytes"
+        lines = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        return f"HTTP/1.1 200 OK\r\n{lines}Content-Length: {len(body)}\r\n{_about_now()}\r\n".encode("ascii") + body
+
+
+@lru_cache(maxsize=1)
+def _about(second: int) -> str:
+    return f"Date: {formatdate(second, usegmt=True)}\r\nServer: {SERVER_SOFTWARE}\r\n"
+
+
+def _about_now() -> str:
+    return _about(int(time()))
 
 
 class Answers:

@@ -1,7 +1,11 @@
 """What every answer has, whatever it says: no caching, a request id, and for a failure a problem."""
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from time import time
 
 import pytest
 from aiohttp import web
@@ -240,6 +244,52 @@ async def test_requests_in_one_breath_are_answered_in_order(service: Service) ->
     ]
     raw = await talk(service, b"".join(pieces), answers=len(pieces))
     assert raw.statuses == [200, 404, 200, 405, 200]
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_success_says_the_same_however_the_connection_goes_on(service: Service, revoked: bool) -> None:
+    """Status, headers and body of a check: over a connection that stays, one that closes, and HTTP/1.0."""
+    if revoked:
+        await service.revoke({"jti": "a"})
+    question, asked = "GET /check?jti=a", "X-Request-ID: one"
+    stays = await talk(service, request_bytes(f"{question} HTTP/1.1", asked))
+    others = [
+        await talk(service, request_bytes(f"{question} HTTP/1.1", asked, "Connection: close")),
+        await talk(service, request_bytes(f"{question} HTTP/1.0", asked)),
+        await talk(service, request_bytes(f"{question} HTTP/1.0", asked, "Connection: keep-alive")),
+    ]
+    assert not stays.closed
+    for other in others:
+        assert _said(other.data) == _said(stays.data)
+
+
+def _said(answer: bytes) -> tuple[bytes, set[bytes], bytes]:
+    """Status, headers but the date and those of the connection, and body."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, *headers = head.split(b"\r\n")
+    dates = [header for header in headers if header.startswith(b"Date: ")]
+    assert len(dates) == 1
+    assert parsedate_to_datetime(dates[0].decode()[6:]).timestamp() == pytest.approx(time(), abs=5)
+    left = {header for header in headers if not header.startswith((b"Connection:", b"Date:"))}
+    return line.partition(b" ")[2], left, body
+
+
+async def test_who_reads_no_answers_is_sent_no_more(service: Service) -> None:
+    """Questions by the ten thousand on one connection, and no answer taken: the service stops reading."""
+    reader, writer = await asyncio.open_connection(str(service.url.host), service.port)
+    question = request_bytes("GET /check?jti=a HTTP/1.1") * 100
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 200_000:
+            writer.write(question)
+            async with asyncio.timeout(1):
+                await writer.drain()
+            sent += 100
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    del reader
+    assert sent < 200_000
 
 
 async def test_a_body_is_never_the_next_request(service: Service) -> None:
