@@ -7,22 +7,25 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PORT ?= 8080
 
-.PHONY: help install run check test campaign bench secrets test-docker clean
+.PHONY: help install run demo check test campaign bench secrets test-docker clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(INSTALLED) ## Make .venv, with the service, the client and everything that the other commands need
 
-$(INSTALLED): setup.cfg client/setup.cfg pyproject.toml client/pyproject.toml
+$(INSTALLED): $(foreach part,. client examples/main_api,$(part)/setup.cfg $(part)/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=…, this is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ./client -e '.[embedded,gunicorn,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ./client -e '.[embedded,gunicorn,dev]' -e ./examples/main_api
 	@touch $(INSTALLED)
 
 run: $(INSTALLED) ## Serve on 127.0.0.1:8080 (PORT=… for another) with a private Redis; every REVOCATION_… variable counts
 	@REVOCATION_PORT="$${REVOCATION_PORT:-$(PORT)}" exec $(BIN)/revocation-service serve
+
+demo: $(INSTALLED) ## Run all four parts on loopback, and walk through login, logout and six logins (DEMO_ONCE=1: then end)
+	@exec $(BIN)/python examples/demo.py
 
 check: $(INSTALLED) ## Lint, format, types, and the layers of the code base
 	$(BIN)/ruff check .
@@ -30,6 +33,8 @@ check: $(INSTALLED) ## Lint, format, types, and the layers of the code base
 	$(BIN)/mypy
 	$(BIN)/mypy deploy/gunicorn.conf.py
 	$(BIN)/mypy deploy/healthcheck.py
+	$(BIN)/mypy examples/demo.py
+	MYPYPATH=examples/main_api/tests $(BIN)/mypy examples/main_api/tests
 	$(BIN)/pytest -q tests/test_layers.py
 
 test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (some minutes)
@@ -48,4 +53,4 @@ test-docker: $(INSTALLED) ## Build the image, run the compose file and the testc
 	$(BIN)/pytest -m docker -rs tests/docker
 
 clean: ## Remove what the other commands made
-	rm -rf $(VENV) build dist *.egg-info client/*.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info client/*.egg-info examples/main_api/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,9 @@ import redis as redis_py
 import uvloop
 from redis.asyncio import Redis
 
+from bench.application import Call, calls, ways
 from bench.load import Load, get, load, post
-from bench.parts import AUTH, baseline, fill, redis, service, used_memory
+from bench.parts import AUTH, baseline, fill, gateway, redis, service, used_memory
 from revocation_client.wire import dumps
 from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.connect import connect
@@ -21,6 +22,7 @@ from revocation_service.store.redis import Put, Store
 from revocation_service.telemetry import Metrics
 
 CONNECTIONS = 32
+CONCURRENT = 64
 BATCH = 1_000
 ASKED = 20_000
 BASELINES = {
@@ -59,10 +61,14 @@ def rate(loads: list[Load]) -> float:
     return statistics.median(one.per_second for one in loads)
 
 
+def median_ms(loads: list[Load], share: float) -> float:
+    """The latency that this share of the answers kept below: the median of the rounds, in milliseconds."""
+    return statistics.median(one.latency_ms(share) for one in loads)
+
+
 def show(name: str, loads: list[Load], scale: int = 1, unit: str = "requests/s") -> None:
-    p50 = statistics.median(one.latency_ms(0.5) for one in loads)
-    p99 = statistics.median(one.latency_ms(0.99) for one in loads)
-    print(f"  {name:<44} {rate(loads) * scale:>10,.0f} {unit:<11} p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
+    p50, p99 = median_ms(loads, 0.5), median_ms(loads, 0.99)
+    print(f"  {name:<48} {rate(loads) * scale:>10,.0f} {unit:<11} p50 {p50:6.2f} ms   p99 {p99:6.2f} ms")
 
 
 async def checks(plan: Plan) -> None:
@@ -112,6 +118,56 @@ def _batches(plan: Plan, port: int) -> Callable[[], Awaitable[Load]]:
     return lambda: load(port, request, connections=4, seconds=plan.seconds)
 
 
+async def application(plan: Plan) -> None:
+    """A check as the application makes it: through the client, beside the in-process blacklist."""
+    print(f"\nchecks of an application, {CONCURRENT} at once and one after another; the mirror off")
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(redis())
+        port = await stack.enter_async_context(service(url))
+        await fill(url, "bench", 1_000)
+        calls_of = await stack.enter_async_context(ways(port, url, ASKED))
+        together = await interleaved(plan, {name: _calls(plan, call, CONCURRENT) for name, call in calls_of.items()})
+        alone = await interleaved(plan, {name: _calls(plan, call, 1) for name, call in calls_of.items()})
+    names = {
+        "in-process": "redis.asyncio EXISTS, default client",
+        "client": "RevocationClient.is_revoked",
+        "request": "a bare aiohttp request of GET /check",
+    }
+    for loads, number in ((together, CONCURRENT), (alone, 1)):
+        for way, name in names.items():
+            show(f"{name}, {number} at once", loads[way], unit="checks/s")
+    overhead = median_ms(alone["client"], 0.5) - median_ms(alone["request"], 0.5)
+    ratio = rate(together["client"]) / rate(together["in-process"])
+    print(f"  client against in-process, {CONCURRENT} at once           {ratio:.1f} x  (goal 2)")
+    print(f"  client over a bare request, one after another    {overhead * 1000:+.0f} us a check (p50)")
+
+
+def _calls(plan: Plan, call: Call, concurrent: int) -> Callable[[], Awaitable[Load]]:
+    return lambda: calls(call, concurrent=concurrent, seconds=plan.seconds)
+
+
+async def passing(plan: Plan) -> None:
+    """What the gateway adds to a small request, over a connection that is kept."""
+    print("\na small GET through the gateway, and straight to the same upstream")
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(redis())
+        straight = await stack.enter_async_context(baseline("bare", "uvloop", url))
+        through = await stack.enter_async_context(gateway(straight, url))
+        request = get(lambda _number: "/check?jti=any", {})
+        for connections in (1, CONNECTIONS):
+            ports = {"straight": straight, "through the gateway": through}
+            runs = {name: _load(plan, port, request, connections) for name, port in ports.items()}
+            measured = await interleaved(plan, runs)
+            for name, loads in measured.items():
+                show(f"{name}, {connections} connections", loads)
+            added = median_ms(measured["through the gateway"], 0.5) - median_ms(measured["straight"], 0.5)
+            print(f"  the gateway adds, {connections} connections                  {added:.2f} ms (p50)")
+
+
+def _load(plan: Plan, port: int, request: Callable[[], bytes], connections: int) -> Callable[[], Awaitable[Load]]:
+    return lambda: load(port, request, connections=connections, seconds=plan.seconds)
+
+
 async def memory(plan: Plan) -> None:
     """What a revocation costs in Redis, beside the key that an in-process blacklist writes."""
     number = plan.measured_puts
@@ -143,18 +199,25 @@ async def memory(plan: Plan) -> None:
     print(f"  an entry of the change log (bounded)         {log / max(entries, 1):6.0f} bytes")
 
 
+PARTS: dict[str, Callable[[Plan], Awaitable[None]]] = {
+    "checks": checks,
+    "memory": memory,
+    "application": application,
+    "gateway": passing,
+}
+
+
 async def _main(plan: Plan, parts: list[str]) -> None:
     print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}, redis-py {redis_py.__version__}, uvloop")
     print(f"{plan.rounds} rounds of {plan.seconds:g} s each, interleaved; medians")
-    known: dict[str, Callable[[Plan], Awaitable[None]]] = {"checks": checks, "memory": memory}
-    for name in parts or known:
-        await known[name](plan)
+    for name in parts or PARTS:
+        await PARTS[name](plan)
 
 
 def main() -> None:
     """Measure all, or the parts that are named."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, against baselines in the same run.")
-    parser.add_argument("parts", nargs="*", choices=["checks", "memory", []], help="default: all")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a measurement")
     parsed = parser.parse_args()
     uvloop.run(_main(Plan(quick=parsed.quick), parsed.parts))

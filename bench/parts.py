@@ -87,6 +87,21 @@ async def baseline(kind: str, loop: str, url: str) -> AsyncIterator[int]:
         yield port
 
 
+@asynccontextmanager
+async def gateway(upstream: int, url: str) -> AsyncIterator[int]:
+    """The gateway before an upstream; yields its port."""
+    port = free_port()
+    environment = {
+        "GATEWAY_UPSTREAM_URL": f"http://127.0.0.1:{upstream}",
+        "GATEWAY_REDIS_URL": url,
+        "GATEWAY_PORT": str(port),
+        "GATEWAY_ADMIN_PORT": str(free_port()),
+        "GATEWAY_DRAIN_SECONDS": "0",
+    }
+    async with _process(port, sys.executable, "-m", "revocation_service", "gateway", environment=environment):
+        yield port
+
+
 async def fill(url: str, name: str, number: int) -> None:
     """Store revocations `token_blacklist:<name>-<n>`, with values as the service writes them, and an hour to live."""
     async with Redis.from_url(url) as client:

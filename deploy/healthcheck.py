@@ -1,4 +1,7 @@
-"""Exits with 0 if the service on this machine answers /healthz; the image's HEALTHCHECK."""
+"""Exits with 0 if the service on this machine answers /healthz, or whoever listens on the loopback port given.
+
+The image's HEALTHCHECK; the gateway's too, which answers on its admin port.
+"""
 
 import http.client
 import os
@@ -6,8 +9,8 @@ import sys
 
 EVERYWHERE = {"0.0.0.0", "::", ""}  # noqa: S104 - not bound here
 
-host = os.environ.get("REVOCATION_HOST", "127.0.0.1")
-port = int(os.environ.get("REVOCATION_PORT", "8080"))
+host = "127.0.0.1" if sys.argv[1:] else os.environ.get("REVOCATION_HOST", "127.0.0.1")
+port = int(sys.argv[1] if sys.argv[1:] else os.environ.get("REVOCATION_PORT", "8080"))
 connection = http.client.HTTPConnection("127.0.0.1" if host in EVERYWHERE else host, port, timeout=2)
 try:
     connection.request("GET", "/healthz")

@@ -1,28 +1,28 @@
-"""What the operator decides, as frozen values; the only reader of the environment.
+"""What the operator decides, as frozen values.
 
 A wrong value raises `SettingsError`, one line that names the variable. Secrets do not appear in any repr.
 """
 
 import ipaddress
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from revocation_service.api_keys import ApiKey, mask_api_keys, parse_api_keys
+from revocation_service.environment import Loaded, Reader, mask_url, process_environment
 from revocation_service.errors import SettingsError
 
 PREFIX: Final = "REVOCATION_"
 DAY_SECONDS: Final = 86_400
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+KNOWN_SCHEMES: Final = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "console")
 
-_Mask = Callable[[str], str]
-_CLIENTS_OWN: Final = {"REVOCATION_URL", "REVOCATION_API_KEY"}
+_CLIENTS_OWN: Final = frozenset({"REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class StoreSettings:
     strict: bool = False
     change_log_max_entries: int = 100_000
     server_bin: str | None = None
+    url_variable: str = "REVOCATION_REDIS_URL"
+    """Where the URL was given: what is wrong with it is said of that variable."""
 
     @property
     def embedded_directory(self) -> Path | None:
@@ -91,36 +93,18 @@ class Settings:
         return not self.api_keys
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One setting in force, as `check-config` prints it."""
-
-    name: str
-    value: str
-    given: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """The settings, how they read, and what was set to no effect."""
-
-    settings: Settings
-    shown: tuple[Shown, ...]
-    unknown: tuple[str, ...]
-
-
-def load(environment: Mapping[str, str] | None = None) -> Loaded:
+def load(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
     """The settings in `environment` (default: the process's own).
 
     Raises SettingsError, which names the variable.
     """
-    reader = _Reader(os.environ if environment is None else environment)
+    reader = Reader(PREFIX, process_environment() if environment is None else environment, known=_CLIENTS_OWN)
     settings = _settings(reader)
     _refuse_open_door(settings)
     return Loaded(settings, tuple(reader.shown), reader.unknown())
 
 
-def load_for_workers(environment: Mapping[str, str] | None = None) -> Loaded:
+def load_for_workers(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
     """As `load`, for one of several processes: the embedded Redis belongs to one process alone, and is refused.
 
     Raises SettingsError.
@@ -131,7 +115,7 @@ def load_for_workers(environment: Mapping[str, str] | None = None) -> Loaded:
     return loaded
 
 
-def _settings(reader: "_Reader") -> Settings:
+def _settings(reader: Reader) -> Settings:
     return Settings(
         host=reader.text("HOST", "127.0.0.1", empty=False),
         port=int(reader.number("PORT", 8080, least=0, most=65_535, whole=True)),
@@ -150,13 +134,13 @@ def _settings(reader: "_Reader") -> Settings:
     )
 
 
-def _store(reader: "_Reader") -> StoreSettings:
+def _store(reader: Reader) -> StoreSettings:
     url = _redis_url(reader)
     replicated = "+sentinel://" in url or "+cluster://" in url
     return StoreSettings(
         url=url,
         password=reader.secret("REDIS_PASSWORD"),
-        key_prefix=_key_prefix(reader),
+        key_prefix=key_prefix(reader),
         wait_replicas=int(reader.number("WAIT_REPLICAS", int(replicated), least=0, most=100, whole=True)),
         strict=reader.flag("STRICT_STORE", default=False),
         change_log_max_entries=int(
@@ -166,16 +150,20 @@ def _store(reader: "_Reader") -> StoreSettings:
     )
 
 
-def _redis_url(reader: "_Reader") -> str:
+def _redis_url(reader: Reader) -> str:
     url = reader.secret("REDIS_URL", default="embedded:", mask=mask_url) or "embedded:"
     if url.startswith("embedded:"):
         directory = url.removeprefix("embedded:") or str(_state_directory(reader.environment))
         return f"embedded:{_expanded(directory).absolute()}"
-    scheme, separator, rest = url.partition("://")
-    if scheme not in SCHEMES or not separator or not rest:
-        known = ", ".join(f"{name}://" for name in SCHEMES)
-        raise SettingsError(f"REVOCATION_REDIS_URL must begin with embedded: or one of {known}, and name a server")
+    if not names_a_server(url):
+        raise reader.wrong("REDIS_URL", f"must begin with embedded: or one of {KNOWN_SCHEMES}, and name a server")
     return url
+
+
+def names_a_server(url: str) -> bool:
+    """Whether it is the URL of a Redis elsewhere, in one of the known schemes."""
+    scheme, separator, rest = url.partition("://")
+    return scheme in SCHEMES and bool(separator) and bool(rest)
 
 
 def _expanded(directory: str) -> Path:
@@ -194,14 +182,18 @@ def _state_directory(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base.startswith("/") else Path("~/.local/state")) / "revocation-service"
 
 
-def _key_prefix(reader: "_Reader") -> str:
+def key_prefix(reader: Reader) -> str:
+    """What stands in front of every key; braces would choose a cluster's slot.
+
+    Raises SettingsError.
+    """
     prefix = reader.text("KEY_PREFIX", "")
     if len(prefix) > 128 or not prefix.isprintable() or "{" in prefix or "}" in prefix:
-        raise SettingsError("REVOCATION_KEY_PREFIX must be at most 128 printable characters, without { and }")
+        raise reader.wrong("KEY_PREFIX", "must be at most 128 printable characters, without { and }")
     return prefix
 
 
-def _signing(reader: "_Reader") -> SigningSettings:
+def _signing(reader: Reader) -> SigningSettings:
     algorithms = reader.text("JWT_ALGORITHMS", "")
     signing = SigningSettings(
         secret=reader.secret("JWT_SECRET"),
@@ -229,7 +221,7 @@ def _is_web_url(url: str) -> bool:
         return False
 
 
-def _api_keys(reader: "_Reader") -> tuple[ApiKey, ...]:
+def _api_keys(reader: Reader) -> tuple[ApiKey, ...]:
     text = reader.secret("API_KEYS", mask=mask_api_keys)
     if text is None:
         return ()
@@ -254,100 +246,3 @@ def is_loopback(host: str) -> bool:
         return False
     mapped = getattr(address, "ipv4_mapped", None)
     return bool((mapped or address).is_loopback)
-
-
-def mask_url(url: str) -> str:
-    """A URL with its user, password and query hidden."""
-    scheme, separator, rest = url.partition("://")
-    address, query, options = rest.partition("?")
-    _credentials, at, host = address.rpartition("@")
-    if "@" in options:  # it may be a password that holds a question mark
-        return f"{scheme}{separator}***"
-    return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
-
-
-class _Reader:
-    """Takes variables from an environment by the name behind the prefix, and remembers how each reads."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.environment = environment
-        self.shown: list[Shown] = []
-        self._known: set[str] = set(_CLIENTS_OWN)
-
-    def unknown(self) -> tuple[str, ...]:
-        """Variables with our prefix that mean nothing: misspelt, most likely."""
-        return tuple(sorted(name for name in self.environment if name.startswith(PREFIX) and name not in self._known))
-
-    def text(self, name: str, default: str, *, empty: bool = True) -> str:
-        text = self._take(name, default, lambda value: value)
-        if not text and not empty:
-            raise SettingsError(f"{PREFIX}{name} is set but empty; give it a value or unset it")
-        return text
-
-    def unprefixed(self, name: str) -> str | None:
-        """A variable that other programs know too, under this name."""
-        value = self.environment.get(name) or None
-        self.shown.append(Shown(name, value or "", value is not None))
-        return value
-
-    def number(self, name: str, default: float, *, least: float, most: float, whole: bool = False) -> float:
-        text = self._take(name, f"{default:g}" if default < 1e5 else str(default), lambda value: value)
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            kind = "a whole number" if whole else "a number"
-            raise SettingsError(f"{PREFIX}{name} must be {kind} from {least:,g} to {most:,g}")
-        return value
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        text = self._take(name, str(default).lower(), lambda value: value).lower()
-        if text not in {"true", "false", "1", "0"}:
-            raise SettingsError(f"{PREFIX}{name} must be true or false")
-        return text in {"true", "1"}
-
-    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
-        text = self._take(name, default, lambda value: value)
-        if text not in known:
-            raise SettingsError(f"{PREFIX}{name} must be one of {', '.join(known)}")
-        return text
-
-    def secret(self, name: str, default: str | None = None, mask: _Mask | None = None) -> str | None:
-        """A variable that may stand in a file instead, named by NAME_FILE; what is set must not be empty."""
-        self._known.add(f"{PREFIX}{name}_FILE")
-        text = self._from_file(name)
-        if text is None:
-            text = self.environment.get(PREFIX + name)
-        self._remember(name, text, default, mask or (lambda _secret: "***"))
-        if text is not None and not text.strip():
-            raise SettingsError(f"{PREFIX}{name} is set but empty; give it a value or unset it")
-        return default if text is None else text.strip()
-
-    def _from_file(self, name: str) -> str | None:
-        path = self.environment.get(f"{PREFIX}{name}_FILE")
-        if path is None:
-            return None
-        if PREFIX + name in self.environment:
-            raise SettingsError(f"{PREFIX}{name} and {PREFIX}{name}_FILE are both set; keep one")
-        try:
-            return Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not text"
-            raise SettingsError(f"{PREFIX}{name}_FILE names {path}, which cannot be read: {why}") from None
-
-    def _take(self, name: str, default: str, mask: _Mask) -> str:
-        given = self.environment.get(PREFIX + name)
-        self._remember(name, given, default, mask)
-        return default if given is None else given.strip()
-
-    def _remember(self, name: str, given: str | None, default: str | None, mask: _Mask) -> None:
-        self._known.add(PREFIX + name)
-        value = default if given is None else mask(given)
-        self.shown.append(Shown(PREFIX + name, value or "", given is not None))
-
-
-def describe(loaded: Loaded) -> Iterator[str]:
-    """The settings in force, a line each, secrets masked."""
-    for shown in loaded.shown:
-        yield f"{shown.name}={shown.value}{'' if shown.given else '  (default)'}"

@@ -5,11 +5,15 @@ the lines of code are kept, because arguments and messages may quote a request, 
 """
 
 import logging
+import re
+import secrets
 import sys
 import traceback
 from collections.abc import MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, TextIO, cast
@@ -20,9 +24,25 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NUMBERS: Final = count(1)
+
 LIBRARY_TEMPLATE_MAX_CHARACTERS: Final = 200
 _FRAMES_KEPT: Final = 12
 _LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+
+
+def begin_request(given: str | None) -> str:
+    """Give what follows the request's id: the caller's, if it is a good one, or one that nobody else gives."""
+    current = given if given is not None and _REQUEST_ID.fullmatch(given) else f"{_process()}-{next(_NUMBERS):x}"
+    request_id.set(current)
+    return current
+
+
+@lru_cache(maxsize=1)
+def _process() -> str:
+    """What the ids of this process begin with; chosen at the first request, so that forked workers differ."""
+    return secrets.token_hex(8)
 
 
 def configure_logging(level: str = "info", form: str = "auto") -> None:

@@ -26,11 +26,22 @@ SENTINEL_TIMEOUT_SECONDS: Final = 0.25
 _SEVERAL_HOSTS: Final = re.compile(r"([^@]*@)?([^/?@]+)(.*)")
 
 
+class _WrongUrl(Exception):
+    """What is wrong with the URL, as the line goes on after the name of its setting."""
+
+
 def connect(settings: StoreSettings) -> Connections:
     """The deployment that the URL names, not contacted yet.
 
     Raises SettingsError where the URL cannot be read.
     """
+    try:
+        return _deployment(settings)
+    except _WrongUrl as wrong:
+        raise SettingsError(f"{settings.url_variable}{wrong}") from None
+
+
+def _deployment(settings: StoreSettings) -> Connections:
     scheme, _, rest = settings.url.partition("://")
     kind = scheme.partition("+")[2]
     if not kind:
@@ -44,12 +55,10 @@ def connect(settings: StoreSettings) -> Connections:
     options = _options(f"{secure}://{credentials}localhost?{urlencode(query)}", settings)
     if kind == "cluster":
         if path not in {"", "0"}:
-            raise SettingsError("REVOCATION_REDIS_URL: a cluster has one database, 0, and nothing else behind a /")
+            raise _WrongUrl(": a cluster has one database, 0, and nothing else behind a /")
         return Cluster(addresses, lambda host, port: _client({**options, "host": host, "port": port}))
     if not path or "/" in path:
-        raise SettingsError(
-            "REVOCATION_REDIS_URL: redis+sentinel:// needs the service's name, as in …:26379/mymaster or /mymaster?db=1"
-        )
+        raise _WrongUrl(": redis+sentinel:// needs the service's name, as in …:26379/mymaster or /mymaster?db=1")
     return _sentinel(addresses, path, options, sentinel_username, sentinel_password)
 
 
@@ -111,7 +120,7 @@ def _parts(rest: str) -> tuple[str, list[tuple[str, int]], str]:
     """`user:password@`, the addresses, and the path and query, of a URL with several hosts."""
     found = _SEVERAL_HOSTS.fullmatch(rest)
     if not found:
-        raise SettingsError("REVOCATION_REDIS_URL: a Sentinel or Cluster URL lists host:port,host:port after //")
+        raise _WrongUrl(": a Sentinel or Cluster URL lists host:port,host:port after //")
     credentials, hosts, tail = found.groups(default="")
     return credentials, [_address(host) for host in hosts.split(",")], tail
 
@@ -123,7 +132,7 @@ def _address(text: str) -> tuple[str, int]:
     except ValueError:
         host, port = None, None
     if not host or port is None:
-        raise SettingsError("REVOCATION_REDIS_URL: every server of a Sentinel or Cluster URL is host:port")
+        raise _WrongUrl(": every server of a Sentinel or Cluster URL is host:port")
     return unquote(host), port
 
 
@@ -133,9 +142,7 @@ def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
         if options["connection_class"] is not UnixDomainSocketConnection:
             int(urlsplit(url).path.strip("/") or 0)  # the library takes what is no number for database 0
     except ValueError:
-        raise SettingsError(
-            "REVOCATION_REDIS_URL cannot be read: check its port, its database and its options"
-        ) from None
+        raise _WrongUrl(" cannot be read: check its port, its database and its options") from None
     if settings.password is not None:
         options["password"] = settings.password
     options |= {
@@ -160,9 +167,9 @@ def _pool(options: dict[str, Any]) -> Any:
         pool = _Pool(**options)
         pool.make_connection()  # not connected, and not kept: it alone knows which options there are
     except (TypeError, ValueError, RedisError):
-        raise SettingsError("REVOCATION_REDIS_URL has an option that the Redis client does not know") from None
+        raise _WrongUrl(" has an option that the Redis client does not know") from None
     except OSError:
-        raise SettingsError("REVOCATION_REDIS_URL names TLS files that cannot be read, or are none") from None
+        raise _WrongUrl(" names TLS files that cannot be read, or are none") from None
     return pool
 
 

@@ -47,8 +47,9 @@ class Script:
 
 GET: Final = Script.load("get")
 PUT: Final = Script.load("put")
+HIT: Final = Script.load("hit")
 
-_LOAD_SCRIPTS: Final[tuple[Command, ...]] = tuple(("SCRIPT", "LOAD", script.source) for script in (GET, PUT))
+_LOAD_SCRIPTS: Final[tuple[Command, ...]] = tuple(("SCRIPT", "LOAD", script.source) for script in (GET, PUT, HIT))
 
 _pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub says a tuple of one
 

@@ -1,11 +1,8 @@
 """The outermost layer: every answer gets its request id, every failure its problem, every request its count."""
 
-import re
-import secrets
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from functools import lru_cache
-from itertools import count
 from time import perf_counter, time
 from typing import Final
 
@@ -16,20 +13,17 @@ from aiohttp.http import SERVER_SOFTWARE
 
 from revocation_client.wire import WireError, dumps
 from revocation_service.errors import InvalidRequest, ServiceError, Unavailable
-from revocation_service.telemetry import Metrics, request_id
+from revocation_service.telemetry import Metrics, begin_request
+from revocation_service.traffic import Traffic
 from revocation_service.web.auth import admit_local
 from revocation_service.web.problems import http_problem, internal_problem, problem
-from revocation_service.web.traffic import Traffic
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET: Final = frozenset({"/check", "/check/batch", "/healthz", "/readyz", "/metrics"})
 """Routes that are asked all the time: their requests are logged at level debug, and counted at every level."""
 
 _JSON: Final = {"Content-Type": "application/json"}
-
-_NUMBERS: Final = count(1)
 
 _log = structlog.get_logger()
 
@@ -119,8 +113,10 @@ class Answers:
                 response = _failure(error)
             finally:
                 traffic.went()
-            if traffic.leaving:
-                response.force_close()  # a kept connection would soon be closed under the caller's next request
+            if traffic.leaving or "Transfer-Encoding" in request.headers:
+                # a kept connection would soon be closed under the caller's next request; and where that came in chunks,
+                # aiohttp's parser would read the last of its trailers as a header of the next one
+                response.force_close()
             finish(response, current)
             seconds = perf_counter() - started
             counts[response.status](seconds)
@@ -131,18 +127,9 @@ class Answers:
         return answer
 
 
-@lru_cache(maxsize=1)
-def _process() -> str:
-    """What the ids of this process begin with; chosen at the first request, so that forked workers differ."""
-    return secrets.token_hex(8)
-
-
 def begin(request: web.BaseRequest) -> str:
     """Give what follows the request's id: the caller's, if it is a good one, or one that nobody else gives."""
-    given = request.headers.get("X-Request-ID")
-    current = given if given is not None and _REQUEST_ID.fullmatch(given) else f"{_process()}-{next(_NUMBERS):x}"
-    request_id.set(current)
-    return current
+    return begin_request(request.headers.get("X-Request-ID"))
 
 
 def finish(response: web.StreamResponse, current: str) -> None:

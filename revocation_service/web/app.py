@@ -18,6 +18,7 @@ from revocation_service.store.embedded import EmbeddedRedis
 from revocation_service.store.redis import Store
 from revocation_service.telemetry import Metrics
 from revocation_service.tokens import TokenReader
+from revocation_service.traffic import Traffic
 from revocation_service.web.answers import Answers, Handler
 from revocation_service.web.auth import authorizer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES
@@ -27,7 +28,6 @@ from revocation_service.web.probes import healthz, metrics, readyz
 from revocation_service.web.readiness import Readiness
 from revocation_service.web.revoke import revoke
 from revocation_service.web.state import AUTHORIZE, METRICS, READINESS, REVOCATIONS, TRAFFIC
-from revocation_service.web.traffic import Traffic
 
 SHUTDOWN_SECONDS: Final = 0.5
 """aiohttp may wait this long twice for what the drain gave up; all waits together stay below Docker's 10 s."""

@@ -23,8 +23,8 @@ from revocation_service.errors import (
     Unavailable,
     UnsupportedToken,
 )
+from revocation_service.problem_json import CONTENT_TYPE, problem_members
 
-CONTENT_TYPE: Final = "application/problem+json"
 REALM: Final = 'Bearer realm="revocation-service"'
 
 _STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
@@ -56,7 +56,7 @@ _HTTP_CODES: Final = {
 def problem_form(error: ServiceError) -> dict[str, object]:
     """The members of an error's problem (RFC 9457 section 3.1)."""
     status, title = _STATUS[type(error)]
-    return _form(status, title, error.detail, error.code)
+    return problem_members(status, title, error.detail, error.code)
 
 
 def problem(error: ServiceError) -> web.Response:
@@ -81,7 +81,7 @@ def http_problem(error: web.HTTPException, detail: str | None = None) -> web.Res
     """The answer for what aiohttp itself refuses: no such route, a method that is not there, a body too large."""
     status = HTTPStatus(error.status)
     response = _response(
-        _form(status, status.phrase, detail or status.description, _HTTP_CODES.get(status, "http_error"))
+        problem_members(status, status.phrase, detail or status.description, _HTTP_CODES.get(status, "http_error"))
     )
     if isinstance(error, web.HTTPMethodNotAllowed):
         response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
@@ -91,11 +91,7 @@ def http_problem(error: web.HTTPException, detail: str | None = None) -> web.Res
 def internal_problem() -> web.Response:
     """The answer where this service is at fault; what went wrong is in the log, under the request id."""
     detail = "something went wrong here; the log has it under this answer's X-Request-ID"
-    return _response(_form(500, "Internal error", detail, "internal_error"))
-
-
-def _form(status: int, title: str, detail: str, code: str) -> dict[str, object]:
-    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+    return _response(problem_members(500, "Internal error", detail, "internal_error"))
 
 
 def _response(form: dict[str, object]) -> web.Response:

@@ -13,7 +13,7 @@ from revocation_service.keys import SigningKeys
 from revocation_service.settings import StoreSettings
 from revocation_service.store.preflight import preflight
 from revocation_service.store.redis import Store
-from revocation_service.web.traffic import Traffic
+from revocation_service.traffic import Traffic
 
 PREFLIGHT_EVERY_SECONDS: Final = 10.0
 

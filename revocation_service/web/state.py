@@ -6,9 +6,9 @@ from aiohttp import web
 
 from revocation_service.revocations import Revocations
 from revocation_service.telemetry import Metrics
+from revocation_service.traffic import Traffic
 from revocation_service.web.auth import Authorize
 from revocation_service.web.readiness import Readiness
-from revocation_service.web.traffic import Traffic
 
 REVOCATIONS: Final = web.AppKey("revocations", Revocations)
 AUTHORIZE: Final[web.AppKey[Authorize]] = web.AppKey("authorize")

@@ -78,10 +78,11 @@ def require_engine() -> None:
 
 
 @contextlib.contextmanager
-def built_image() -> Iterator[str]:
-    """The image that the Dockerfile makes, under a name of its own that goes afterwards."""
-    name = f"revocation-service-test:{uuid4().hex[:12]}"
-    built = run("docker", "build", "--quiet", "--tag", name, ".", seconds=BUILD_SECONDS).stdout.strip()
+def built_image(dockerfile: str = "Dockerfile") -> Iterator[str]:
+    """The image that a Dockerfile makes, under a name of its own that goes afterwards."""
+    name = f"revocation-test:{uuid4().hex[:12]}"
+    command = ("docker", "build", "--quiet", "--tag", name, "--file", dockerfile, ".")
+    built = run(*command, seconds=BUILD_SECONDS).stdout.strip()
     try:
         yield name
     finally:
@@ -125,17 +126,32 @@ async def answering(url: str, status: int = 200) -> None:
 
 
 @dataclass(frozen=True)
+class Images:
+    """What is built from this repository."""
+
+    service: str
+    main_api: str
+
+
+@dataclass(frozen=True)
 class Stack:
-    """The compose file under a project name of its own, with secrets, port and image of its own."""
+    """The compose file under a project name of its own, with secrets, ports and images of its own."""
 
     project: str
-    image: str
+    images: Images
     secrets: pathlib.Path
     port: int
+    gateway_port: int
 
     @property
     def url(self) -> str:
+        """The service, as operators reach it."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def gateway_url(self) -> str:
+        """The gateway, as everybody reaches it."""
+        return f"http://{HOST}:{self.gateway_port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -143,12 +159,14 @@ class Stack:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("REVOCATION_", "COMPOSE_", "WEB_CONCURRENCY"))
+            if not name.startswith(("REVOCATION_", "GATEWAY_", "MAIN_API_", "COMPOSE_", "WEB_CONCURRENCY"))
         }
         return inherited | {
             "COMPOSE_PROJECT_NAME": self.project,
-            "REVOCATION_IMAGE": self.image,
+            "REVOCATION_IMAGE": self.images.service,
+            "MAIN_API_IMAGE": self.images.main_api,
             "REVOCATION_PORT": str(self.port),
+            "GATEWAY_PUBLISHED": f"{HOST}:{self.gateway_port}",
             "REVOCATION_SECRETS_DIR": str(self.secrets),
         }
 
@@ -189,10 +207,21 @@ class Stack:
             self.inside("revocation", "sh", "-c", f"kill -CONT {worker}")
 
 
+@dataclass(frozen=True)
+class Running:
+    """The project, up, and what `deploy/make-secrets` printed for it."""
+
+    stack: Stack
+    password: str
+    """Of alice, a user of the main API."""
+    key: str
+    """The operators' API key."""
+
+
 @contextlib.contextmanager
-def project(image: str, secrets: pathlib.Path) -> Iterator[Stack]:
+def project(images: Images, secrets: pathlib.Path) -> Iterator[Stack]:
     """A project that is not up yet; afterwards nothing of it is left, its volume included."""
-    stack = Stack(f"revocation-test-{uuid4().hex[:12]}", image, secrets, free_port())
+    stack = Stack(f"revocation-test-{uuid4().hex[:12]}", images, secrets, free_port(), free_port())
     try:
         yield stack
     finally:

@@ -7,13 +7,12 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
 
-from tests.docker.engine import Stack, answering, compose_command, docker, inspect, project, run
+from tests.docker.engine import Images, Running, Stack, answering, compose_command, docker, inspect, project, run
 from tests.redis_processes import HOST, eventually
 from tests.system.service_process import Answer, ask
 
@@ -21,29 +20,8 @@ pytestmark = pytest.mark.docker
 
 TOKEN = "eyJhbGciOiJub25lIn0.e30." + "x" * 40
 STOP_SECONDS = 10
-
-
-@dataclass(frozen=True)
-class Running:
-    """The project, up, and the API key that `deploy/make-secrets` printed for it."""
-
-    stack: Stack
-    key: str
-
-
-@pytest.fixture(scope="module")
-def running(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """As an operator does it: the secrets are made, then everything is started."""
-    with project(image, tmp_path_factory.mktemp("compose") / "secrets") as stack:
-        printed = run("deploy/make-secrets", environment=stack.environment).stdout
-        stack.up()
-        yield Running(stack, printed.split()[-1])
-
-
-@pytest.fixture
-def stack(running: Running) -> Stack:
-    """The project."""
-    return running.stack
+SERVICES = ("redis", "revocation", "main-api", "gateway")
+MAIN_API_SECRETS = ("main_api_key", "main_api_jwt_secret", "main_api_users")
 
 
 @pytest.fixture
@@ -78,12 +56,12 @@ async def count(session: aiohttp.ClientSession, stack: Stack, sample: str) -> fl
     return float(found[1]) if found else 0.0
 
 
-def test_without_secrets_it_does_not_start_and_says_which(image: str, tmp_path: pathlib.Path) -> None:
-    """`up` fails before anything runs, and names the file that is not there."""
-    with project(image, tmp_path / "none") as stack:
+def test_without_secrets_it_does_not_start_and_says_which(images: Images, tmp_path: pathlib.Path) -> None:
+    """`up` fails before anything runs, and names a file that is not there."""
+    with project(images, tmp_path / "none") as stack:
         failed = stack.compose("up", "--detach", check=False)
         assert failed.returncode != 0
-        assert f"{tmp_path}/none/redis_password" in failed.stderr
+        assert f"{tmp_path}/none/" in failed.stderr
         assert not stack.compose("ps", "--quiet").stdout
 
 
@@ -93,14 +71,17 @@ def test_secrets_are_made_once(stack: Stack) -> None:
     assert run("deploy/make-secrets", environment=stack.environment, check=False).returncode == 1
     assert {path.name: path.read_text() for path in stack.secrets.iterdir()} == before
     assert stack.secrets.stat().st_mode & 0o777 == 0o700
-    assert set(before) == {"redis_password", "api_keys"}
-    assert re.fullmatch(r"[0-9a-f]{64}\n", before["redis_password"])
-    assert re.fullmatch(r"main-api=sha256:[0-9a-f]{64}:check\+revoke\n", before["api_keys"])
+    assert set(before) == {"redis_password", "api_keys", *MAIN_API_SECRETS}
+    for name in ("redis_password", "main_api_jwt_secret"):
+        assert re.fullmatch(r"[0-9a-f]{64}\n", before[name])
+    hashed = "sha256:[0-9a-f]{64}"
+    assert re.fullmatch(rf"main-api={hashed}:check\+revoke\nops={hashed}:admin\n", before["api_keys"])
+    assert before["main_api_users"].startswith("alice=$argon2id$")
 
 
 async def test_it_is_healthy_and_has_nothing_to_warn_of(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """Both containers are healthy, and preflight finds Redis append-only, synced at every write and not evicting."""
-    for service in ("redis", "revocation"):
+    """All containers are healthy, and preflight finds Redis append-only, synced at every write and not evicting."""
+    for service in SERVICES:
         assert inspect(stack.container(service))["State"]["Health"]["Status"] == "healthy"
     ready = await ask(session, "GET", f"{stack.url}/readyz")
     assert (ready.status, ready.body["components"]["store"]) == (200, {"status": "ok"})
@@ -166,9 +147,9 @@ def redis_cli(stack: Stack, *words: str) -> str:
     return stack.inside("redis", "sh", "-c", script, "sh", *words)
 
 
-def test_neither_container_may_do_more_than_it_must(stack: Stack) -> None:
+def test_no_container_may_do_more_than_it_must(stack: Stack) -> None:
     """Not root, no capabilities, none to be gained, a root that nobody can write to; what is needed can be written."""
-    for service, user in (("redis", "999"), ("revocation", "10001")):
+    for service, user in zip(SERVICES, ("999", "10001", "10001", "10001"), strict=True):
         found = inspect(stack.container(service))
         assert found["HostConfig"]["ReadonlyRootfs"] is True
         assert found["HostConfig"]["CapDrop"] == ["ALL"]
@@ -182,13 +163,19 @@ def test_neither_container_may_do_more_than_it_must(stack: Stack) -> None:
         stack.inside(service, "touch", "/tmp/new")
 
 
-def test_redis_is_reached_by_the_service_alone(stack: Stack) -> None:
-    """Redis publishes no port, asks for the password, and sits in a network that leads nowhere else."""
+def test_redis_and_the_main_api_are_not_published(stack: Stack) -> None:
+    """Neither publishes a port; Redis asks for a password, in a network that leads nowhere and lacks the main API.
+
+    The service is published on loopback alone.
+    """
     found = inspect(stack.container("redis"))
     assert not any(found["NetworkSettings"]["Ports"].values())
     (network,) = found["NetworkSettings"]["Networks"]
     (details,) = json.loads(docker("network", "inspect", network).stdout)
     assert details["Internal"] is True
+    main_api = inspect(stack.container("main-api"))["NetworkSettings"]
+    assert network not in main_api["Networks"]
+    assert not any(main_api["Ports"].values())
     assert stack.inside("redis", "redis-cli", "DBSIZE", check=False).startswith("NOAUTH")
     published = inspect(stack.container("revocation"))["NetworkSettings"]["Ports"]["8080/tcp"]
     assert [one["HostIp"] for one in published] == [HOST]
@@ -196,8 +183,8 @@ def test_redis_is_reached_by_the_service_alone(stack: Stack) -> None:
 
 def test_no_secret_is_where_the_engine_shows_it(stack: Stack) -> None:
     """Neither the environment, nor the commands, nor the logs have the password or a key; nor has the compose file."""
-    secrets = [path.read_text().strip() for path in stack.secrets.iterdir()]
-    for service in ("redis", "revocation"):
+    secrets = [line for path in stack.secrets.iterdir() for line in path.read_text().splitlines()]
+    for service in SERVICES:
         identity = stack.container(service)
         shown = [docker(*asked, identity).stdout for asked in (("inspect",), ("top",))]
         for text in (*shown, stack.log(service), stack.compose("config").stdout):
@@ -289,19 +276,20 @@ async def test_stop_finishes_what_is_in_flight(running: Running, stack: Stack) -
     stack.up()
 
 
-def test_an_empty_password_is_no_password(running: Running, stack: Stack, tmp_path: pathlib.Path) -> None:
+def test_an_empty_password_is_no_password(stack: Stack, tmp_path: pathlib.Path) -> None:
     """With an empty file Redis does not start open: it ends, and says which file."""
     for path in stack.secrets.iterdir():
         (tmp_path / path.name).write_text("\n")
-    with project(stack.image, tmp_path) as other:
+    with project(stack.images, tmp_path) as other:
         failed = other.compose("up", "--detach", "--wait", "redis", check=False)
         assert failed.returncode != 0
         assert "redis_password is empty" in other.log("redis")
 
 
 def test_the_compose_file_needs_nothing_set(stack: Stack) -> None:
-    """With an empty environment the file is valid, warns of nothing, and binds 127.0.0.1:8080."""
-    environment = {name: value for name, value in stack.environment.items() if not name.startswith("REVOCATION_")}
+    """With an empty environment the file is valid, warns of nothing, and binds 127.0.0.1:8080 for operators."""
+    ours = ("REVOCATION_", "GATEWAY_", "MAIN_API_")
+    environment = {name: value for name, value in stack.environment.items() if not name.startswith(ours)}
     shown = run(*compose_command(), "--env-file", os.devnull, "config", environment=environment)
     assert not shown.stderr
     assert 'published: "8080"' in shown.stdout

@@ -1,17 +1,25 @@
 """The README's examples, run as they stand there."""
 
 import asyncio
+import contextlib
 import json
 import pathlib
 import re
 import shutil
+import signal
 from dataclasses import dataclass
-from typing import Any
+from types import SimpleNamespace
+from typing import Annotated, Any
 
+import aiohttp
+import jwt
 import pytest
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.security import OAuth2PasswordBearer
 
-from tests.system.service_process import ServiceProcess
-from tests.system.tokens import mint
+from tests.redis_processes import HOST, eventually, free_port, standalone
+from tests.system.service_process import ServiceProcess, serving
+from tests.system.tokens import SECRET, mint
 
 README = (pathlib.Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 KEY = "readme-key-0123456789abcdef"
@@ -108,3 +116,69 @@ async def test_operators_commands_do_what_they_say(tmp_path: pathlib.Path) -> No
         assert answer_to("/readyz")["status"] == "ready"
     finally:
         service.kill()
+
+
+async def test_the_gateways_command_starts_a_gateway_that_counts_in_redis(tmp_path: pathlib.Path) -> None:
+    """The command, with the ports of this test in it, is up and has its Redis."""
+    (told,) = examples("The gateway", "GATEWAY_UPSTREAM_URL=")
+    port, admin_port = free_port(), free_port()
+    async with standalone() as redis, serving(tmp_path / "upstream", probe="/healthz") as upstream:
+        command = told.command.replace("9000", str(upstream.port)).replace("6379", str(redis.port))
+        assert command.count(str(redis.port)) == command.count(str(upstream.port)) == 1
+        settings = {"GATEWAY_PORT": str(port), "GATEWAY_ADMIN_PORT": str(admin_port), "PATH": "/usr/bin:/bin"}
+        gateway = await asyncio.create_subprocess_exec(
+            "bash", "-c", f"exec env {command}", cwd=pathlib.Path(__file__).parents[2], env=settings,
+            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+
+            async def ready() -> bool:
+                async with aiohttp.ClientSession() as http, http.get(f"http://{HOST}:{admin_port}/readyz") as answer:
+                    components = (await answer.json())["components"]
+                    return answer.status == 200 and all(part["status"] == "ok" for part in components.values())
+
+            await eventually(ready, "a gateway with its Redis and its upstream", 20)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                gateway.send_signal(signal.SIGTERM)
+            assert await asyncio.wait_for(gateway.wait(), 15) == 0
+
+
+async def test_the_dependency_refuses_a_logged_out_token(tmp_path: pathlib.Path) -> None:
+    """`get_current_user` as the README writes it: before, the token is good after the logout; after, it is 401."""
+    before, after = (_python(kind) for kind in ("before", "after"))
+    async with serving(tmp_path / "service", {"REVOCATION_API_KEYS": f"api={KEY}:check+revoke"}) as service:
+        assert after.count("http://revocation:8080") == 1
+        after = after.replace("http://revocation:8080", f"http://{HOST}:{service.port}")
+        known: dict[str, Any] = {
+            "Annotated": Annotated, "Depends": Depends, "FastAPI": FastAPI, "HTTPException": HTTPException,
+            "User": dict, "users": _Users(), "decode": _decode, "current_claims": _decode,
+            "oauth2_scheme": OAuth2PasswordBearer("login"), "settings": SimpleNamespace(revocation_api_key=KEY),
+        }  # fmt: skip
+        exec(before, old := dict(known))
+        exec(after, new := dict(known))
+        token = mint(jti="readme", sid="s-1")
+        async with new["revocations"]:
+            assert await new["get_current_user"](token) == {"name": "alice"}
+            await new["logout"](_decode(token))
+            assert await old["get_current_user"](token) == {"name": "alice"}
+            with pytest.raises(HTTPException) as refused:
+                await new["get_current_user"](token)
+        assert refused.value.status_code == 401
+
+
+def _python(kind: str) -> str:
+    (block,) = re.findall(rf"```python {kind}\n(.*?)```", README, re.DOTALL)
+    assert isinstance(block, str)
+    return block
+
+
+def _decode(token: str) -> dict[str, Any]:
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"])
+    assert isinstance(claims, dict)
+    return claims
+
+
+class _Users:
+    async def get(self, name: str) -> dict[str, str]:
+        return {"name": name}

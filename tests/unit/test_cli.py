@@ -94,9 +94,9 @@ def test_help_names_every_command(run: Run) -> None:
     """--help lists the commands and where settings come from, and is no failure."""
     done = run("--help")
     assert (done.status, done.err) == (0, "")
-    for word in ("serve", "check-config", "new-key", "REVOCATION_"):
+    for word in ("serve", "gateway", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
         assert word in done.out
-    for command in ("serve", "check-config", "new-key"):
+    for command in ("serve", "gateway", "check-config", "new-key"):
         assert run(command, "--help").status == 0
 
 
@@ -106,7 +106,17 @@ def test_version(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("unknown",), ("serve", "more"), ("new-key",), ("new-key", "name"), ("--port", "1")]
+    "arguments",
+    [
+        (),
+        ("unknown",),
+        ("serve", "more"),
+        ("gateway", "more"),
+        ("check-config", "mirror"),
+        ("new-key",),
+        ("new-key", "name"),
+        ("--port", "1"),
+    ],
 )
 def test_a_wrong_call_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
     """With the usage on stderr and nothing on stdout."""

@@ -1,5 +1,7 @@
-"""The two wheels: what is in them, what they ask for, and that the client's pure part needs nothing else."""
+"""The two wheels: what is in them, what they ask for, and that the client works alone in an empty environment."""
 
+import ast
+import asyncio
 import email
 import email.message
 import importlib.metadata
@@ -14,6 +16,8 @@ from dataclasses import dataclass
 
 import pytest
 from packaging.requirements import Requirement
+
+from tests.system.service_process import serving
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 COPIED = ("client", "revocation_service", "tests", "bench", "deploy", "docs", "setup.cfg", "pyproject.toml")
@@ -147,16 +151,24 @@ def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dic
     """An application that installs the client gets neither redis nor anything else of the server."""
     client = wheels["revocation_client"]
     assert client.files == client.sources
-    assert "revocation_client/py.typed" in client.files
+    assert {"revocation_client/py.typed", "revocation_client/integrations/starlette.py"} <= client.files
+    assert "get_current_user" in str(client.metadata.get_payload())
     assert set(client.requires) == {"aiohttp"}
     assert not client.requires["aiohttp"].specifier.contains("3.14.3")
 
 
 def test_the_rule_and_the_wire_model_need_no_other_package(wheels: dict[str, Wheel]) -> None:
-    """With the standard library alone `model` and `wire` are imported from the wheel, and work."""
+    """With the standard library alone `model` and `wire` are imported from the wheel, and work.
+
+    The package's own `__init__`, which shows the client, needs aiohttp; it is stepped over.
+    """
     said = _from_wheels(
         [wheels["revocation_client"]],
         """
+import types
+package = types.ModuleType("revocation_client")
+package.__path__ = [sys.path[0] + "/revocation_client"]
+sys.modules["revocation_client"] = package
 import revocation_client.model, revocation_client.wire
 print(revocation_client.wire.dumps({"pure": True}).decode())
 assert not [name for name in sys.modules if name.partition(".")[0] in {"aiohttp", "redis", "structlog", "jwt"}]
@@ -171,3 +183,89 @@ def _from_wheels(wheels: Iterable[Wheel], script: str, *options: str) -> str:
     paths = [str(wheel.directory) for wheel in wheels]
     first = f"import sys; sys.path[:0] = {paths}\n"
     return _run("-I", "-B", *options, "-c", first + script, directory=pathlib.Path(paths[0]))
+
+
+ALONE = """
+import asyncio, importlib.metadata, importlib.util, sys
+from revocation_client import RevocationClient
+from revocation_client.testing import InMemoryRevocationClient
+import revocation_client.integrations.aiohttp, revocation_client.token_blacklist
+
+async def main():
+    async with RevocationClient(sys.argv[1], api_key=sys.argv[2]) as client:
+        before = await client.is_revoked({"jti": "alone", "sub": "alice"})
+        done = await client.revoke_jti("alone", expires_in=60)
+        after = await client.check({"jti": "alone", "sub": "alice"})
+        print(before, done.result, after.revoked, after.source)
+    async with InMemoryRevocationClient() as client:
+        print(await client.is_revoked({"jti": "alone"}))
+
+asyncio.run(main())
+absent = ("redis", "fastapi", "starlette", "structlog", "jwt", "revocation_service", "uvloop", "prometheus_client")
+print([name for name in absent if importlib.util.find_spec(name)])
+print(sorted(one.metadata["Name"] for one in importlib.metadata.distributions()))
+"""
+
+
+@pytest.fixture(scope="module")
+def empty_environment(
+    wheels: dict[str, Wheel], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[pathlib.Path, frozenset[str]]:
+    """A virtual environment into which the client's wheel was installed alone, and what it should hold."""
+    directory = tmp_path_factory.mktemp("alone") / "venv"
+    _run("-m", "venv", "--without-pip", str(directory), directory=directory.parent)
+    wheel = next(wheels["revocation_client"].directory.parent.glob("revocation_client-*.whl"))
+    python = directory / "bin" / "python"
+    pip = ("-m", "pip", "--python", str(python), "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+    _run(*pip, str(wheel), directory=directory.parent)
+    names = _needed("revocation-client")
+    _copy_installed(names - {"revocation-client"}, python)
+    return python, frozenset(names)
+
+
+def _needed(name: str) -> set[str]:
+    """A distribution and all that it asks for in turn, as they are installed here."""
+    names, waiting = set(), [name]
+    while waiting:
+        one = waiting.pop().lower().replace("_", "-")
+        if one in names:
+            continue
+        names.add(one)
+        stated = (Requirement(line) for line in importlib.metadata.requires(one) or [])
+        waiting += [wanted.name for wanted in stated if wanted.marker is None or wanted.marker.evaluate({"extra": ""})]
+    return names
+
+
+def _copy_installed(names: Iterable[str], python: pathlib.Path) -> None:
+    """Put what is installed here into another environment, so that no registry need be asked for it."""
+    (packages,) = python.parents[1].glob("lib/python*/site-packages")
+    for name in names:
+        for file in importlib.metadata.files(name) or []:
+            target = packages / file
+            if ".." not in file.parts:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file.locate(), target)
+
+
+async def test_the_clients_wheel_works_alone_in_an_empty_environment(
+    empty_environment: tuple[pathlib.Path, frozenset[str]], tmp_path: pathlib.Path
+) -> None:
+    """Against a served service it revokes and checks; what is installed is aiohttp with its own needs, and no more."""
+    python, names = empty_environment
+    key = "alone-key-0123456789abcdef"
+    async with serving(tmp_path / "service", {"REVOCATION_API_KEYS": f"alone={key}:check+revoke"}) as service:
+        process = await asyncio.create_subprocess_exec(
+            str(python),
+            "-I",
+            "-c",
+            ALONE,
+            service.url,
+            key,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    worked, in_memory, present, installed = out.decode().splitlines()
+    assert (worked, in_memory, present) == ("False revoked True redis", "False", "[]")
+    assert {name.lower().replace("_", "-") for name in ast.literal_eval(installed)} == names

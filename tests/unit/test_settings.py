@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from revocation_service.api_keys import ApiKey
+from revocation_service.environment import describe, mask_url
 from revocation_service.errors import SettingsError
 from revocation_service.settings import (
     DAY_SECONDS,
@@ -16,11 +17,9 @@ from revocation_service.settings import (
     Settings,
     SigningSettings,
     StoreSettings,
-    describe,
     is_loopback,
     load,
     load_for_workers,
-    mask_url,
 )
 
 KEY = "k" * 20

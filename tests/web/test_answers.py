@@ -13,8 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from structlog.testing import capture_logs
 
 from revocation_service.telemetry import Metrics
+from revocation_service.traffic import Traffic
 from revocation_service.web.answers import Answers
-from revocation_service.web.traffic import Traffic
 from tests.redis_processes import free_port
 from tests.web.serving import API_KEYS, KEYS, Answer, Service, Start, bearer, request_bytes, talk
 

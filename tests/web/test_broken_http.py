@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from revocation_service.web.bodies import BODY_SECONDS
 from tests.scale import scaled
 from tests.web.hostile import CANARY, Target, assert_problem, assert_refused, body_of
-from tests.web.serving import Service, request_bytes, talk
+from tests.web.serving import KEYS, Service, request_bytes, talk
 
 JSON: Final = "Content-Type: application/json"
 CHUNKED: Final = "Transfer-Encoding: chunked"
@@ -234,3 +234,14 @@ def test_any_damage(running: Target, at: int, cut: int, put: bytes) -> None:
     raw = running.talk(whole[:at] + put + whole[at + cut :], answers=9, half_close=True)
     assert raw.closed
     assert all(status < 500 for status in raw.statuses)
+
+
+async def test_a_trailer_is_no_header_of_the_next_request(service: Service) -> None:
+    """A key in the trailers of a chunked body opens nothing for whoever shares the connection, as behind a proxy."""
+    trailed = request_bytes(
+        "POST /check HTTP/1.1", "Content-Type: application/json", "Transfer-Encoding: chunked", key=None
+    )
+    trailed += b'b\r\n{"jti":"a"}\r\n0\r\nAuthorization: Bearer %b\r\n\r\n' % KEYS["ops"].encode()
+    raw = await talk(service, trailed, request_bytes("GET /check?jti=a HTTP/1.1", key=None), answers=2)
+    assert raw.statuses == [401]
+    assert raw.closed

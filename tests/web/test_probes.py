@@ -13,9 +13,9 @@ from revocation_service.settings import load
 from revocation_service.store.connect import connect
 from revocation_service.store.redis import Store
 from revocation_service.telemetry import Metrics
+from revocation_service.traffic import Traffic
 from revocation_service.web.readiness import PREFLIGHT_EVERY_SECONDS, Readiness
 from revocation_service.web.state import TRAFFIC
-from revocation_service.web.traffic import Traffic
 from tests.redis_processes import Process, free_port, standalone
 from tests.unit.reencodings import issuer
 from tests.web.serving import API_KEYS, Service, Start, serving, variables

@@ -1,0 +1,50 @@
+"""What an application can read of its client: numbers that only grow. Pure; knows no I/O."""
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """The numbers at one moment, since the client was made."""
+
+    checks: int = 0
+    """Questions asked."""
+    revoked: int = 0
+    """Verdicts "revoked" of the service."""
+    not_revoked: int = 0
+    """Verdicts "not revoked" of the service."""
+    policy_allowed: int = 0
+    """Verdicts of `on_unavailable="allow"`."""
+    policy_denied: int = 0
+    """Verdicts of `on_unavailable="deny"`."""
+    failed: int = 0
+    """Checks that raised: refused by the service (4xx), or its answer not understood."""
+    batches: int = 0
+    """Batches of questions that left; `checks / batches` is how many travel together."""
+    requests: int = 0
+    """HTTP requests sent, those for revocations and repeated ones included."""
+    retries: int = 0
+    """Requests that were repeated."""
+    revocations: int = 0
+    """Revocations acknowledged by the service."""
+    revocations_failed: int = 0
+    """Revocations that raised; nothing is promised of them."""
+
+
+NAMES: Final = tuple(field.name for field in fields(Counters))
+
+
+class Tally:
+    """Counts; belongs to one client."""
+
+    def __init__(self) -> None:
+        self._numbers = dict.fromkeys(NAMES, 0)
+
+    def add(self, name: str, number: int = 1) -> None:
+        """Count; the name is one of the fields of `Counters`."""
+        self._numbers[name] += number
+
+    def snapshot(self) -> Counters:
+        """The numbers as they are now."""
+        return Counters(**self._numbers)

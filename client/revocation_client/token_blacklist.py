@@ -1,0 +1,78 @@
+"""The drop-in for a blacklist inside the process: the same class, instance and methods, and the service behind them.
+
+An application changes one import, and shares the revocations with every other process.
+"""
+
+import logging
+from typing import Any, Final
+
+from revocation_client.client import RevocationClient
+from revocation_client.environment import api_key, url_and_key
+from revocation_client.errors import NotStarted, ServiceUnavailable
+
+_log = logging.getLogger("revocation_client")
+_REDIS: Final = ("redis", "unix:", "valkey")
+
+
+class TokenBlacklist:
+    """`init`, `close`, `blacklist_token` and `is_blacklisted`, as such modules have them.
+
+    While the service is away a token is not blacklisted, and blacklisting one returns False; both leave a line in the
+    log. A service that refuses (a wrong key) raises, and so does a blacklist that was not initialised: neither may
+    look like "not blacklisted". `options` are those of `RevocationClient`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._client: RevocationClient | None = None
+
+    @property
+    def client(self) -> RevocationClient:
+        """The client behind it, for all that the old interface cannot say.
+
+        Raises NotStarted.
+        """
+        if self._client is None:
+            raise NotStarted("the blacklist is not initialised, or is closed: `await token_blacklist.init(url)` first")
+        return self._client
+
+    async def init(self, url: str) -> None:
+        """Make ready; a service that is away is asked again with each call.
+
+        The URL is the service's, and its key comes from REVOCATION_API_KEY. A Redis URL, as the old module took it,
+        stands for REVOCATION_URL.
+        Raises ConfigurationError.
+        """
+        where, key = url_and_key() if url.startswith(_REDIS) else (url, api_key())
+        client = RevocationClient(where, api_key=key, **self._options)
+        await self.close()
+        await client.start()
+        self._client = client
+
+    async def close(self) -> None:
+        """Close the connections; nothing happens if there are none."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def blacklist_token(self, jti: str, expires_in: float) -> bool:
+        """Revoke the token with this `jti` for so many seconds; True only if that is safely stored.
+
+        Raises RequestRefused and UnexpectedAnswer.
+        """
+        try:
+            await self.client.revoke_jti(jti, expires_in=max(0, expires_in))
+        except ServiceUnavailable as error:
+            _log.error("token_not_blacklisted detail=%s", error)
+            return False
+        return True
+
+    async def is_blacklisted(self, jti: str) -> bool:
+        """Whether this `jti` is revoked; False while the service is away.
+
+        Raises RequestRefused and UnexpectedAnswer.
+        """
+        return (await self.client.check_jti(jti)).revoked
+
+
+token_blacklist: Final = TokenBlacklist()

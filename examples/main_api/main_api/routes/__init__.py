@@ -1,0 +1,1 @@
+"""What the application answers, a file per resource."""

@@ -1,0 +1,192 @@
+"""Refresh and logout: what is dead afterwards, what is not, and what an outage may not do."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from conftest import ALICE, BOB, HASHER, LOGIN, LOGOUT, LOGOUT_ALL, SECRET, Api, bearer, started
+from fastapi import FastAPI
+
+from main_api.app import create_app
+from main_api.settings import Settings
+from main_api.tokens import Tokens
+from revocation_client.testing import InMemoryRevocationClient
+
+
+def is_refused(answer: httpx.Response) -> bool:
+    """The token is bad, the answer says so, and how to get a better one."""
+    return answer.status_code == 401 and answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_a_logged_out_session_is_refused_at_once(api: Api) -> None:
+    """Access and refresh token alike, on the very next request; the user's other session and other users go on."""
+    mine, other, bobs = await api.log_in(), await api.log_in(), await api.log_in(BOB)
+    assert (await api.log_out(mine)).status_code == 204
+    assert is_refused(await api.me(mine))
+    assert is_refused(await api.refresh(mine))
+    assert (await api.me(other)).status_code == 200
+    assert (await api.me(bobs)).status_code == 200
+
+
+async def test_a_logout_can_be_repeated(api: Api) -> None:
+    """One who did not hear the answer asks again, and is told that the session has ended."""
+    pair = await api.log_in()
+    assert [(await api.log_out(pair)).status_code for _ in range(2)] == [204, 204]
+
+
+async def test_a_logout_is_in_the_list_of_tokens_too(api: Api, revocations: InMemoryRevocationClient) -> None:
+    """A program that knows tokens by their jti alone finds it there, until the token's own end."""
+    pair = await api.log_in()
+    claims = jwt.decode(pair["access_token"], SECRET, ["HS256"])
+    await api.log_out(pair)
+    verdict = await revocations.check_jti(claims["jti"])
+    assert verdict.revocation is not None
+    assert verdict.revocation.expires_at == claims["exp"]
+
+
+async def test_logout_all_ends_every_session_and_lets_the_next_login_in(api: Api) -> None:
+    """Everything issued before is dead, refreshed tokens included; the user logs in again in the same second."""
+    first, second, bobs = await api.log_in(), await api.log_in(), await api.log_in(BOB)
+    third = (await api.refresh(first)).json()
+    assert (await api.log_out(second, LOGOUT_ALL)).status_code == 204
+    for pair in (second, third):
+        assert is_refused(await api.me(pair))
+        assert is_refused(await api.refresh(pair))
+    assert (await api.me(bobs)).status_code == 200
+    assert (await api.me(await api.log_in())).status_code == 200
+
+
+async def test_a_dead_token_cannot_log_everybody_out(api: Api) -> None:
+    """One who found a logged-out token has no power over the sessions that live."""
+    dead, alive = await api.log_in(), await api.log_in()
+    await api.log_out(dead)
+    assert is_refused(await api.log_out(dead, LOGOUT_ALL))
+    assert (await api.me(alive)).status_code == 200
+
+
+async def test_a_refresh_token_works_once(api: Api) -> None:
+    """The chain goes on with the new one, in the same session; used again, the old one ends all of it."""
+    first = await api.log_in()
+    second = (await api.refresh(first)).json()
+    third = (await api.refresh(second)).json()
+    sids = {jwt.decode(pair["access_token"], SECRET, ["HS256"])["sid"] for pair in (first, second, third)}
+    assert len(sids) == 1
+    assert (await api.me(third)).status_code == 200
+    assert is_refused(await api.refresh(first))
+    assert is_refused(await api.me(third))
+    assert is_refused(await api.refresh(third))
+
+
+async def test_of_many_refreshes_at_once_one_succeeds(api: Api) -> None:
+    """However they interleave: one new pair, and, because the token was in many hands, a session that is over."""
+    for _round in range(5):
+        pair = await api.log_in()
+        answers = await asyncio.gather(*(api.refresh(pair) for _ in range(20)))
+        assert sorted(answer.status_code for answer in answers) == [200, *itertools.repeat(401, 19)]
+        (won,) = [answer.json() for answer in answers if answer.status_code == 200]
+        assert is_refused(await api.me(won))
+        assert is_refused(await api.refresh(won))
+
+
+async def test_a_use_whose_answer_was_lost_was_a_use(api: Api, revocations: InMemoryRevocationClient) -> None:
+    """A refresh token that stands revoked and brought nobody new tokens is not given a second try: the session ends."""
+    pair = await api.log_in()
+    claims = jwt.decode(pair["refresh_token"], SECRET, ["HS256"])
+    await revocations.revoke_jti(claims["jti"], exp=claims["exp"], reason="refreshed")
+    assert is_refused(await api.refresh(pair))
+    assert is_refused(await api.me(pair))
+
+
+async def test_no_refresh_slips_through_a_logout_all(api: Api, revocations: InMemoryRevocationClient) -> None:
+    """However a refresh and a logout-all overlap, what the refresh handed out is dead after the logout."""
+    for head_start_seconds in (-0.02, -0.01, 0.0, 0.01, 0.02, 0.03, 0.05):
+        pair = await api.log_in()
+        revocations.latency_seconds = 0.04  # each of the two asks once, and then revokes
+        logout = asyncio.create_task(_after(max(0.0, -head_start_seconds), api.log_out(pair, LOGOUT_ALL)))
+        refresh = asyncio.create_task(_after(max(0.0, head_start_seconds), api.refresh(pair)))
+        assert (await logout).status_code == 204
+        refreshed = await refresh
+        revocations.latency_seconds = 0
+        assert is_refused(await api.me(pair))
+        assert refreshed.status_code in {200, 401}
+        if refreshed.status_code == 200:
+            assert is_refused(await api.me(refreshed.json()))
+
+
+async def _after(seconds: float, request: Coroutine[Any, Any, httpx.Response]) -> httpx.Response:
+    await asyncio.sleep(seconds)
+    return await request
+
+
+async def test_logout_all_holds_where_the_services_clock_is_behind(settings: Settings) -> None:
+    """The cutoff is not before the tokens that it is for: ours count by our clock."""
+    revocations = InMemoryRevocationClient(clock=lambda: time.time() - 30)
+    app = create_app(settings, revocations, HASHER)
+    async with started(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://main-api") as http:
+        api = Api(http)
+        pair = await api.log_in()
+        assert (await api.log_out(pair, LOGOUT_ALL)).status_code == 204
+        assert is_refused(await api.me(pair))
+        assert (await api.me(await api.log_in())).status_code == 200
+
+
+async def test_the_kinds_are_not_mixed_up(api: Api) -> None:
+    """A refresh token opens no door and ends no session; an access token refreshes nothing."""
+    pair = await api.log_in()
+    swapped = {"access_token": pair["refresh_token"], "refresh_token": pair["access_token"]}
+    assert is_refused(await api.me(swapped))
+    assert is_refused(await api.log_out(swapped))
+    assert is_refused(await api.log_out(swapped, LOGOUT_ALL))
+    assert is_refused(await api.refresh(swapped))
+    assert (await api.me(pair)).status_code == 200
+    assert (await api.refresh(pair)).status_code == 200
+
+
+@pytest.mark.parametrize("route", [LOGOUT, LOGOUT_ALL])
+async def test_in_an_outage_no_logout_succeeds(api: Api, revocations: InMemoryRevocationClient, route: str) -> None:
+    """503 with the time to try again; afterwards the token still works, as was said; and then the logout does."""
+    pair = await api.log_in()
+    with revocations.outage():
+        answer = await api.log_out(pair, route)
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert (await api.me(pair)).status_code == 200
+    assert (await api.log_out(pair, route)).status_code == 204
+    assert is_refused(await api.me(pair))
+
+
+async def test_in_an_outage_no_refresh_token_is_used_up(api: Api, revocations: InMemoryRevocationClient) -> None:
+    """Rotation is a promise that only the service can keep, so without it there are no new tokens."""
+    pair = await api.log_in()
+    with revocations.outage():
+        answer = await api.refresh(pair)
+    assert answer.status_code == 503
+    assert "access_token" not in answer.text
+
+
+async def test_in_an_outage_the_application_goes_on_or_not_as_was_stated(settings: Settings) -> None:
+    """`allow` lets a user in, as an in-process list did; `deny` answers 503, for nobody knows that it is revoked."""
+    for policy, status in (("allow", 200), ("deny", 503)):
+        revocations = InMemoryRevocationClient(on_unavailable="allow" if policy == "allow" else "deny")
+        app: FastAPI = create_app(settings, revocations, HASHER)
+        transport = httpx.ASGITransport(app)
+        async with started(app), httpx.AsyncClient(transport=transport, base_url="http://main-api") as http:
+            api = Api(http)
+            pair = await api.log_in()
+            with revocations.outage():
+                assert (await api.http.post(LOGIN, data=ALICE)).status_code == 200
+                assert (await api.me(pair)).status_code == status
+
+
+async def test_a_deleted_user_is_out(revocations: InMemoryRevocationClient) -> None:
+    """A token outlives its user, and opens nothing then."""
+    app = create_app(Settings(SECRET, {}), revocations, HASHER)
+    pair = Tokens(SECRET, 900, 3600).pair("alice", "s1", time.time())
+    async with started(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://main-api") as http:
+        answer = await http.get("/api/v1/users/me", headers=bearer({"access_token": pair.access_token}))
+        assert is_refused(answer)

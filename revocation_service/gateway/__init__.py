@@ -1,0 +1,1 @@
+"""The reverse proxy before the main API, and the throttle on its logins."""

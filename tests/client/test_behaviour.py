@@ -1,0 +1,313 @@
+"""What the client promises, over a real service and over the stand-in alike: one suite, so that neither drifts."""
+
+import asyncio
+import hashlib
+import time
+import uuid
+from typing import Any
+
+import pytest
+
+from revocation_client import (
+    RequestRefused,
+    RevocationClient,
+    ServiceUnavailable,
+    TokenNeeded,
+    TokenRevoked,
+)
+from tests.client.worlds import World
+from tests.system.tokens import mint
+
+SHORT_SECONDS = 0.3
+
+
+def claims(**others: Any) -> dict[str, Any]:
+    """A whole token's claims, issued a minute ago."""
+    now = int(time.time())
+    return {"jti": uuid.uuid4().hex, "sub": "alice", "sid": "s-1", "iat": now - 60, "exp": now + 600} | others
+
+
+async def test_a_token_that_nobody_revoked_is_active(client: RevocationClient) -> None:
+    """By claims and by token: not revoked, by the service's word, with all that was looked at."""
+    verdict = await client.check(claims(client_id="web"))
+    assert (verdict.revoked, verdict.source, verdict.revocation) == (False, "redis", None)
+    assert verdict.considered == ("jti", "sid", "sub", "client_id", "all")
+    by_token = await client.check(mint(jti=uuid.uuid4().hex))
+    assert (by_token.revoked, by_token.expired, by_token.verified) == (False, False, False)
+    await client.ensure_active(claims())
+
+
+async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: RevocationClient) -> None:
+    """What `revoke` acknowledged holds for the very next question, in each form of it."""
+    token = mint(jti="one", sub="alice")
+    done = await client.revoke(token, reason="logout")
+    assert (done.result, done.claim, done.value, done.reason) == ("revoked", "jti", "one", "logout")
+    assert done.revoked_at
+    assert done.expires_at
+    assert done.issued_before is None
+    assert await client.is_revoked(token)
+    assert await client.is_revoked(f"  bearer {token}\n")
+    assert (await client.check_jti("one")).revoked
+    verdict = await client.check(claims(jti="one"))
+    assert verdict.revocation is not None
+    assert (verdict.revocation.claim, verdict.revocation.reason) == ("jti", "logout")
+    with pytest.raises(TokenRevoked) as caught:
+        await client.ensure_active(claims(jti="one"))
+    assert caught.value.verdict == verdict
+    assert not await client.is_revoked(claims(jti="two"))
+
+
+async def test_revoking_again_is_a_success(client: RevocationClient) -> None:
+    """`already_revoked` is as good, and keeps the first reason and never shortens the life."""
+    first = await client.revoke_jti("again", expires_in=600, reason="logout")
+    second = await client.revoke_jti("again", expires_in=60, reason="another")
+    assert (first.result, second.result) == ("revoked", "already_revoked")
+    assert (second.reason, second.expires_at) == ("logout", first.expires_at)
+
+
+async def test_a_token_that_has_died_needs_no_revocation(client: RevocationClient) -> None:
+    """It is `expired`, and nothing is stored."""
+    done = await client.revoke(mint(jti="dead", exp=int(time.time()) - 10))
+    assert (done.result, done.revoked_at) == ("expired", None)
+    assert not (await client.check_jti("dead")).revoked
+
+
+async def test_logging_out_everywhere_leaves_the_next_login_alone(client: RevocationClient) -> None:
+    """A subject's cutoff covers what was issued until then, in whole seconds too, and nothing later."""
+    done = await client.revoke_subject("alice", reason="phone lost")
+    assert done.issued_before is not None
+    assert await client.is_revoked(claims())
+    assert await client.is_revoked(claims(iat=int(done.issued_before)))
+    assert not await client.is_revoked(claims(iat=int(done.issued_before) + 1))
+    assert not await client.is_revoked(claims(sub="bob"))
+
+
+async def test_cutoffs_only_move_forward(client: RevocationClient) -> None:
+    """An earlier one changes nothing, a later one and none at all cover more, and the answer says which it was."""
+    now = time.time()
+    cutoffs = [now - 100, now - 200, now - 50, None, now - 10]
+    done = [await client.revoke_session("s-1", issued_before=cutoff) for cutoff in cutoffs]
+    results = ["revoked", "already_revoked", "revoked", "revoked", "already_revoked"]
+    assert [one.result for one in done] == results
+    expected = [now - 100, now - 100, now - 50, None, None]
+    assert [one.issued_before for one in done] == [one if one is None else pytest.approx(one) for one in expected]
+
+
+@pytest.mark.parametrize("iat", [None, "yesterday", True, float("nan"), float("inf"), -5, 10**400, [1]])
+async def test_an_iat_that_is_no_time_counts_as_issued_before_every_cutoff(
+    client: RevocationClient, iat: object
+) -> None:
+    """It neither spares the token a cutoff, nor keeps the question from being asked."""
+    assert not await client.is_revoked(claims(iat=iat))
+    await client.revoke_subject("alice", issued_before=time.time() - 3600)
+    assert not await client.is_revoked(claims())
+    assert await client.is_revoked(claims(iat=iat))
+    verdict = await client.check({"jti": "bare", "iat": iat})
+    assert (verdict.revoked, verdict.considered) == (False, ("jti", "all"))
+
+
+async def test_sessions_clients_and_all_are_revoked_by_their_claims(client: RevocationClient) -> None:
+    """Each form covers the tokens that carry it; `azp` stands for a client where `client_id` is not said."""
+    session = await client.revoke_session("s-1")
+    assert session.issued_before is None
+    assert await client.is_revoked(claims(iat=int(time.time()) + 30))
+    assert not await client.is_revoked(claims(sid="s-2"))
+    await client.revoke_session("s-3", issued_before=time.time() - 3600)
+    assert not await client.is_revoked(claims(sid="s-3"))
+    await client.revoke_client("mobile")
+    for form in ({"client_id": "mobile"}, {"azp": "mobile"}, {"client_id": None, "azp": "mobile"}):
+        assert await client.is_revoked(claims(sid="s-2") | form)
+    assert not await client.is_revoked(claims(sid="s-2", client_id="web", azp="mobile"))
+    done = await client.revoke_all(reason="key leaked")
+    assert (done.claim, done.value) == ("all", "")
+    assert await client.is_revoked({"jti": "any", "iat": int(time.time()) - 60})
+    assert not await client.is_revoked({"jti": "any", "iat": int(time.time()) + 30})
+
+
+async def test_integers_are_taken_as_their_decimal_strings(client: RevocationClient) -> None:
+    """An application that mints numbers may ask and revoke with them."""
+    await client.revoke_jti(7)
+    await client.revoke_subject(42)
+    assert await client.is_revoked({"jti": 7})
+    assert await client.is_revoked({"jti": "7"})
+    assert await client.is_revoked({"jti": "8", "sub": 42})
+    assert not await client.is_revoked({"jti": 8})
+
+
+@pytest.mark.parametrize("jti", [None, "", "sha256:" + "0" * 64])
+async def test_claims_that_do_not_name_their_token_need_the_token(client: RevocationClient, jti: str | None) -> None:
+    """The name comes from the token then: `TokenNeeded`, and the token itself is answered for."""
+    with pytest.raises(TokenNeeded):
+        await client.check(claims(jti=jti))
+    given = {"jti": jti} if jti else {}
+    token = mint(**given)
+    done = await client.revoke(token)
+    assert done.value == "sha256:" + hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
+    assert await client.is_revoked(token)
+    assert await client.is_revoked(token + "=")
+    assert not await client.is_revoked(mint(sub="bob", **given))
+
+
+async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationClient) -> None:
+    """They need a lifetime, and are found again."""
+    with pytest.raises(RequestRefused, match="exp_required"):
+        await client.revoke("opaque-1")
+    await client.revoke("opaque-1", expires_in=60)
+    assert await client.is_revoked("Bearer opaque-1")
+    assert not await client.is_revoked("opaque-2")
+
+
+@pytest.mark.parametrize(
+    ("token", "code"),
+    [
+        ("a.b.c", "invalid_token"),
+        ("a.b.c.d.e", "unsupported_token"),
+        ('{"payload": "x"}', "unsupported_token"),
+        ("", "invalid_token"),
+        ("Bearer ", "invalid_token"),
+        ("\ud800", "invalid_token"),
+        (mint(jti=True, secret="x" * 32), "invalid_token"),
+        (mint(sub=["a"], secret="x" * 32), "invalid_token"),
+        (mint(jti="x" * 300), "invalid_token"),
+        ("eyJhbGciOiJub25lIn0.e30.", "invalid_token"),
+    ],
+)
+async def test_what_is_no_token_is_refused_to_who_asked_alone(client: RevocationClient, token: str, code: str) -> None:
+    """The one who asks about it is told, with a code; who asks at the same moment is answered."""
+    bad, good = await asyncio.gather(client.check(token), client.check(claims()), return_exceptions=True)
+    assert isinstance(bad, RequestRefused)
+    assert (bad.status, bad.code) == (400, code)
+    assert not isinstance(good, BaseException)
+    assert not good.revoked
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"jti": True}, {"jti": 1.5}, {"jti": ["a"]}, {"jti": "a\nb"}, {"sub": {}}, {"sid": ""}, {"azp": "x" * 300}],
+)
+async def test_claims_that_no_token_may_have_are_refused(client: RevocationClient, wrong: dict[str, Any]) -> None:
+    """As the service refuses the token that carries them; claims that are not looked at may be anything."""
+    with pytest.raises(RequestRefused) as caught:
+        await client.check(claims(**wrong))
+    assert (caught.value.status, caught.value.code) == (400, "invalid_token")
+    assert not await client.is_revoked(claims(roles=object(), aud=["a", "b"], exp="never", nbf=None))
+
+
+@pytest.mark.parametrize("question", [None, 7, b"token", ["token"]])
+async def test_what_is_no_question_is_a_mistake_in_the_program(client: RevocationClient, question: Any) -> None:
+    """It is a TypeError, and not an answer."""
+    with pytest.raises(TypeError):
+        await client.check(question)
+
+
+async def test_check_many_answers_in_order(client: RevocationClient) -> None:
+    """More than a request holds, revoked ones among them; nothing asked is nothing answered."""
+    await client.revoke_jti("n-3")
+    verdicts = await client.check_many([{"jti": f"n-{number}"} for number in range(1200)])
+    assert [number for number, verdict in enumerate(verdicts) if verdict.revoked] == [3]
+    assert await client.check_many([]) == []
+    with pytest.raises(RequestRefused):
+        await client.check_many([{"jti": "fine"}, "a.b.c"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"jti": "x", "exp": 1, "expires_in": 1},
+        {"jti": "x", "expires_in": -1},
+        {"jti": "x", "exp": float("nan")},
+        {"jti": ""},
+        {"jti": None},
+        {"jti": "x", "reason": "two\nlines"},
+        {"jti": "x", "exp": 4e9},
+    ],
+)
+async def test_a_wrong_revocation_is_refused_at_once(client: RevocationClient, wrong: dict[str, Any]) -> None:
+    """It raises with status and code, is not tried again, and nothing is revoked."""
+    with pytest.raises(RequestRefused) as caught:
+        await client.revoke_jti(**wrong)
+    assert caught.value.status == 400
+    assert client.counters.retries == 0
+    assert not (await client.check_jti("x")).revoked
+
+
+async def test_a_cutoff_too_far_ahead_is_refused(client: RevocationClient) -> None:
+    """The service's own code comes through."""
+    with pytest.raises(RequestRefused, match="issued_before_too_far"):
+        await client.revoke_subject("alice", issued_before=time.time() + 3600)
+
+
+async def test_away_and_allow_admits_counts_and_logs(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """The verdict says `policy`, each is counted, and the log has one line with the count, not one for each."""
+    async with world.client(timeout_seconds=SHORT_SECONDS) as client:
+        await client.revoke_jti("gone")
+        async with world.outage():
+            verdicts = await asyncio.gather(*(client.check(claims(jti="gone")) for _ in range(20)))
+            assert {(one.revoked, one.source, one.revocation) for one in verdicts} == {(False, "policy", None)}
+            await client.ensure_active(claims(jti="gone"))
+        assert client.counters.policy_allowed == 21
+        assert (await client.check(claims(jti="gone"))).source == "redis"
+    events = [record.getMessage().split()[0] for record in caplog.records if record.name == "revocation_client"]
+    assert events == ["revocation_service_unavailable"]
+    assert "gone" not in caplog.text
+
+
+async def test_away_and_deny_admits_nobody(world: World) -> None:
+    """The verdict is "revoked" by policy; `ensure_active` says that nobody knows, rather than "revoked"."""
+    async with world.client(timeout_seconds=SHORT_SECONDS, on_unavailable="deny") as client:
+        async with world.outage():
+            verdict = await client.check(claims())
+            assert (verdict.revoked, verdict.source) == (True, "policy")
+            assert await client.is_revoked(claims())
+            with pytest.raises(ServiceUnavailable):
+                await client.ensure_active(claims())
+            assert client.counters.policy_denied == 3
+        assert not await client.is_revoked(claims())
+
+
+async def test_a_service_too_slow_is_away_at_the_callers_deadline(world: World) -> None:
+    """The policy answers when the deadline is there, and neither much earlier nor later."""
+    async with world.client(timeout_seconds=SHORT_SECONDS) as client:
+        with world.latency(30):
+            began = time.monotonic()
+            assert (await client.check(claims())).source == "policy"
+            assert SHORT_SECONDS * 0.9 < time.monotonic() - began < SHORT_SECONDS + 1
+
+
+async def test_a_revocation_is_tried_again_until_the_service_is_back(world: World) -> None:
+    """An outage shorter than the deadline is not seen by the caller."""
+    async with world.client(revoke_timeout_seconds=20) as client:
+        async with world.outage():
+            logout = asyncio.create_task(client.revoke_jti("patient", expires_in=60))
+            while not client.counters.retries:
+                await asyncio.sleep(0)
+        assert (await logout).result == "revoked"
+        assert await client.is_revoked(claims(jti="patient"))
+        assert client.counters.revocations == 1
+
+
+async def test_a_revocation_that_cannot_be_had_raises_within_its_deadline(world: World) -> None:
+    """It never reports a logout that did not happen."""
+    async with world.client(revoke_timeout_seconds=SHORT_SECONDS, timeout_seconds=SHORT_SECONDS) as client:
+        async with world.outage():
+            began = time.monotonic()
+            with pytest.raises(ServiceUnavailable) as caught:
+                await client.revoke_jti("lost", expires_in=60)
+            assert time.monotonic() - began < SHORT_SECONDS + 1
+        assert caught.value.attempts >= 1
+        assert caught.value.__context__ is None
+        assert (client.counters.revocations, client.counters.revocations_failed) == (0, 1)
+        assert not await client.is_revoked(claims(jti="lost"))
+
+
+async def test_counters_tell_what_happened(client: RevocationClient) -> None:
+    """Each number moves with what it counts, and a snapshot stands still."""
+    before = client.counters
+    await client.revoke_jti("counted")
+    await asyncio.gather(*(client.check(claims(jti="counted")) for _ in range(3)), client.check(claims()))
+    with pytest.raises(RequestRefused):
+        await client.check("a.b.c")
+    after = client.counters
+    assert (after.checks, after.revoked, after.not_revoked, after.failed) == (5, 3, 1, 1)
+    assert (after.batches, after.requests, after.revocations, after.retries) == (2, 3, 1, 0)
+    assert before.checks == before.revocations == 0

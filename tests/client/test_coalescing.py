@@ -1,0 +1,307 @@
+"""Checks that are asked together travel together, and none travels with what left before it was asked (rule 17)."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from revocation_client import NotStarted, RequestRefused, RevocationClient, ServiceUnavailable, UnexpectedAnswer
+from revocation_client.coalescing import BATCHES_AT_ONCE
+from revocation_client.questions import BODY_MAX_BYTES
+from tests.client.scripted import Gate, Scripted, as_the_service, not_revoked, scripted
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Scripted]:
+    """A server that notes what it is asked."""
+    async with scripted() as running:
+        yield running
+
+
+@pytest.fixture
+async def client(server: Scripted) -> AsyncIterator[RevocationClient]:
+    """A client of it, that waits long."""
+    async with server.client(timeout_seconds=20) as started:
+        yield started
+
+
+async def test_what_is_asked_at_once_leaves_as_one_request(client: RevocationClient, server: Scripted) -> None:
+    """64 askers, one request, in the order in which they asked; each hears its own answer."""
+
+    async def odd_ones(_request: web.Request, body: Any) -> web.StreamResponse:
+        return web.json_response({"results": [revoked_if_odd(element) for element in body["checks"]]})
+
+    server.script = odd_ones
+    found = await asyncio.gather(*(client.check_jti(str(number)) for number in range(64)))
+    assert [verdict.revoked for verdict in found] == [number % 2 == 1 for number in range(64)]
+    assert server.asked == [[str(number) for number in range(64)]]
+    assert (client.counters.batches, client.counters.checks) == (1, 64)
+
+
+def revoked_if_odd(element: dict[str, Any]) -> dict[str, Any]:
+    if int(element["jti"]) % 2 == 0:
+        return not_revoked(element)
+    record = {"claim": "jti", "value": element["jti"], "revoked_at": 1, "expires_at": 2}
+    return not_revoked(element) | {"revoked": True, "revocation": record}
+
+
+async def test_a_check_never_joins_a_request_that_has_left(client: RevocationClient, server: Scripted) -> None:
+    """The same question, asked while the first is under way, is sent again: it may have been revoked meanwhile."""
+    gate = Gate()
+    server.script = gate
+    first = asyncio.create_task(client.check_jti("same"))
+    await server.until_asked(1)
+    second = asyncio.create_task(client.check_jti("same"))
+    await server.until_asked(2)
+    gate.open()
+    await asyncio.gather(first, second)
+    assert server.asked == [["same"], ["same"]]
+
+
+async def test_what_is_asked_meanwhile_leaves_as_one_batch(client: RevocationClient, server: Scripted) -> None:
+    """While all lanes are taken, everything waits together; a slow answer holds up nobody who comes before that."""
+    gate = Gate()
+    server.script = gate
+    tasks = []
+    for number in range(BATCHES_AT_ONCE):
+        tasks.append(asyncio.create_task(client.check_jti(f"lane-{number}")))
+        await server.until_asked(number + 1)
+    tasks += [asyncio.create_task(client.check_jti(f"later-{number}")) for number in range(50)]
+    await asyncio.sleep(0.2)  # that nothing comes cannot be awaited
+    assert len(server.requests) == BATCHES_AT_ONCE
+    server.script = as_the_service
+    gate.held[0].set()
+    await server.until_asked(BATCHES_AT_ONCE + 1)
+    assert server.asked[-1] == [f"later-{number}" for number in range(50)]
+    gate.open()
+    await asyncio.gather(*tasks)
+
+
+async def test_batches_split_by_count(client: RevocationClient, server: Scripted) -> None:
+    """None has more than the thousand that the service takes."""
+    await client.check_many([{"jti": str(number)} for number in range(2500)])
+    assert [len(batch) for batch in server.asked] == [1000, 1000, 500]
+
+
+async def test_batches_split_by_bytes(client: RevocationClient, server: Scripted) -> None:
+    """None is larger than the mebibyte that the service takes, and each is as full as can be."""
+    tokens = [f"{number:04d}" + "x" * 99_996 for number in range(25)]
+    assert len(await client.check_many(tokens)) == 25
+    assert [len(body["checks"]) for body in server.bodies] == [10, 10, 5]
+    assert max(server.sizes) <= BODY_MAX_BYTES
+
+
+async def test_a_token_that_fills_a_request_travels_alone_and_a_larger_one_not_at_all(
+    client: RevocationClient, server: Scripted
+) -> None:
+    """The largest that the service would take is asked about; one byte more is refused as it would be there."""
+    largest = "x" * (BODY_MAX_BYTES - len(b'{"checks":[{"token":""}]}'))
+    found = await asyncio.gather(
+        client.check_jti("small"), client.check(largest), client.check(largest + "x"), return_exceptions=True
+    )
+    refused = found[2]
+    assert isinstance(refused, RequestRefused)
+    assert refused.status == 413
+    assert not [one for one in found[:2] if isinstance(one, BaseException)]
+    assert max(server.sizes) == BODY_MAX_BYTES
+
+
+async def test_an_error_reaches_only_who_asked(client: RevocationClient, server: Scripted) -> None:
+    """One element refused, one away, one not understood: three are told, each its own, and the rest are answered."""
+    problem = {"type": "about:blank", "title": "t", "detail": "d"}
+    bad: dict[str, Any] = {
+        "refused": {"error": problem | {"status": 400, "code": "invalid_token"}},
+        "away": {"error": problem | {"status": 503, "code": "keys_unavailable"}},
+        "strange": {"revoked": "no"},
+    }
+
+    async def some_bad(_request: web.Request, body: Any) -> web.StreamResponse:
+        return web.json_response({"results": [bad.get(one["jti"]) or not_revoked(one) for one in body["checks"]]})
+
+    server.script = some_bad
+    names = ["fine", "refused", "away", "strange", "good"]
+    found = await asyncio.gather(*(client.check_jti(name) for name in names), return_exceptions=True)
+    assert len(server.requests) == 1
+    assert [type(one).__name__ for one in found] == [
+        "Verdict",
+        "RequestRefused",
+        "Verdict",
+        "UnexpectedAnswer",
+        "Verdict",
+    ]
+    assert [one.source for one in found if not isinstance(one, BaseException)] == ["redis", "policy", "redis"]
+
+
+async def test_an_error_of_the_whole_batch_is_each_askers_own(client: RevocationClient, server: Scripted) -> None:
+    """Several hear of it, and none holds the very object, whose traceback would grow, of another."""
+
+    async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
+        return web.Response(status=401)
+
+    server.script = refuse
+    found = await asyncio.gather(*(client.check_jti(str(number)) for number in range(3)), return_exceptions=True)
+    assert all(isinstance(one, RequestRefused) and one.status == 401 for one in found)
+    assert len({id(one) for one in found}) == 3
+
+
+async def test_a_cancelled_caller_cancels_nobody_else(client: RevocationClient, server: Scripted) -> None:
+    """The one who began the batch goes away in the middle of it; the others are answered by the same request."""
+    gate = Gate()
+    server.script = gate
+    tasks = [asyncio.create_task(client.check_jti(str(number))) for number in range(3)]
+    await server.until_asked(1)
+    tasks[0].cancel()
+    gate.open()
+    found = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert not [one for one in found[1:] if isinstance(one, BaseException)]
+    assert len(server.requests) == 1
+
+
+async def test_who_has_gone_before_the_batch_leaves_is_not_asked_for(
+    client: RevocationClient, server: Scripted
+) -> None:
+    """A question whose asker was cancelled costs the service nothing."""
+    gone = asyncio.create_task(client.check_jti("gone"))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await client.check_jti("here")
+    assert server.asked == [["here"]]
+
+
+async def test_each_caller_has_a_deadline_of_its_own(server: Scripted) -> None:
+    """Whoever asks later waits as long as whoever asked first, from when it asked."""
+    server.script = Gate()
+    seconds = 1.0
+    waited: list[float] = []
+
+    async def ask(client: RevocationClient, number: int) -> None:
+        began = time.monotonic()
+        assert (await client.check_jti(str(number))).source == "policy"
+        waited.append(time.monotonic() - began)
+
+    async with server.client(timeout_seconds=seconds) as client, asyncio.TaskGroup() as group:
+        for number in range(10):
+            group.create_task(ask(client, number))
+            await asyncio.sleep(seconds / 10)  # the time at which it asks is the point
+    assert len(waited) == 10
+    assert seconds * 0.9 < min(waited)
+    assert max(waited) < seconds + 0.4, "also of those who wait for a lane that is taken"
+
+
+async def test_a_stuck_request_holds_up_only_what_left_with_it(client: RevocationClient, server: Scripted) -> None:
+    """What is asked after it leaves beside it, and is answered while it is still stuck."""
+    gate = Gate()
+    server.script = gate
+    stuck = asyncio.create_task(client.check_jti("stuck"))
+    await server.until_asked(1)
+    server.script = as_the_service
+    async with asyncio.timeout(5):
+        for number in range(20):
+            assert (await client.check_jti(str(number))).source == "redis"
+    assert not stuck.done()
+    gate.open()
+    await stuck
+
+
+async def test_closing_tells_who_still_waits(server: Scripted) -> None:
+    """Neither left waiting nor admitted by the policy: the client is closed, and that is what they hear."""
+    server.script = Gate()
+    client = server.client()
+    await client.start()
+    under_way = asyncio.create_task(client.check_jti("under way"))
+    await server.until_asked(1)
+    queued = asyncio.create_task(client.check_jti("queued"))
+    logout = asyncio.create_task(client.revoke_jti("logout"))
+    await server.until_asked(2)
+    await client.aclose()
+    found = await asyncio.gather(under_way, queued, logout, return_exceptions=True)
+    assert [type(one) for one in found] == [NotStarted, NotStarted, NotStarted]
+    assert client.counters.policy_allowed == 0
+
+
+async def test_connections_are_kept(client: RevocationClient, server: Scripted) -> None:
+    """A hundred checks one after the other, and revocations between them, use one connection."""
+    for number in range(50):
+        await client.check_jti(str(number))
+        await client.revoke_jti(str(number))
+    assert len(server.connections) == 1
+
+
+async def test_a_kept_connection_that_was_closed_is_no_outage(client: RevocationClient, server: Scripted) -> None:
+    """The service closed it as it restarted, under a request: that is sent again, and the policy is not asked."""
+
+    async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        server.script = as_the_service
+        return web.Response()
+
+    await client.check_jti("before")
+    server.script = break_off
+    assert (await client.check_jti("after")).source == "redis"
+    assert server.asked == [["before"], ["after"], ["after"]]
+    assert (client.counters.retries, client.counters.policy_allowed) == (1, 0)
+
+
+async def test_a_service_that_always_breaks_off_is_away(client: RevocationClient, server: Scripted) -> None:
+    """It is tried twice, not for ever."""
+
+    async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    server.script = break_off
+    assert (await client.check_jti("x")).source == "policy"
+    assert len(server.requests) == 2
+
+
+async def test_a_fault_of_the_client_itself_admits_nobody(server: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told, and logged, and never looks like an outage that the policy might allow."""
+
+    class Broken(RevocationClient):
+        def _connect(self) -> Any:
+            return BrokenService()
+
+    class BrokenService:
+        async def post(self, *_args: Any, **_options: Any) -> Any:
+            raise ZeroDivisionError
+
+        async def aclose(self) -> None:
+            pass
+
+    async with Broken(server.url) as client:
+        with pytest.raises(UnexpectedAnswer, match="ZeroDivisionError"):
+            await client.check_jti("x")
+    assert "revocation_check_failed" in caplog.text
+
+
+async def test_deny_raises_unavailable_for_each_of_a_batch(server: Scripted) -> None:
+    """Nobody of a batch that was lost is let in."""
+
+    async def away(_request: web.Request, _body: Any) -> web.StreamResponse:
+        return web.Response(status=503, headers={"Retry-After": "7"})
+
+    server.script = away
+    async with server.client(on_unavailable="deny") as client:
+        asked = (client.ensure_active({"jti": str(number)}) for number in range(5))
+        found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [one.retry_after_seconds for one in found if isinstance(one, ServiceUnavailable)] == [7.0] * 5
+
+
+async def test_a_cancelled_check_many_is_asked_for_no_more(client: RevocationClient, server: Scripted) -> None:
+    """What of it had not left yet never leaves."""
+    gate = Gate()
+    server.script = gate
+    many = asyncio.create_task(client.check_many([{"jti": str(number)} for number in range(3000)]))
+    await server.until_asked(1)
+    many.cancel()
+    gate.open()
+    server.script = as_the_service
+    await client.check_jti("after")
+    assert server.asked[-1] == ["after"]
+    assert sum(len(batch) for batch in server.asked) < 3000

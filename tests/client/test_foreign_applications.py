@@ -1,0 +1,258 @@
+"""The client in applications of others (plain aiohttp, Starlette, FastAPI), with tests as users write them.
+
+The stand-in takes the real client's place, and the integrations are the ones that ship.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from fastapi import Depends, FastAPI
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from revocation_client import NotStarted, RequestRefused, RevocationClient
+from revocation_client.integrations.aiohttp import REVOCATIONS, cleanup_ctx, middleware
+from revocation_client.integrations.starlette import active_token, exception_handlers, lifespan
+from revocation_client.testing import InMemoryRevocationClient
+from tests.client.asgi import asgi
+from tests.client.scripted import scripted
+from tests.system.tokens import mint
+
+QUICK: dict[str, Any] = {"timeout_seconds": 0.2, "revoke_timeout_seconds": 0.2}
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def aiohttp_app(revocations: RevocationClient) -> web.Application:
+    """A plain aiohttp application: a middleware, a cleanup context, and a logout."""
+
+    async def hello(request: web.Request) -> web.Response:
+        return web.json_response({"token": "Authorization" in request.headers})
+
+    async def by_claims(request: web.Request) -> web.Response:
+        await request.app[REVOCATIONS].ensure_active({"jti": request.match_info["jti"], "iat": 5})
+        return web.json_response({})
+
+    async def logout(request: web.Request) -> web.Response:
+        done = await request.app[REVOCATIONS].revoke(request.headers["Authorization"])
+        return web.json_response({"result": done.result})
+
+    app = web.Application(middlewares=[middleware(revocations)])
+    app.cleanup_ctx.append(cleanup_ctx(revocations))
+    app.add_routes([web.get("/", hello), web.get("/claims/{jti}", by_claims), web.post("/logout", logout)])
+    return app
+
+
+def starlette_app(revocations: RevocationClient) -> Starlette:
+    """A Starlette application with a lifespan of its own, and the same routes."""
+    token_of = active_token(revocations)
+
+    @asynccontextmanager
+    async def own(_app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
+        await revocations.check({"jti": "warm"})  # it is started already
+        yield {"greeting": "hello"}
+
+    async def hello(request: Request) -> Response:
+        await token_of(request)
+        return JSONResponse({"greeting": request.state.greeting})
+
+    async def by_claims(request: Request) -> Response:
+        await revocations.ensure_active({"jti": request.path_params["jti"], "iat": 5})
+        return JSONResponse({})
+
+    async def logout(request: Request) -> Response:
+        done = await revocations.revoke(await token_of(request))
+        return JSONResponse({"result": done.result})
+
+    routes = [Route("/", hello), Route("/claims/{jti}", by_claims), Route("/logout", logout, methods=["POST"])]
+    return Starlette(routes=routes, lifespan=lifespan(revocations, own), exception_handlers={**exception_handlers})
+
+
+def fastapi_app(revocations: RevocationClient) -> FastAPI:
+    """A FastAPI application in which the token is a dependency."""
+    app = FastAPI(lifespan=revocations.lifespan, exception_handlers={**exception_handlers})
+    token_of = active_token(revocations)
+
+    @app.get("/")
+    async def hello(token: Annotated[str, Depends(token_of)]) -> dict[str, int]:
+        return {"characters": len(token)}
+
+    @app.get("/claims/{jti}")
+    async def by_claims(jti: str) -> dict[str, str]:
+        await revocations.ensure_active({"jti": jti, "iat": 5})
+        return {}
+
+    @app.post("/logout")
+    async def logout(token: Annotated[str, Depends(token_of)]) -> dict[str, str]:
+        return {"result": (await revocations.revoke(token)).result}
+
+    return app
+
+
+class Answer:
+    """What both kinds of client bring back."""
+
+    def __init__(self, status: int, headers: Mapping[str, str]) -> None:
+        self.status = status
+        self.headers = headers
+
+
+class Http:
+    """One way to ask all three."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    async def ask(self, method: str, path: str, headers: Any = None) -> Answer:
+        response = await self._client.request(method, path, headers=headers)
+        return Answer(response.status if hasattr(response, "status") else response.status_code, response.headers)
+
+
+@asynccontextmanager
+async def running(kind: str, revocations: RevocationClient) -> AsyncIterator[Http]:
+    """An application of that kind, started, and a client for it."""
+    if kind == "aiohttp":
+        async with TestClient(TestServer(aiohttp_app(revocations))) as client:
+            yield Http(client)
+        return
+    app = starlette_app(revocations) if kind == "starlette" else fastapi_app(revocations)
+    async with asgi(app) as asgi_client:
+        yield Http(asgi_client)
+
+
+@pytest.fixture(params=["aiohttp", "starlette", "fastapi"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each of the three."""
+    name: str = request.param
+    return name
+
+
+async def test_a_logged_out_token_is_refused_on_the_next_request(kind: str) -> None:
+    """401 with a challenge; another token of the same user goes on, and the client is closed with the application."""
+    revocations = InMemoryRevocationClient()
+    mine, other = mint(jti="mine"), mint(jti="other")
+    async with running(kind, revocations) as http:
+        assert (await http.ask("GET", "/", bearer(mine))).status == 200
+        assert (await http.ask("POST", "/logout", bearer(mine))).status == 200
+        for path in ("/", "/claims/mine"):
+            refused = await http.ask("GET", path, bearer(mine))
+            assert refused.status == 401
+            assert refused.headers["WWW-Authenticate"].startswith('Bearer error="invalid_token"')
+        assert (await http.ask("POST", "/logout", bearer(mine))).status == 401
+        assert (await http.ask("GET", "/", bearer(other))).status == 200
+        assert (await http.ask("GET", "/claims/other")).status == 200
+    with pytest.raises(NotStarted):
+        await revocations.check({"jti": "x"})
+
+
+async def test_every_spelling_of_the_header_is_the_same_token(kind: str) -> None:
+    """A revoked token gets in neither by another case or white space, nor beside a second header."""
+    revocations = InMemoryRevocationClient()
+    token = mint(jti="mine")
+    async with running(kind, revocations) as http:
+        await revocations.revoke_jti("mine")
+        for spelling in (
+            f"bearer {token}",
+            f"BEARER   {token}",
+            f"Bearer\t{token}",
+            f"Bearer Bearer {token}",
+            f"Bearer {token}=",
+        ):
+            assert (await http.ask("GET", "/", {"Authorization": spelling})).status == 401
+        for pair in (("Basic eDp5", f"Bearer {token}"), (f"Bearer {token}", f"Bearer {mint(jti='other')}")):
+            headers = [("Authorization", one) for one in pair]
+            assert (await http.ask("GET", "/", headers)).status == 401
+
+
+async def test_a_token_that_is_none_is_401(kind: str) -> None:
+    """Garbage is the caller's fault, and not an error of the application."""
+    async with running(kind, InMemoryRevocationClient()) as http:
+        for token in ("a.b.c", "a.b.c.d.e", '{"a":1}'):
+            assert (await http.ask("GET", "/", bearer(token))).status == 401
+
+
+async def test_no_token_is_left_to_the_application(kind: str) -> None:
+    """The dependency asks for one; the middleware leaves it to the handler, which may be a public page."""
+    async with running(kind, InMemoryRevocationClient()) as http:
+        answer = await http.ask("GET", "/")
+    assert answer.status == (200 if kind == "aiohttp" else 401)
+    if kind != "aiohttp":
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+async def test_an_outage_under_deny_is_503(kind: str) -> None:
+    """With Retry-After, for tokens and for claims, and no 401 that would end a session."""
+    revocations = InMemoryRevocationClient(on_unavailable="deny", **QUICK)
+    async with running(kind, revocations) as http:
+        with revocations.outage():
+            for path in ("/", "/claims/x"):
+                answer = await http.ask("GET", path, bearer(mint(jti="x")))
+                assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        assert (await http.ask("GET", "/", bearer(mint(jti="x")))).status == 200
+
+
+async def test_an_outage_under_allow_lets_in_and_no_logout_succeeds(kind: str) -> None:
+    """Requests go on; a logout that could not be stored says 503, and the token goes on working."""
+    revocations = InMemoryRevocationClient(**QUICK)
+    headers = bearer(mint(jti="x"))
+    async with running(kind, revocations) as http:
+        with revocations.outage():
+            assert (await http.ask("GET", "/", headers)).status == 200
+            assert (await http.ask("POST", "/logout", headers)).status == 503
+        assert revocations.revocations == ()
+        assert (await http.ask("GET", "/", headers)).status == 200
+        assert (await http.ask("POST", "/logout", headers)).status == 200
+
+
+async def test_a_wrong_key_is_an_error_of_the_application(kind: str) -> None:
+    """A refusal that is not about the token is no 401 and lets nobody in, also where the policy is to allow."""
+
+    async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
+        return web.Response(status=401)
+
+    async with scripted() as server, running(kind, server.client()) as http:
+        server.script = refuse
+        if kind == "aiohttp":
+            assert (await http.ask("GET", "/", bearer(mint(jti="x")))).status == 500
+        else:
+            with pytest.raises(RequestRefused):  # the transport hands on what a server answers 500
+                await http.ask("GET", "/", bearer(mint(jti="x")))
+
+
+async def test_a_test_client_without_lifespan_is_told() -> None:
+    """Nobody is let in by a client that nobody started; the error says what is missing."""
+    async with asgi(fastapi_app(InMemoryRevocationClient()), lifespan=False) as http:
+        with pytest.raises(NotStarted, match=r"with TestClient\(app\)"):
+            await http.get("/", headers=bearer(mint(jti="x")))
+
+
+async def test_a_lifespan_without_an_own_one() -> None:
+    """The helper also serves an application that has no lifespan."""
+    revocations = InMemoryRevocationClient()
+    async with lifespan(revocations)(object()) as state:
+        assert state == {}
+        assert not await revocations.is_revoked({"jti": "x"})
+
+
+async def test_the_token_may_stand_elsewhere() -> None:
+    """An aiohttp application that carries its token in a cookie says where it is."""
+    revocations = InMemoryRevocationClient()
+
+    async def hello(_request: web.Request) -> web.Response:
+        return web.json_response({})
+
+    app = web.Application(middlewares=[middleware(revocations, lambda request: request.cookies.get("token"))])
+    app.cleanup_ctx.append(cleanup_ctx(revocations))
+    app.router.add_get("/", hello)
+    async with TestClient(TestServer(app), cookies={"token": mint(jti="mine")}) as http:
+        assert (await http.get("/")).status == 200
+        await revocations.revoke_jti("mine")
+        assert (await http.get("/")).status == 401

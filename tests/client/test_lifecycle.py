@@ -1,0 +1,274 @@
+"""Starting, stopping, event loops, settings, and the names that the package shows."""
+
+import asyncio
+import importlib
+import inspect
+import pickle
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import revocation_client
+from revocation_client import (
+    ConfigurationError,
+    Counters,
+    NotStarted,
+    RequestRefused,
+    Revocation,
+    RevocationClient,
+    RevocationError,
+    ServiceUnavailable,
+    TokenNeeded,
+    TokenRevoked,
+    UnexpectedAnswer,
+    Verdict,
+    WrongEventLoop,
+    errors,
+)
+from revocation_client.counters import NAMES
+from revocation_client.testing import InMemoryRevocationClient
+from tests.client.scripted import scripted
+from tests.redis_processes import free_port
+
+CALLS: dict[str, Callable[[RevocationClient], Any]] = {
+    "check": lambda client: client.check({"jti": "x"}),
+    "check_many": lambda client: client.check_many([{"jti": "x"}]),
+    "check_jti": lambda client: client.check_jti("x"),
+    "is_revoked": lambda client: client.is_revoked("token"),
+    "ensure_active": lambda client: client.ensure_active("token"),
+    "revoke": lambda client: client.revoke("token", expires_in=5),
+    "revoke_jti": lambda client: client.revoke_jti("x"),
+    "revoke_session": lambda client: client.revoke_session("x"),
+    "revoke_subject": lambda client: client.revoke_subject("x"),
+    "revoke_client": lambda client: client.revoke_client("x"),
+    "revoke_all": lambda client: client.revoke_all(),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+async def test_a_client_that_was_not_started_says_how(call: Callable[[RevocationClient], Any]) -> None:
+    """Before the start and after the end it raises, under "allow" too, and names the lifespan and the TestClient."""
+    client = InMemoryRevocationClient(on_unavailable="allow")
+    for _ in range(2):
+        with pytest.raises(NotStarted) as caught:
+            await call(client)
+        for words in ("lifespan", "async with", "with TestClient(app)"):
+            assert words in str(caught.value)
+        async with client:
+            await call(client)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
+def test_another_event_loop_is_refused(call: Callable[[RevocationClient], Any]) -> None:
+    """A client belongs to the loop that it was started on; it neither hangs nor answers on another."""
+    client = RevocationClient(f"http://127.0.0.1:{free_port()}")
+    with asyncio.Runner() as home:
+        home.run(client.start())
+
+        def elsewhere(what: Callable[[], Any]) -> None:
+            with asyncio.Runner() as other, pytest.raises(WrongEventLoop):
+                other.run(what())
+
+        _in_thread(lambda: elsewhere(lambda: call(client)))
+        _in_thread(lambda: elsewhere(client.start))
+        _in_thread(lambda: elsewhere(client.aclose))
+        home.run(client.aclose())
+
+
+def _in_thread(act: Callable[[], None]) -> None:
+    with asyncio.Runner() as runner:
+
+        async def run() -> None:
+            await asyncio.to_thread(act)
+
+        runner.run(run())
+
+
+def test_a_closed_client_starts_again_on_another_loop() -> None:
+    """As tests with a loop for each do it, over a real server each time."""
+    port = free_port()
+    client = RevocationClient(f"http://127.0.0.1:{port}", on_unavailable="deny")
+
+    async def use() -> None:
+        async with scripted(port), client:
+            assert not await client.is_revoked({"jti": "x"})
+
+    for _ in range(3):
+        asyncio.run(use())
+    assert client.counters.not_revoked == 3
+
+
+def test_a_client_whose_loop_died_can_be_closed_and_started() -> None:
+    """A test that forgot to close it does not spoil the next one."""
+    client = InMemoryRevocationClient()
+    asyncio.run(client.start())
+
+    async def again() -> None:
+        with pytest.raises(WrongEventLoop):
+            await client.check({"jti": "x"})
+        await client.aclose()
+        async with client:
+            await client.check({"jti": "x"})
+
+    asyncio.run(again())
+    asyncio.run(client.start())
+    asyncio.run(client.start())
+
+
+async def test_starting_and_closing_twice_changes_nothing() -> None:
+    """Both are safe to repeat, and the lifespan is the same as `async with`."""
+    client = InMemoryRevocationClient()
+    await client.start()
+    await client.start()
+    assert not await client.is_revoked({"jti": "x"})
+    await client.aclose()
+    await client.aclose()
+    async with client.lifespan(object()):
+        assert not await client.is_revoked({"jti": "x"})
+    with pytest.raises(NotStarted):
+        await client.check({"jti": "x"})
+
+
+async def test_a_start_does_not_wait_for_the_service() -> None:
+    """With nobody there it starts, and the policy answers: an application does not die of it."""
+    async with RevocationClient(f"http://127.0.0.1:{free_port()}") as client:
+        assert (await client.check({"jti": "x"})).source == "policy"
+
+
+@pytest.mark.parametrize(
+    ("setting", "options"),
+    [
+        ("url", {"url": "revocation:8080"}),
+        ("url", {"url": "redis://revocation"}),
+        ("url", {"url": ""}),
+        ("url", {"url": "http://"}),
+        ("url", {"url": "http://user:secret-word@host"}),
+        ("url", {"url": "http://host/?key=secret-word"}),
+        ("url", {"url": "http://host:99999"}),
+        ("url", {"url": "http://host:0"}),
+        ("url", {"url": "http://host/\n"}),
+        ("url", {"url": "http:// host"}),
+        ("url", {"url": "http://host#"}),
+        ("url", {"url": "http://[::1"}),
+        ("url", {"url": None}),
+        ("api_key", {"api_key": ""}),
+        ("api_key", {"api_key": "secret-word\r\nX-Other: 1"}),
+        ("api_key", {"api_key": "secret-word two"}),
+        ("api_key", {"api_key": "secret-wörd"}),
+        ("on_unavailable", {"on_unavailable": "Allow"}),
+        ("timeout_seconds", {"timeout_seconds": 0}),
+        ("timeout_seconds", {"timeout_seconds": None}),
+        ("revoke_timeout_seconds", {"revoke_timeout_seconds": float("inf")}),
+        ("max_staleness_seconds", {"max_staleness_seconds": -1}),
+    ],
+)
+def test_a_wrong_setting_is_named_and_no_secret_shown(setting: str, options: dict[str, Any]) -> None:
+    """The client is not made; the error has the setting's name, and nothing of a key or a password."""
+    with pytest.raises(ConfigurationError) as caught:
+        RevocationClient(**{"url": "http://revocation:8080"} | options)
+    assert caught.value.setting == setting
+    assert str(caught.value).startswith(setting)
+    assert "secret-w" not in repr(caught.value)
+
+
+def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """REVOCATION_URL and the key, from its variable or its file; what is missing or double is named."""
+    for name in ("REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigurationError, match="REVOCATION_URL"):
+        RevocationClient.from_env()
+    monkeypatch.setenv("REVOCATION_URL", "http://revocation:8080/below")
+    client = RevocationClient.from_env(on_unavailable="deny")
+    assert "http://revocation:8080/below" in repr(client)
+    assert "deny" in repr(client)
+    assert "without a key" in repr(client)
+    monkeypatch.setenv("REVOCATION_API_KEY", "  \n")
+    with pytest.raises(ConfigurationError, match="REVOCATION_API_KEY is set but empty"):
+        RevocationClient.from_env()
+    monkeypatch.setenv("REVOCATION_API_KEY", "the-secret-key")
+    assert "with a key" in repr(RevocationClient.from_env())
+    assert "secret" not in repr(RevocationClient.from_env())
+    (tmp_path / "key").write_text("the-secret-key\n")
+    monkeypatch.setenv("REVOCATION_API_KEY_FILE", str(tmp_path / "key"))
+    with pytest.raises(ConfigurationError, match="both set"):
+        RevocationClient.from_env()
+    monkeypatch.delenv("REVOCATION_API_KEY")
+    assert RevocationClient.from_env()._address.authorization == "Bearer the-secret-key"
+    monkeypatch.setenv("REVOCATION_API_KEY_FILE", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigurationError, match="REVOCATION_API_KEY_FILE"):
+        RevocationClient.from_env()
+
+
+async def test_a_path_before_the_services_own_is_kept() -> None:
+    """A service behind a gateway's path is found there."""
+    async with scripted() as server, RevocationClient(f"{server.url}/below/") as client:
+        await client.check_jti("x")
+        await client.revoke_jti("x")
+    assert [request.path for request in server.requests] == ["/below/check/batch", "/below/revoke"]
+    assert "Authorization" not in server.requests[0].headers
+
+
+ERRORS: list[RevocationError] = [
+    TokenRevoked(Verdict(True, "redis", Revocation("jti", "secret-jti", 1.0, 1.0))),
+    TokenNeeded(),
+    NotStarted(),
+    WrongEventLoop(),
+    ConfigurationError("url", "is wrong"),
+    RequestRefused(400, "invalid_token", "no"),
+    UnexpectedAnswer("no JSON", 200),
+    ServiceUnavailable("no answer", 503, "store_unavailable", 1.0, 3),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_can_be_pickled_and_raised_again(error: RevocationError) -> None:
+    """All fields survive a process pool, and one that several are told is each one's own."""
+    for copy in (pickle.loads(pickle.dumps(error)), error.again()):
+        assert copy is not error
+        assert (type(copy), copy.__dict__, str(copy)) == (type(error), error.__dict__, str(error))
+    assert "secret-jti" not in str(error)
+
+
+def test_the_tree_drawn_is_the_tree() -> None:
+    """Every error of the module stands in the picture at its top, is exported, and has an example above."""
+    found = {name for name, one in vars(errors).items() if inspect.isclass(one) and issubclass(one, RevocationError)}
+    assert errors.__doc__ is not None
+    drawn = {name for name in found if f"── {name} " in errors.__doc__ or f"\n    {name}\n" in errors.__doc__}
+    assert drawn == found
+    assert found <= set(revocation_client.__all__)
+    assert {type(error).__name__ for error in ERRORS} | {"RevocationError"} == found
+
+
+def test_every_public_name_is_exported_and_documented() -> None:
+    """`__all__` is what the package shows, nothing is missing from it, and each class says what it is."""
+    shown = {
+        name for name, one in vars(revocation_client).items() if not name.startswith("_") and not inspect.ismodule(one)
+    }
+    assert shown == set(revocation_client.__all__)
+    assert sorted(revocation_client.__all__) == revocation_client.__all__
+    for name in shown:
+        one = getattr(revocation_client, name)
+        if inspect.isclass(one) or inspect.isfunction(one):
+            assert one.__doc__, name
+    methods = [one for name, one in vars(RevocationClient).items() if inspect.isfunction(one) and name[0] != "_"]
+    assert len(methods) > 10
+    assert all(one.__doc__ for one in methods)
+
+
+def test_every_counter_has_a_name_and_a_meaning() -> None:
+    """A counter that is counted is one that can be read."""
+    assert tuple(Counters.__dataclass_fields__) == NAMES
+    assert all(value == 0 for value in (getattr(InMemoryRevocationClient().counters, name) for name in NAMES))
+
+
+def test_frameworks_are_not_imported_unless_asked_for() -> None:
+    """No module outside `integrations` mentions one."""
+    for module in pkgutil.walk_packages(revocation_client.__path__, "revocation_client."):
+        if ".integrations" not in module.name:
+            source = inspect.getsource(importlib.import_module(module.name))
+            assert "integrations" not in source
+            assert "import starlette" not in source
+            assert "aiohttp.web" not in source

@@ -1,0 +1,150 @@
+"""A real service process that is killed, frozen, restarted, or does not know the key."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable
+from tests.redis_processes import Process
+from tests.system.service_process import ServiceProcess, ending
+
+KEY = "outage-key-0123456789abcdef"
+CHECK_KEY = "check-key-0123456789abcdef"
+SECONDS = 0.5
+QUESTION = {"jti": "outage", "sub": "alice", "iat": 5}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def process(redis: Process, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServiceProcess]:
+    """One service, with an admin's key and a checker's."""
+    settings = {
+        "REVOCATION_REDIS_URL": redis.url,
+        "REVOCATION_KEY_PREFIX": "outage:",
+        "REVOCATION_API_KEYS": f"admin={KEY}:admin,checker={CHECK_KEY}:check",
+    }
+    running = ServiceProcess(tmp_path_factory.mktemp("outage") / "service", settings)
+    async with ending(running):
+        yield running
+
+
+@pytest.fixture
+async def service(process: ServiceProcess) -> ServiceProcess:
+    """It runs when the test begins, whatever the one before did to it."""
+    if not process.alive:
+        await process.start()
+    return process
+
+
+def client_of(service: ServiceProcess, **options: object) -> RevocationClient:
+    given = {"api_key": KEY, "timeout_seconds": SECONDS, "revoke_timeout_seconds": SECONDS} | options
+    return RevocationClient(service.url, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("disorder", ["killed", "frozen"])
+async def test_an_outage_is_the_policys_and_over_when_the_service_is_back(
+    service: ServiceProcess, disorder: str
+) -> None:
+    """Within the deadline each: checks by policy, logouts by an error; afterwards the same client goes on as before."""
+    async with client_of(service) as allows, client_of(service, on_unavailable="deny") as denies:
+        await allows.revoke_jti("outage", expires_in=600)
+        assert await denies.is_revoked(QUESTION)
+        if disorder == "killed":
+            service.kill()
+        else:
+            service.signal(signal.SIGSTOP)
+        try:
+            for client, revoked in ((allows, False), (denies, True)):
+                began = time.monotonic()
+                verdict = await client.check(QUESTION)
+                assert (verdict.revoked, verdict.source) == (revoked, "policy")
+                assert time.monotonic() - began < SECONDS + 0.5
+            began = time.monotonic()
+            with pytest.raises(ServiceUnavailable):
+                await allows.revoke_jti(f"{disorder}-logout", expires_in=600)
+            assert time.monotonic() - began < SECONDS + 0.5
+        finally:
+            if disorder == "killed":
+                await service.start()
+            else:
+                service.signal(signal.SIGCONT)
+        async with asyncio.timeout(20):
+            while (await allows.check(QUESTION)).source == "policy":
+                await asyncio.sleep(0.01)
+        assert await allows.is_revoked(QUESTION)
+        assert await denies.is_revoked(QUESTION)
+
+
+async def test_a_restart_under_load_loses_no_question(service: ServiceProcess) -> None:
+    """An orderly restart while checks run: no revoked token is said to be active by the service, and none hangs."""
+    async with client_of(service, on_unavailable="deny") as client:
+        await client.revoke_jti("outage", expires_in=600)
+        stop = asyncio.Event()
+        verdicts = []
+
+        async def ask() -> None:
+            while not stop.is_set():
+                verdicts.append(await client.check(QUESTION))
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4):
+                group.create_task(ask())
+            service.signal(signal.SIGTERM)
+            await service.ended()
+            await service.start()
+            stop.set()
+        assert all(verdict.revoked for verdict in verdicts)
+        assert (await client.check(QUESTION)).source == "redis"
+
+
+@pytest.mark.parametrize("policy", ["allow", "deny"])
+@pytest.mark.parametrize(
+    ("key", "status", "code"), [("wrong-key-0123456789abcdef", 401, "unauthorized"), (None, 401, "unauthorized")]
+)
+async def test_a_wrong_key_lets_nobody_in(
+    service: ServiceProcess, key: str | None, status: int, code: str, policy: str
+) -> None:
+    """Whatever the policy: every call raises, and says why, without the key."""
+    async with client_of(service, api_key=key, on_unavailable=policy) as client:
+        for call in (client.check(QUESTION), client.ensure_active("token"), client.revoke_jti("x", expires_in=5)):
+            with pytest.raises(RequestRefused) as caught:
+                await call
+            assert (caught.value.status, caught.value.code) == (status, code)
+            assert "wrong-key" not in str(caught.value)
+
+
+async def test_a_key_without_the_scope_revokes_nothing(service: ServiceProcess) -> None:
+    """It checks; what it may not do is 403, and is not done."""
+    async with client_of(service, api_key=CHECK_KEY) as client:
+        assert not await client.is_revoked({"jti": "scoped"})
+        with pytest.raises(RequestRefused) as caught:
+            await client.revoke_jti("scoped", expires_in=5)
+        assert (caught.value.status, caught.value.code) == (403, "insufficient_scope")
+        assert not await client.is_revoked({"jti": "scoped"})
+
+
+async def test_a_token_too_large_for_revoke_is_refused(service: ServiceProcess) -> None:
+    """413 raises, and is not tried again."""
+    async with client_of(service) as client:
+        with pytest.raises(RequestRefused) as caught:
+            await client.revoke("x" * 70_000, expires_in=5)
+        assert (caught.value.status, client.counters.retries) == (413, 0)
+
+
+async def test_a_service_without_its_redis_is_away(service: ServiceProcess, redis: Process) -> None:
+    """Its 503 is the policy's for checks; a logout waits for it, and is acknowledged when it is back."""
+    async with client_of(service, timeout_seconds=3, revoke_timeout_seconds=20) as client:
+        redis.freeze()
+        try:
+            assert (await client.check(QUESTION)).source == "policy"
+            logout = asyncio.create_task(client.revoke_jti("patient", expires_in=600))
+            async with asyncio.timeout(20):
+                while not client.counters.retries:
+                    await asyncio.sleep(0.01)
+        finally:
+            redis.thaw()
+        await logout
+        assert await client.is_revoked({"jti": "patient"})

@@ -1,0 +1,64 @@
+"""A FastAPI login as users have it, which also takes JSON and overridden methods, and tells whom it has seen."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+from urllib.parse import parse_qs
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.security import OAuth2PasswordRequestForm
+
+PASSWORD = "right"
+
+app = FastAPI()
+seen: list[str] = []
+
+
+def _judge(username: str, password: str) -> dict[str, str]:
+    seen.append(username)
+    if password != PASSWORD:
+        raise HTTPException(401, "wrong")
+    return {"token": "t"}
+
+
+@app.post("/auth/login")
+async def login(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, str]:
+    """The OAuth2 password form, urlencoded or multipart."""
+    return _judge(form.username, form.password)
+
+
+@app.post("/api/v1/auth/login")
+async def login_of_any_kind(request: Request) -> dict[str, str]:
+    """JSON or a form; the last of several fields of a name counts."""
+    if "json" in request.headers.get("content-type", ""):
+        body: dict[str, Any] = await request.json()
+    else:
+        body = dict(await request.form())
+    return _judge(str(body.get("username", "")), str(body.get("password", "")))
+
+
+@app.post("/auth/login/broken")
+async def broken() -> None:
+    """No login at all."""
+    raise HTTPException(503, "away")
+
+
+@app.get("/seen")
+async def show() -> list[str]:
+    """Whom it has judged, in order."""
+    return seen
+
+
+@app.post("/forget")
+async def forget() -> None:
+    """Begin anew."""
+    seen.clear()
+
+
+@app.middleware("http")
+async def override(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """What many frameworks offer for old browsers: another method than the one in the request line."""
+    asked = [request.headers.get(f"x-{name}") for name in ("http-method-override", "method-override", "http-method")]
+    asked += parse_qs(request.url.query).get("_method", [])
+    for method in filter(None, asked):
+        request.scope["method"] = method.upper()
+    return await call_next(request)

@@ -1,0 +1,157 @@
+"""Exactly five: however many log in at once from one address, over however many gateways, five reach the upstream."""
+
+import asyncio
+import contextlib
+import functools
+import pathlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import aiohttp
+import pytest
+import pytest_asyncio
+
+from tests.gateway.logins import LoginApplication, Told, log_in, login_application
+from tests.gateway.serving import GatewayProcess, gateway_process
+from tests.redis_processes import HOST, Process, eventually, standalone
+from tests.scale import scaled
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROUNDS = scaled(5, 20)
+AT_ONCE = 200
+
+
+@dataclass
+class Deployment:
+    """Two gateways that share a Redis, before one application."""
+
+    redis: Process
+    application: LoginApplication
+    gateways: list[GatewayProcess]
+    session: aiohttp.ClientSession
+
+    async def burst(self, addresses: list[str]) -> list[Told]:
+        """So many logins at once, over both gateways in turn; behind a trusted proxy that names these addresses."""
+        return await asyncio.gather(
+            *(
+                log_in(self.session, self.gateways[n % 2].url, headers={"X-Forwarded-For": address})
+                for n, address in enumerate(addresses)
+            )
+        )
+
+    async def throttle_status(self, gateway: GatewayProcess) -> str:
+        """What the gateway says of its counting."""
+        async with self.session.get(f"{gateway.admin_url}/readyz") as answer:
+            assert answer.status == 200
+            status: str = (await answer.json())["components"]["throttle_store"]["status"]
+            return status
+
+    async def is_shared(self, gateway: GatewayProcess) -> bool:
+        return await self.throttle_status(gateway) == "ok"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Deployment]:
+    async with contextlib.AsyncExitStack() as stack:
+        redis = await stack.enter_async_context(standalone())
+        application = await stack.enter_async_context(login_application())
+        connector = aiohttp.TCPConnector(limit=0)
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector))
+        gateways = [
+            await stack.enter_async_context(_gateway(tmp_path_factory.mktemp("gateway"), application, redis, number))
+            for number in range(2)
+        ]
+        yield Deployment(redis, application, gateways, session)
+
+
+def _gateway(
+    directory: pathlib.Path, application: LoginApplication, redis: Process, number: int
+) -> contextlib.AbstractAsyncContextManager[GatewayProcess]:
+    """One that believes this host, so that a test can speak for many addresses."""
+    return gateway_process(
+        directory / str(number), application.url, REDIS_URL=redis.url, TRUSTED_PROXIES=HOST, LOGIN_LIMIT="5/minute"
+    )
+
+
+async def test_exactly_five_of_a_burst_reach_the_upstream(deployment: Deployment) -> None:
+    """200 logins at once from one address over two gateways: five are passed on and told 4, 3, 2, 1, 0, every time."""
+    for number in range(ROUNDS):
+        await deployment.application.forget()
+        told = await deployment.burst([f"198.51.100.{number}"] * AT_ONCE)
+        passed = [each for each in told if each.status != 429]
+        assert [each.status for each in passed] == [401] * 5, f"round {number}"
+        assert sorted(each.remaining for each in passed) == [0, 1, 2, 3, 4]
+        assert len(await deployment.application.seen()) == 5
+        for denied in (each for each in told if each.status == 429):
+            assert denied.code == "too_many_attempts"
+            assert denied.remaining == 0
+            assert 50 <= int(denied.headers["Retry-After"]) <= 60
+
+
+async def test_addresses_do_not_share_a_count(deployment: Deployment) -> None:
+    """Thirty addresses with seven logins each, all at once: five of each are passed on."""
+    await deployment.application.forget()
+    addresses = [f"203.0.113.{n % 30}" for n in range(210)]
+    told = await deployment.burst(addresses)
+    for address in set(addresses):
+        mine = [each for each, at in zip(told, addresses, strict=True) if at == address]
+        assert sorted(each.status for each in mine) == [401] * 5 + [429] * 2
+    assert len(await deployment.application.seen()) == 150
+
+
+async def test_ipv6_is_counted_by_its_64(deployment: Deployment) -> None:
+    """A client that uses a new address of its /64 for each login has five, as any other."""
+    told = await deployment.burst([f"2001:db8:0:7::{n:x}" for n in range(40)])
+    assert sum(each.status == 401 for each in told) == 5
+    told = await deployment.burst([f"2001:db8:0:{n + 8:x}::1" for n in range(10)])
+    assert [each.status for each in told] == [401] * 10
+
+
+async def test_a_forged_address_changes_nothing(tmp_path: pathlib.Path, deployment: Deployment) -> None:
+    """From a peer that is not trusted, a rotating X-Forwarded-For gives nobody more than five; nor do its relatives."""
+    await deployment.application.forget()
+    async with gateway_process(tmp_path / "g", deployment.application.url, REDIS_URL=deployment.redis.url) as gateway:
+        names = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP")
+        told = await asyncio.gather(
+            *(log_in(deployment.session, gateway.url, headers=dict.fromkeys(names, f"192.0.2.{n}")) for n in range(40))
+        )
+    assert sum(each.status == 401 for each in told) == 5
+    assert len(await deployment.application.seen()) == 5
+
+
+async def test_a_restarted_gateway_frees_nobody(deployment: Deployment) -> None:
+    """The count is in Redis: who has used up his five has none left with gateways that were restarted."""
+    await deployment.burst(["198.51.100.250"] * 5)
+    for gateway in deployment.gateways:
+        gateway.kill()
+    await asyncio.gather(*(gateway.start() for gateway in deployment.gateways))
+    told = await deployment.burst(["198.51.100.250"] * 4)
+    assert [each.status for each in told] == [429] * 4
+
+
+async def test_an_outage_of_redis_under_fire(tmp_path: pathlib.Path, deployment: Deployment) -> None:
+    """Without Redis each gateway lets its own five through and says so; with Redis back, it counts those still."""
+    await deployment.application.forget()
+    async with (
+        standalone() as redis,
+        _gateway(tmp_path, deployment.application, redis, 0) as one,
+        _gateway(tmp_path, deployment.application, redis, 1) as other,
+    ):
+        alone = Deployment(redis, deployment.application, [one, other], deployment.session)
+        redis.kill()
+        told = await alone.burst(["198.51.100.9"] * 100)
+        assert sorted({each.status for each in told}) == [401, 429]
+        assert len(await deployment.application.seen()) == 10
+        for gateway in (one, other):
+            assert await alone.throttle_status(gateway) == "degraded"
+        await redis.start()
+        for gateway in (one, other):
+            await eventually(functools.partial(alone.is_shared, gateway), "the return to Redis")
+        told = await alone.burst(["198.51.100.9"] * 50)
+        assert [each.status for each in told] == [429] * 50
+        told = await alone.burst(["198.51.100.10"] * 50)
+        assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
+        for gateway in (one, other):
+            assert len(gateway.events("throttle_redis_away")) == 1
+            assert len(gateway.events("throttle_redis_back")) == 1

@@ -1,0 +1,259 @@
+"""No way round: whatever a login's path and method are spelled like, it is counted, and in the one count.
+
+The requests are raw bytes through a real gateway to a real FastAPI login; of each it is known whether FastAPI took it.
+"""
+
+import contextlib
+import itertools
+import pathlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+
+import pytest
+import pytest_asyncio
+
+from tests.gateway.logins import LoginApplication, login_application
+from tests.gateway.serving import GatewayProcess, gateway_process
+from tests.redis_processes import HOST, Process, standalone
+from tests.web.serving import Raw, talk_to
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+BODY = b"username=alice&password=wrong"
+FORM = b"Host: x\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+LAST = b"Connection: close\r\n"
+MANY = 5_000
+
+_addresses = (f"127.1.{n // 250}.{n % 250 + 1}" for n in itertools.count())
+
+
+@dataclass
+class Way:
+    """The gateways, the application behind them, and an address that nobody has used."""
+
+    generous: GatewayProcess
+    """Lets everything pass, so that what it counted can be told from what the application took."""
+    strict: GatewayProcess
+    application: LoginApplication
+    address: str = field(default_factory=lambda: next(_addresses))
+
+    async def send(self, *pieces: bytes, answers: int = 1, strict: bool = False) -> Raw:
+        gateway = self.strict if strict else self.generous
+        return await talk_to(HOST, gateway.port, *pieces, answers=answers, source=self.address)
+
+    async def counted(self) -> int:
+        """How many attempts of this address the gateway has counted so far; asking is one, and is not among them."""
+        answer = await self.send(request("/auth/login"))
+        return MANY - 1 - int(answer.headers["X-RateLimit-Remaining"])
+
+    async def taken(self) -> int:
+        return len(await self.application.seen())
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def redis() -> AsyncIterator[Process]:
+    async with standalone() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def gateways(
+    tmp_path_factory: pytest.TempPathFactory, redis: Process
+) -> AsyncIterator[tuple[GatewayProcess, GatewayProcess, LoginApplication]]:
+    directory: pathlib.Path = tmp_path_factory.mktemp("gateways")
+    async with contextlib.AsyncExitStack() as stack:
+        application = await stack.enter_async_context(login_application())
+        started = [
+            await stack.enter_async_context(
+                gateway_process(
+                    directory / name, application.url, REDIS_URL=redis.url, LOGIN_LIMIT=limit, KEY_PREFIX=f"{name}:"
+                )
+            )
+            for name, limit in (("generous", f"{MANY}/hour"), ("strict", "5/hour"))
+        ]
+        yield started[0], started[1], application
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def way(gateways: tuple[GatewayProcess, GatewayProcess, LoginApplication]) -> Way:
+    await gateways[2].forget()
+    return Way(*gateways)
+
+
+def request(target: str, method: str = "POST", headers: bytes = b"", version: str = "1.1", body: bytes = BODY) -> bytes:
+    """A login, with the target as it stands."""
+    length = b"Content-Length: %d\r\n\r\n" % len(body)
+    return f"{method} {target} HTTP/{version}\r\n".encode() + FORM + headers + length + body
+
+
+def spellings() -> Iterator[str]:
+    """Targets that some server may take for a login's; FastAPI takes those that decode to the path exactly."""
+    for path in ("/auth/login", "/api/v1/auth/login"):
+        yield path
+        yield path + "/"
+        yield path + "//"
+        yield path + "?"
+        yield path + "?next=/x;y#z"
+        yield "/" + path
+        yield path.replace("/", "//")
+        yield path.replace("/", "///") + "/"
+        yield path.upper()
+        yield path.title()
+        yield path.replace("login", "LogIn")
+        yield path.replace("login", "%6cogin")
+        yield path.replace("login", "%6Cogi%6e")
+        yield path.replace("login", "%256cogin")
+        yield "/" + "".join(f"%{ord(each):02x}" for each in path[1:])
+        yield "/" + "".join(f"%{ord(each):02X}" for each in path[1:])
+        yield path.replace("/login", "%2Flogin")
+        yield path.replace("/login", "%2flogin")
+        yield path.replace("/login", "%252flogin")
+        yield path.replace("/login", "%5clogin")
+        yield path.replace("/login", "\\login")
+        yield path.replace("/login", "/./login")
+        yield path.replace("/login", "/%2e/login")
+        yield path.replace("/login", "/x/../login")
+        yield path.replace("/login", "/x/%2e%2e/login")
+        yield path.replace("/login", "/x/.%2E/login")
+        yield path.replace("/login", "%2f..%2fauth%2flogin")
+        yield "/x/.." + path
+        yield "/.." + path
+        yield "/..;" + path
+        yield path + ";x"
+        yield path + ";jsessionid=1?y"
+        yield path.replace("/login", ";a=b/login;c")
+        yield path + "%3bx"
+        yield path + "/."
+        yield path + "/x/.."
+        yield path + "%00"
+        yield path + "%20"
+        yield path + "%09"
+        yield path + "."
+        yield path.replace("login", "log%c4%b1n")
+        yield path.replace("login", "%ef%bd%8cogin")
+        yield path.replace("/login", "%c0%aflogin")
+        yield path.replace("login", "%u006cogin")
+        yield f"http://x{path}"
+        yield f"http://x:80{path}?a=b"
+        yield f"HTTP://X{path}"
+        yield f"http://y/{path}"
+        yield f"//x{path}"
+
+
+async def test_every_spelling_of_the_path_is_counted_in_one_count(way: Way) -> None:
+    """Each spelling of each login path takes one from the same count; and whatever FastAPI took was among them."""
+    left, taken, took = MANY, 0, set()
+    for target in spellings():
+        answer = await way.send(request(target))
+        left -= 1
+        assert answer.statuses, target
+        assert int(answer.headers.get("X-RateLimit-Remaining", "-1")) == left, target
+        if await way.taken() > taken:
+            took.add(target)
+            taken += 1
+    assert {"/auth/login", "/auth/%6cogin", "/auth%2Flogin", "http://x/auth/login", "/auth/login?"} <= took
+
+
+async def test_five_of_all_spellings_reach_the_login(way: Way) -> None:
+    """Behind a limit of five a walk through all spellings reaches the login five times at most."""
+    answers = [await way.send(request(target), strict=True) for target in spellings()]
+    assert [answer.statuses for answer in answers[5:]] == [[429]] * (len(answers) - 5)
+    assert 1 <= await way.taken() <= 5
+
+
+async def test_every_method_that_may_log_in_is_counted(way: Way) -> None:
+    """POST in any case, other methods and unknown ones are counted; what FastAPI took was among them."""
+    methods = ["POST", "PUT", "PATCH", "DELETE", "FOO", "PROPFIND", "QUERY", "M-SEARCH", "post", "Post", "get"]
+    for number, method in enumerate(methods):
+        taken = await way.taken()
+        answer = await way.send(request("/auth/login", method))
+        if answer.statuses == [400]:  # aiohttp's parser knows no such method, so it goes nowhere
+            assert method not in methods[:4]
+            assert await way.taken() == taken
+        else:
+            assert MANY - number - 1 <= int(answer.headers["X-RateLimit-Remaining"]) < MANY, method
+    assert 1 <= await way.taken() <= await way.counted()
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize(
+    ("target", "header"),
+    [
+        ("/auth/login", b"X-HTTP-Method-Override: POST\r\n"),
+        ("/auth/login", b"x-http-method-override: post\r\n"),
+        ("/auth/login", b"X-Method-Override: POST\r\n"),
+        ("/auth/login", b"X-HTTP-Method: POST\r\n"),
+        ("/auth/login?_method=POST", b""),
+        ("/auth/login?a=b&%5fmethod=POST", b""),
+        ("//auth/login;x?_METHOD=POST", b""),
+    ],
+)
+async def test_an_overridden_method_is_counted(way: Way, method: str, target: str, header: bytes) -> None:
+    """A GET that the application takes for a POST is a login; it is counted as one."""
+    answer = await way.send(request(target, method, header + LAST))
+    assert answer.headers["X-RateLimit-Remaining"] == str(MANY - 1)
+    if target == "/auth/login":
+        assert await way.taken() == 1
+
+
+async def test_looking_at_the_login_page_is_not_counted(way: Way) -> None:
+    """GET, HEAD and OPTIONS without an override are no attempts, and are told nothing of a limit."""
+    for method in ("GET", "HEAD", "OPTIONS"):
+        answer = await way.send(request("/auth/login", method, LAST, body=b""))
+        assert b" 405 " in answer.data
+        assert "X-RateLimit-Limit" not in answer.headers
+    assert await way.counted() == 0
+
+
+async def test_http_1_0_is_counted(way: Way) -> None:
+    """A login over HTTP/1.0, with and without Host, is one."""
+    plain = b"POST /auth/login HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+    await way.send(request("/auth/login", version="1.0"))
+    await way.send(plain + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
+    assert await way.taken() == 2
+    assert await way.counted() == 2
+
+
+async def test_chunked_logins_are_counted(way: Way) -> None:
+    """A login in chunks, also byte by byte and with extensions and trailers, is one."""
+    head = b"POST /auth/login HTTP/1.1\r\n" + FORM + b"Transfer-Encoding: chunked\r\n\r\n"
+    whole = b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"
+    each = b"".join(b"1;a=b\r\n%c\r\n" % octet for octet in BODY) + b"0\r\nX-Trailer: 1\r\n\r\n"
+    answers = [await way.send(head + whole), await way.send(head, each)]
+    assert [answer.statuses for answer in answers] == [[401], [401]]
+    assert await way.taken() == 2
+    assert await way.counted() == 2
+
+
+async def test_pipelined_logins_are_counted_one_by_one(way: Way) -> None:
+    """Of twenty logins in one piece on one connection five are passed on."""
+    answer = await way.send(request("/auth/login") * 20, answers=20, strict=True)
+    assert answer.statuses == [401] * 5 + [429] * 15
+    assert await way.taken() == 5
+
+
+async def test_logins_on_many_connections_and_one_are_the_same_count(way: Way) -> None:
+    """A kept connection, a new one, and both login paths share one count."""
+    await way.send(request("/auth/login") + request("/api/v1/auth/login"), answers=2, strict=True)
+    for _ in range(3):
+        await way.send(request("/api/v1/auth/login"), strict=True)
+    for path in ("/auth/login", "/api/v1/auth/login"):
+        assert (await way.send(request(path), strict=True)).statuses == [429]
+    assert await way.taken() == 5
+
+
+async def test_a_login_that_waits_to_be_invited_is_counted(way: Way) -> None:
+    """Expect: 100-continue is a login like any other, and one too many gets its 429."""
+    for status in [401] * 5 + [429]:
+        answer = await way.send(request("/auth/login", headers=b"Expect: 100-continue\r\n"), strict=True)
+        assert answer.statuses == [status]
+    assert await way.taken() == 5
+
+
+async def test_forged_headers_of_our_own_do_not_pass(way: Way) -> None:
+    """A client that sends rate limit fields or forged addresses has its five and no more."""
+    for number in range(8):
+        forged = f"X-RateLimit-Remaining: 99\r\nX-Forwarded-For: 9.9.9.{number}\r\nForwarded: for=9.9.9.{number}\r\n"
+        answer = await way.send(request("/auth/login", headers=forged.encode()), strict=True)
+        assert answer.headers["X-RateLimit-Remaining"] == str(max(4 - number, 0))
+        assert answer.statuses == [401 if number < 5 else 429]

@@ -1,0 +1,484 @@
+"""What the upstream is sent, byte for byte, and what the client sees when one of the two does not go on."""
+
+import asyncio
+import time
+from typing import Final
+
+import pytest
+
+from revocation_service.gateway.app import METRICS
+from tests.gateway.serving import (
+    OK,
+    BareUpstream,
+    Gateway,
+    Visit,
+    answers_ok,
+    bare_upstream,
+    fields_named,
+    gateway_before,
+    head_of,
+)
+from tests.redis_processes import HOST, eventually, free_port
+
+GET: Final = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
+FORWARDING: Final = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded")
+
+
+def get(target: str = "/", *fields: str, version: str = "1.1") -> bytes:
+    return "\r\n".join([f"GET {target} HTTP/{version}", "Host: h", *fields, "", ""]).encode("latin-1")
+
+
+def sample(gateway: Gateway, name: str) -> float:
+    lines = gateway.app[METRICS].exposition().decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("target", "sent"),
+    [
+        (target, target)
+        for target in (
+            "/",
+            "/?",
+            "/a?b?c&&=",
+            "//a//b/",
+            "/./a/../b/..",
+            "/%2F/%2e%2e/%zz%",
+            "/;a=b;c",
+            "/a:b@c,d!$'()*+~",
+            '/"<>\\^`{|}[]',
+            "//evil.example/x",
+            "/http://evil.example/",
+        )
+    ]
+    + [
+        ("http://evil.example:99/a//b?c", "/a//b?c"),
+        ("HTTPS://evil.example/", "/"),
+        ("http://127.0.0.1:1/%2F", "/%2F"),
+    ],
+)
+async def test_the_target_goes_on_unchanged(target: str, sent: str) -> None:
+    """Whatever its spelling, in origin form, and always to the configured origin."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        assert (await gateway.talk(get(target))).statuses == [200]
+        assert head_of(upstream.received)[0] == f"GET {sent} HTTP/1.1"
+
+
+async def test_the_asterisk_goes_on() -> None:
+    """`OPTIONS *` is about the server as a whole."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        assert (await gateway.talk(b"OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n")).statuses == [200]
+        assert head_of(upstream.received)[0] == "OPTIONS * HTTP/1.1"
+
+
+async def test_the_host_is_the_clients_and_chooses_no_upstream() -> None:
+    """It goes on as it came (an absolute target's own wins, RFC 9112 section 3.2.2), and the connection is the same."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        await gateway.talk(b"GET / HTTP/1.1\r\nHost: api.example:8443\r\n\r\n")
+        assert fields_named(upstream.received, "host") == [("host", "api.example:8443")]
+        await gateway.talk(b"GET http://other.example/ HTTP/1.1\r\nHost: api.example\r\n\r\n")
+        second = b"GET " + upstream.received.split(b"GET ")[2]
+        assert fields_named(second, "host") == [("host", "other.example")]
+
+
+async def test_fields_keep_bytes_order_and_case() -> None:
+    """Repeated fields stay repeated and in order, in both directions, also where they are not UTF-8."""
+
+    async def odd(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        fields = b"set-Cookie: a=1\r\nX-Odd: caf\xe9 \x80\xff\r\nSET-COOKIE: b=2; Path=/\r\nX-Empty:\r\n"
+        await visit.send(b"HTTP/1.1 299 Caf\xe9 ok\r\n" + fields + b"content-length: 0\r\n\r\n")
+        await visit.to_the_end()
+
+    async with bare_upstream(odd) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(get("/", "x-ODD: \xff\xe9", "Cookie: a=1", "X-odd: 2", "COOKIE: b=2", "X-Empty:"))
+        names = [field for field in head_of(upstream.received)[1] if field[0].lower() in {"x-odd", "cookie", "x-empty"}]
+        assert names == [
+            ("x-ODD", "\xff\xe9"),
+            ("Cookie", "a=1"),
+            ("X-odd", "2"),
+            ("COOKIE", "b=2"),
+            ("X-Empty", ""),
+        ]
+        line, fields = head_of(raw.data)
+        assert line == "HTTP/1.1 299 Caf\xe9 ok"
+        assert fields[:4] == [
+            ("set-Cookie", "a=1"),
+            ("X-Odd", "caf\xe9 \x80\xff"),
+            ("SET-COOKIE", "b=2; Path=/"),
+            ("X-Empty", ""),
+        ]
+        assert [name for name, _ in fields[4:]] == ["content-length", "X-Request-ID"], "nothing else is added"
+
+
+async def test_nothing_is_added_that_only_browsers_say() -> None:
+    """No Accept, User-Agent, Content-Type or length of the gateway's own: only what it has to say of the hop."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\n\r\n")
+        names = [name for name, _ in head_of(upstream.received)[1]]
+        own = ["X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Real-IP", "Via", "X-Request-ID"]
+        assert names == ["Host", *own]
+
+
+async def test_hop_by_hop_fields_stay_behind() -> None:
+    """Those of RFC 9110 section 7.6.1, what Connection names, and Proxy: in both directions."""
+    fields = ["Connection: close, X-Private", "X-Private: 1", "Keep-Alive: 5", "TE: trailers", "Trailer: X-T"]
+    fields += ["Proxy-Authorization: x", "Proxy-Connection: x", "Upgrade: h2c", "Proxy: http://evil", "X-Kept: 1"]
+
+    async def hops(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        more = b"Connection: X-Private\r\nX-Private: 1\r\nKeep-Alive: 5\r\nTrailer: X-T\r\nProxy-Authenticate: x\r\n"
+        body = b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"
+        await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Kept: 1\r\n" + more + b"\r\n" + body)
+        await visit.to_the_end()
+
+    async with bare_upstream(hops) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(get("/", *fields), answers=2)
+        kept = {name.lower() for name, _ in head_of(upstream.received)[1]}
+        assert kept == {"host", "x-kept", "via", "x-request-id", *FORWARDING} - {"forwarded"}
+        assert {name.lower() for name, _ in head_of(raw.data)[1]} == {
+            "x-kept",
+            "transfer-encoding",
+            "connection",
+            "x-request-id",
+        }
+        assert raw.data.endswith(b"\r\n\r\n2\r\nok\r\n0\r\n\r\n"), "the trailer stays behind"
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Host", "X-Forwarded-For", "Via", "X-Request-ID"])
+async def test_connection_cannot_take_away_what_the_gateway_says(name: str) -> None:
+    """A client that names such a field in Connection does not make the upstream miss it."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        request = f"POST / HTTP/1.1\r\nHost: h\r\nConnection: {name}\r\nContent-Length: 3\r\n\r\nabc"
+        await gateway.talk(request.encode())
+        assert len(fields_named(upstream.received, name.lower())) == 1
+
+
+async def test_a_strangers_forwarding_fields_are_replaced() -> None:
+    """From whoever is no trusted proxy, nothing that tells of another client gets through."""
+    told = ["X-Forwarded-For: 6.6.6.6", "x-forwarded-for: 7.7.7.7", "Forwarded: for=6.6.6.6", "X-Real-IP: 6.6.6.6"]
+    told += ["X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "X-Forwarded-Prefix: /evil"]
+    told += ["True-Client-IP: 6.6.6.6", "CF-Connecting-IP: 6.6.6.6", "X-Client-IP: 6.6.6.6", "X-Original-URL: /evil"]
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        await gateway.talk(get("/", *told))
+        assert b"6.6.6.6" not in upstream.received
+        assert b"7.7.7.7" not in upstream.received
+        assert b"evil" not in upstream.received
+        assert fields_named(upstream.received, *FORWARDING) == [
+            ("x-forwarded-for", HOST),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "h"),
+            ("x-real-ip", HOST),
+        ]
+
+
+async def test_a_trusted_proxys_word_is_passed_on() -> None:
+    """From a trusted proxy the list grows by the proxy's own address, and the rest stays as it was told."""
+    told = ["X-Forwarded-For: 6.6.6.6, 10.1.1.1", "X-Forwarded-For: 127.0.0.9", "Forwarded: for=6.6.6.6;proto=https"]
+    told += ["X-Forwarded-Proto: https", "X-Forwarded-Host: api.example", "X-Forwarded-Port: 443", "X-Real-IP: 9.9.9.9"]
+    async with (
+        bare_upstream() as upstream,
+        gateway_before(upstream.url, TRUSTED_PROXIES="127.0.0.0/8") as gateway,
+    ):
+        await gateway.talk(get("/", *told))
+        assert sorted(fields_named(upstream.received, *FORWARDING, "x-forwarded-port")) == [
+            ("forwarded", "for=127.0.0.1"),
+            ("forwarded", "for=6.6.6.6;proto=https"),
+            ("x-forwarded-for", "6.6.6.6, 10.1.1.1, 127.0.0.9, 127.0.0.1"),
+            ("x-forwarded-host", "api.example"),
+            ("x-forwarded-port", "443"),
+            ("x-forwarded-proto", "https"),
+            ("x-real-ip", "10.1.1.1"),
+        ]
+
+
+async def test_the_request_id_goes_both_ways() -> None:
+    """A good one of the client's is kept, a bad one replaced; upstream and client have the same; and Via is added."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(get("/", "X-Request-ID: abc-1", "Via: 1.0 front"))
+        assert raw.headers["X-Request-ID"] == "abc-1"
+        assert fields_named(upstream.received, "x-request-id", "via") == [
+            ("via", "1.0 front"),
+            ("via", "1.1 revocation-gateway"),
+            ("x-request-id", "abc-1"),
+        ]
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(get("/", "X-Request-ID: a b", "X-Request-ID: c"))
+        assert fields_named(upstream.received, "x-request-id") == [("x-request-id", raw.headers["X-Request-ID"])]
+        assert raw.headers["X-Request-ID"] not in {"a b", "c", ""}
+
+
+async def test_an_http_1_0_client_gets_the_end_of_the_connection() -> None:
+    """It knows no chunks: a body without a length ends with its connection; with a length it may stay."""
+
+    async def chunks(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        await visit.to_the_end()
+
+    async with bare_upstream(chunks) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(get(version="1.0"), answers=2)
+        assert raw.data.startswith(b"HTTP/1.0 200 OK\r\n")
+        assert raw.data.endswith(b"\r\n\r\nok")
+        assert raw.closed
+        assert "Transfer-Encoding" not in raw.headers
+
+
+async def test_expect_is_answered_by_the_gateway() -> None:
+    """A client that waits for 100 gets it, and the upstream the body; other expectations are 417."""
+
+    async def whole(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\nabc")
+        await visit.send(OK)
+        await visit.to_the_end()
+
+    async with bare_upstream(whole) as upstream, gateway_before(upstream.url) as gateway:
+        head = b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
+        raw = await gateway.talk(head, b"abc")
+        assert raw.data.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+        assert upstream.received.endswith(b"\r\n\r\nabc")
+        assert b"xpect" not in upstream.received
+        assert (await gateway.talk(get("/", "Expect: wonders"))).statuses == [417]
+
+
+async def test_interim_answers_go_on() -> None:
+    """103 reaches the client before the answer (RFC 9110 section 15.2); a 100 that nobody asked for does not."""
+
+    async def hints(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK)
+        await visit.to_the_end()
+
+    async with bare_upstream(hints) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(GET)
+        assert raw.data.startswith(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+async def test_an_upstream_that_is_down_is_502() -> None:
+    """A problem with a code and no address; it is counted, and the connection stays."""
+    async with gateway_before(f"http://{HOST}:{free_port()}") as gateway:
+        raw = await gateway.talk(GET + GET, answers=2)
+        assert raw.statuses == [502, 502]
+        assert raw.headers["Content-Type"] == "application/problem+json"
+        assert b'"code":"upstream_unavailable"' in raw.data
+        assert HOST.encode() not in raw.data
+        assert sample(gateway, 'gateway_upstream_failures_total{code="upstream_unavailable"}') == 2
+
+
+async def closes_at_once(visit: Visit) -> None:
+    """Reads a head, and hangs up."""
+    await visit.until(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS", "POST"])
+async def test_no_request_is_sent_twice(method: str) -> None:
+    """An upstream that hangs up without an answer has seen the request once, be the method idempotent or not: 502."""
+    async with bare_upstream(closes_at_once) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(f"{method} / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode(), answers=2)
+        assert raw.data.startswith(b"HTTP/1.1 502 ")
+        assert upstream.requests == 1
+
+
+async def test_connections_to_the_upstream_are_kept_and_not_too_long() -> None:
+    """Requests in a row share one connection; one that was idle for longer than servers keep theirs is not used."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
+        for _ in range(5):
+            assert (await gateway.talk(GET)).statuses == [200]
+        assert len(upstream.visits) == 1
+        visit = upstream.visits[0]
+
+        async with asyncio.timeout(5):
+            await visit.over.wait()
+        assert (await gateway.talk(GET)).statuses == [200]
+        assert len(upstream.visits) == 2
+
+
+async def test_a_kept_connection_that_died_is_not_used() -> None:
+    """An upstream that closes after each answer without saying so costs nobody a request."""
+
+    async def one_each(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(OK)
+
+    async with bare_upstream(one_each) as upstream, gateway_before(upstream.url) as gateway:
+        for number in range(5):
+            assert (await gateway.talk(GET)).statuses == [200]
+            await upstream.visits[number].writer.wait_closed()
+
+
+NO_HTTP = {
+    "nonsense": b"nonsense\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nab",
+    "chunks that are none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nZZ\r\n",
+    "half a head": b"HTTP/1.1 200 OK\r\nContent-",
+    "a switch that nobody asked for": b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    "a head too large": b"HTTP/1.1 200 OK\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", NO_HTTP)
+async def test_an_answer_that_is_no_http_is_502(name: str) -> None:
+    """Whatever came is not passed on."""
+
+    async def answers(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(NO_HTTP[name])
+
+    async with bare_upstream(answers) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(GET)
+        assert raw.statuses == [502]
+        assert b'"code":"upstream_unavailable"' in raw.data
+
+
+BROKEN = {
+    "too little of a length": b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc",
+    "too few chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+async def test_a_broken_answer_stays_broken(name: str) -> None:
+    """An answer that ends too early reaches the client so that it cannot take it for whole; it is counted."""
+
+    async def answers(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(BROKEN[name])
+
+    async with bare_upstream(answers) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(GET, answers=2)
+        assert raw.closed
+        assert raw.data.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert not raw.data.endswith(b"0\r\n\r\n")
+        assert len(raw.data.partition(b"\r\n\r\n")[2]) < 10
+        assert sample(gateway, "gateway_broken_answers_total") == 1
+
+
+async def test_a_client_that_leaves_takes_its_request_with_it() -> None:
+    """While the answer is awaited or streamed, and in the middle of an upload: the upstream's connection ends."""
+
+    async def starts(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        if b"/stream" in visit.received:
+            await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        await visit.to_the_end()
+
+    upload = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\nabc"
+    async with bare_upstream(starts) as upstream, gateway_before(upstream.url) as gateway:
+        for number, request in enumerate([GET, get("/stream"), upload]):
+            _, writer = await asyncio.open_connection(HOST, gateway.port)
+            writer.write(request)
+            await eventually(lambda wanted=number: _has_head(upstream, wanted), "the request")  # type: ignore[misc]
+            writer.close()
+            async with asyncio.timeout(5):
+                await upstream.visits[number].over.wait()
+        await eventually(lambda: _none_in_flight(gateway), "the end of the requests")
+
+
+async def _has_head(upstream: BareUpstream, number: int) -> bool:
+    return len(upstream.visits) > number and b"\r\n\r\n" in upstream.visits[number].received
+
+
+async def _none_in_flight(gateway: Gateway) -> bool:
+    return sample(gateway, "gateway_requests_in_flight") == 0
+
+
+async def never_answers(visit: Visit) -> None:
+    """Reads and says nothing."""
+    await visit.to_the_end()
+
+
+async def test_an_upstream_that_is_slow_is_504() -> None:
+    """No head of an answer in time: a problem, and the upstream's connection ends."""
+    async with (
+        bare_upstream(never_answers) as upstream,
+        gateway_before(upstream.url, RESPONSE_TIMEOUT_SECONDS="0.3") as gateway,
+    ):
+        began = time.monotonic()
+        raw = await gateway.talk(GET)
+        assert raw.statuses == [504]
+        assert b'"code":"upstream_timeout"' in raw.data
+        assert 0.2 < time.monotonic() - began < 3
+        async with asyncio.timeout(5):
+            await upstream.visits[0].over.wait()
+
+
+async def test_the_time_for_an_answer_begins_after_the_request() -> None:
+    """An upload that takes longer than the upstream may take to answer is no slow upstream."""
+
+    async def whole(visit: Visit) -> None:
+        await visit.until(b"end")
+        await visit.send(OK)
+        await visit.to_the_end()
+
+    async with (
+        bare_upstream(whole) as upstream,
+        gateway_before(upstream.url, RESPONSE_TIMEOUT_SECONDS="0.3") as gateway,
+    ):
+        pieces = [b"x" * 97] + [b""] * 10 + [b"end"]
+        raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n", *pieces)
+        assert raw.statuses == [200]
+
+
+async def test_a_client_that_stops_its_body_is_408() -> None:
+    """What is missing did not come in time: a problem, and the upstream never has a whole request."""
+    async with (
+        bare_upstream(never_answers) as upstream,
+        gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.3") as gateway,
+    ):
+        raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+        assert (raw.statuses, raw.headers["Connection"]) == ([408], "close")
+        async with asyncio.timeout(5):
+            await upstream.visits[0].over.wait()
+
+
+async def test_an_answer_that_stalls_is_broken_off() -> None:
+    """After the head, an upstream that says nothing for too long ends the answer, not whole."""
+
+    async def stalls(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
+        await visit.to_the_end()
+
+    async with bare_upstream(stalls) as upstream, gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.3") as gateway:
+        raw = await gateway.talk(GET)
+        assert raw.closed
+        assert raw.data.endswith(b"\r\n\r\nabc")
+
+
+async def test_an_answer_may_come_before_the_body_is_sent() -> None:
+    """A refusal in the middle of an upload reaches the client at once."""
+
+    async def refuses(visit: Visit) -> None:
+        await visit.until(b"\r\n\r\n")
+        await visit.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
+        await visit.to_the_end()
+
+    async with bare_upstream(refuses) as upstream, gateway_before(upstream.url) as gateway:
+        raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc", seconds=5)
+        assert raw.statuses == [413]
+        assert raw.data.endswith(b"\r\n\r\nno")
+        async with asyncio.timeout(5):
+            await upstream.visits[0].over.wait()
+
+
+async def test_a_login_with_its_body_read_goes_on_whole() -> None:
+    """Where the throttle had to read the body first (a limit by account), the upstream gets it byte for byte."""
+    body = b'{"username":"ann","password":"\xff\x00x"}'
+    async with bare_upstream() as upstream, gateway_before(upstream.url, ACCOUNT_LIMIT="3/minute") as gateway:
+        head = f"POST /auth/login HTTP/1.1\r\nHost: h\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        assert (await gateway.talk(head, body[:5], body[5:])).statuses == [200]
+        assert upstream.received.endswith(b"\r\n\r\n" + body)
+        assert fields_named(upstream.received, "content-length") == [("content-length", str(len(body)))]
+
+
+async def test_login_answers_carry_the_counts_whoever_gives_them() -> None:
+    """A 502 and a passed answer to a login carry the rate-limit fields; other routes do not."""
+    async with bare_upstream(answers_ok) as upstream, gateway_before(upstream.url) as gateway:
+        login = b"POST /auth/login HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
+        assert (await gateway.talk(login)).headers["X-RateLimit-Remaining"] == "4"
+        assert "X-RateLimit-Limit" not in (await gateway.talk(GET)).headers
+    async with gateway_before(f"http://{HOST}:{free_port()}") as gateway:
+        raw = await gateway.talk(login)
+        assert (raw.statuses, raw.headers["X-RateLimit-Remaining"]) == ([502], "4")

@@ -1,0 +1,328 @@
+"""The throttle in one gateway: what is counted, what clients are told, and what happens while Redis is away."""
+
+import asyncio
+import math
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from revocation_service.errors import SettingsError
+from revocation_service.gateway.counting import Clocks
+from revocation_service.gateway.metrics import GatewayMetrics
+from revocation_service.gateway.settings import Rate, ThrottleSettings
+from revocation_service.gateway.throttle import Throttle
+from revocation_service.settings import StoreSettings
+from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.windows import DEADLINE_SECONDS
+from tests.gateway.throttled import Gateway, throttled
+from tests.redis_processes import Process, eventually, standalone
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+FIELDS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "RateLimit", "RateLimit-Policy")
+
+
+@dataclass
+class Clock:
+    """A gateway's own time, which passes when the test says so."""
+
+    ahead: float = 0.0
+    stands_at: float | None = None
+
+    def monotonic(self) -> float:
+        return (time.monotonic() if self.stands_at is None else self.stands_at) + self.ahead
+
+    def wall(self) -> float:
+        return time.time() + self.ahead
+
+    @property
+    def clocks(self) -> Clocks:
+        return Clocks(self.monotonic, self.wall)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def redis() -> AsyncIterator[Process]:
+    async with standalone() as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module", params=["redis", "memory"])
+async def gateway(request: pytest.FixtureRequest, redis: Process) -> AsyncIterator[Gateway]:
+    """The same with Redis and without."""
+    async with throttled(redis.url if request.param == "redis" else None) as made:
+        yield made
+
+
+async def test_a_burst_passes_exactly_five(gateway: Gateway) -> None:
+    """aiohttp-ratelimiter's own test and hit would pass dozens of 100 at once; here five are, with exact numbers."""
+    told = await gateway.burst(100)
+    passed = [each for each in told if each.status == 401]
+    assert sorted(each.remaining for each in passed) == [0, 1, 2, 3, 4]
+    assert [each.status for each in told if each not in passed] == [429] * 95
+    assert len(gateway.reached) == 5
+    assert gateway.counted("attempts_total", limit="login", outcome="admitted") == 5
+    assert gateway.counted("attempts_total", limit="login", outcome="denied") == 95
+
+
+async def test_what_every_login_is_told(gateway: Gateway) -> None:
+    """The fields of both kinds stand on admitted and denied logins, and say the same."""
+    for number in range(7):
+        before = time.time()
+        told = await gateway.log_in()
+        remaining = max(4 - number, 0)
+        assert told.headers["X-RateLimit-Limit"] == "5"
+        assert told.headers["RateLimit-Policy"] == '"login";q=5;w=60'
+        assert told.remaining == remaining
+        name, left, reset = told.headers["RateLimit"].split(";")
+        assert (name, left) == ('"login"', f"r={remaining}")
+        assert 55 <= int(reset.removeprefix("t=")) <= 60
+        assert 0 <= int(told.headers["X-RateLimit-Reset"]) - before - int(reset.removeprefix("t=")) <= 2
+        assert told.headers.get("Retry-After") == (None if number < 5 else reset.removeprefix("t="))
+
+
+async def test_what_is_too_many_is_a_problem(gateway: Gateway) -> None:
+    """The sixth login is 429 with Retry-After, as application/problem+json with a stable code."""
+    told = (await gateway.burst(6))[-1]
+    while told.status != 429:
+        told = await gateway.log_in()
+    assert told.headers["Content-Type"].startswith("application/problem+json")
+    assert set(told.body) == {"type", "title", "status", "detail", "code"}
+    assert (told.body["status"], told.code) == (429, "too_many_attempts")
+    assert int(told.headers["Retry-After"]) >= 1
+
+
+@pytest.mark.parametrize("with_redis", [True, False])
+async def test_an_attempt_after_retry_after_is_admitted(redis: Process, with_redis: bool) -> None:
+    """Who waits as long as he was told is admitted, and who comes earlier is not."""
+    url = redis.url if with_redis else None
+    async with throttled(url, login_limit=Rate(2, 1.5)) as gateway:
+        await gateway.burst(2)
+        denied = await gateway.log_in()
+        assert denied.headers["Retry-After"] == "2"
+        assert denied.headers["RateLimit-Policy"] == '"login";q=2;w=2'
+        assert (await gateway.log_in()).status == 429
+        await asyncio.sleep(int(denied.headers["Retry-After"]))
+        assert (await gateway.log_in()).status == 401
+
+
+async def test_the_upstreams_own_fields_are_replaced() -> None:
+    """What the upstream says of limits on a login is replaced by what the gateway counts; elsewhere it stays."""
+
+    async def boasts(_request: web.Request) -> web.StreamResponse:
+        headers = [(name, "99") for name in FIELDS] + [("ratelimit", "x"), ("RateLimit-Remaining", "98")]
+        return web.Response(headers=headers)
+
+    async with throttled(None, answer=boasts) as boasting:
+        told = await boasting.log_in()
+        assert [told.headers.getall(name) for name in FIELDS[:2]] == [["5"], ["4"]]  # type: ignore[attr-defined]
+        assert told.headers.getall("RateLimit") == [f'"login";r=4;t={60}']  # type: ignore[attr-defined]
+        assert "RateLimit-Remaining" not in told.headers
+        assert (await boasting.log_in(path="/users/me")).headers["X-RateLimit-Limit"] == "99"
+
+
+async def test_failures_of_the_upstream_carry_the_fields_too() -> None:
+    """A login that the upstream fails is told what it has left, as it was counted."""
+
+    async def fails(_request: web.Request) -> web.StreamResponse:
+        raise web.HTTPBadGateway
+
+    async with throttled(None, answer=fails) as failing:
+        told = await failing.log_in()
+        assert told.status == 502
+        assert told.remaining == 4
+
+
+async def test_nobody_is_exempt_and_no_forged_address_counts(redis: Process) -> None:
+    """The library's key function believes X-Forwarded-For, and exempts by it; without trusted proxies it is nothing."""
+    async with throttled(redis.url, trusted_proxies=()) as gateway:
+        told = [await gateway.log_in(f"127.0.0.{n}") for n in range(8)]
+        assert [each.status for each in told] == [401] * 5 + [429] * 3
+
+
+async def test_everything_else_has_no_limit_unless_one_is_set(gateway: Gateway) -> None:
+    """Without a default limit other paths are neither counted nor told anything."""
+    told = await asyncio.gather(*(gateway.log_in(path="/users/me") for _ in range(30)))
+    assert [each.status for each in told] == [401] * 30
+    assert not any(name in each.headers for each in told for name in FIELDS)
+    assert (await gateway.log_in()).remaining == 4
+
+
+@pytest.mark.parametrize("with_redis", [True, False])
+async def test_the_default_limit_is_a_count_of_its_own(redis: Process, with_redis: bool) -> None:
+    """With a default limit other requests of an address share one count, apart from its logins'."""
+    async with throttled(redis.url if with_redis else None, default_limit=Rate(10, 60)) as gateway:
+        paths = [f"/path/{n}" for n in range(12)]
+        told = await asyncio.gather(*(gateway.log_in(path=path, method="GET") for path in paths))
+        assert sorted(each.status for each in told) == [401] * 10 + [429] * 2
+        denied = next(each for each in told if each.status == 429)
+        assert (denied.code, denied.headers["RateLimit-Policy"]) == ("too_many_requests", '"default";q=10;w=60')
+        assert int(denied.headers["Retry-After"]) > 50
+        assert (await gateway.log_in()).remaining == 4
+        assert (await gateway.log_in("198.51.100.2", path="/path/1")).status == 401
+
+
+async def test_gateways_whose_clocks_differ_share_one_window(redis: Process) -> None:
+    """Two gateways' clocks two hours apart change nothing: Redis' clock decides, and is what they tell."""
+    async with (
+        throttled(redis.url, prefix="c:", clocks=Clock(3600).clocks) as ahead,
+        throttled(redis.url, prefix="c:", clocks=Clock(-3600).clocks) as behind,
+    ):
+        told = [each for gateway in (ahead, behind, ahead) for each in await gateway.burst(3)]
+        assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
+        assert all(0 < int(each.headers["X-RateLimit-Reset"]) - time.time() < 62 for each in told)
+
+
+@pytest.mark.parametrize("jump", [3600.0, -3600.0])
+async def test_a_gateways_clock_that_jumps_changes_nothing(redis: Process, jump: float) -> None:
+    """A gateway whose own clocks jump in the middle of a window neither frees nor shuts out anybody."""
+    clock = Clock()
+    async with throttled(redis.url, clocks=Clocks(time.monotonic, clock.wall)) as gateway:
+        await gateway.burst(3)
+        clock.ahead = jump
+        told = [await gateway.log_in() for _ in range(3)]
+        assert [each.status for each in told] == [401, 401, 429]
+        assert 0 < int(told[-1].headers["X-RateLimit-Reset"]) - time.time() < 62
+
+
+async def test_the_window_slides_through_the_gateway(redis: Process) -> None:
+    """Five at the end of one minute leave no five at the beginning of the next: no burst of ten across a boundary."""
+    prefix = f"{secrets.token_hex(4)}:"
+    async with throttled(redis.url, prefix=prefix) as gateway:
+        seconds, microseconds = await redis.command("TIME")
+        now = float(seconds) + float(microseconds) / 1e6
+        key = Keyspace(prefix).window("198.51.100.1:login")
+        for number, age in enumerate([60.5, 59, 2, 1.9, 1.8]):
+            await redis.command("ZADD", key, f"{(now - age) * 1e6:.0f}", f"old{number}")
+        told = await gateway.burst(10)
+        assert sorted(each.status for each in told) == [401] + [429] * 9
+        assert all(each.headers["Retry-After"] == "1" for each in told if each.status == 429)
+
+
+async def test_memory_slides_with_time_passed_in() -> None:
+    """Without Redis the window slides as well: places come back when the oldest attempts are a minute old."""
+    clock = Clock(stands_at=1_000.0)
+    async with throttled(None, clocks=clock.clocks) as gateway:
+        assert gateway.throttle.health() == "memory"
+        for at, statuses in ((1_059.0, [401] * 5 + [429]), (1_060.0, [429] * 3), (1_119.0, [401] * 5 + [429])):
+            clock.stands_at = at
+            assert [(await gateway.log_in()).status for _ in statuses] == statuses
+
+
+async def test_redis_killed_and_back() -> None:
+    """With Redis gone logins are counted in memory, nobody gets a 500 and nobody waits; its return needs nobody."""
+    async with standalone() as redis, throttled(redis.url) as gateway:
+        assert gateway.throttle.health() == "ok"
+        assert [(await gateway.log_in()).status for _ in range(3)] == [401] * 3
+        redis.kill()
+        began = time.monotonic()
+        told = await gateway.burst(20, "198.51.100.2")
+        assert sorted(each.status for each in told) == [401] * 5 + [429] * 15
+        assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
+        assert time.monotonic() - began < DEADLINE_SECONDS + 1
+        assert gateway.throttle.health() == "degraded"
+        assert gateway.counted("redis_up") == 0
+        began = time.monotonic()
+        assert [(await gateway.log_in()).status for _ in range(3)] == [401, 401, 429]  # three were through Redis
+        assert time.monotonic() - began < 0.5  # the way to memory is open: nobody waits for Redis any more
+        await redis.start()
+        await gateway.health("ok")
+        assert gateway.counted("redis_up") == 1
+        alone = gateway.counted("attempts_counted_alone_total")
+        told = await gateway.burst(20, "198.51.100.3")
+        assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
+        assert gateway.counted("attempts_counted_alone_total") == alone
+        denied = await gateway.burst(3, "198.51.100.2")
+        assert [each.status for each in denied] == [429] * 3  # Redis knows nothing of that outage; the gateway does
+        assert all(int(each.headers["Retry-After"]) > 50 for each in denied)
+
+
+async def test_redis_frozen_and_thawed() -> None:
+    """A Redis that hangs delays the logins under way by the deadline at most, and then none."""
+    async with standalone() as redis, throttled(redis.url) as gateway:
+        await gateway.log_in()
+        redis.freeze()
+        began = time.monotonic()
+        told = await gateway.burst(10, "198.51.100.2")
+        assert sorted(each.status for each in told) == [401] * 5 + [429] * 5
+        assert time.monotonic() - began < DEADLINE_SECONDS + 0.7
+        began = time.monotonic()
+        assert (await gateway.log_in("198.51.100.3")).status == 401
+        assert time.monotonic() - began < 0.3
+        redis.thaw()
+        await gateway.health("ok")
+        assert (await gateway.log_in()).status == 401
+
+
+async def test_a_gateway_starts_without_redis() -> None:
+    """A Redis that is away at the start is waited for; meanwhile the gateway counts in memory, and says so."""
+    async with standalone() as redis:
+        redis.kill()
+        async with throttled(redis.url) as gateway:
+            assert gateway.throttle.health() == "degraded"
+            told = await gateway.burst(8)
+            assert sorted(each.status for each in told) == [401] * 5 + [429] * 3
+            await redis.start()
+            await gateway.health("ok")
+            assert (await gateway.log_in("198.51.100.9")).remaining == 4
+
+
+async def test_a_redis_that_lost_its_data_gives_nobody_five_more_here(redis: Process) -> None:
+    """Who used his five on this gateway has none left when Redis comes back empty."""
+    async with standalone() as own, throttled(own.url) as gateway:
+        await gateway.burst(5)
+        await own.command("FLUSHALL")
+        assert [(await gateway.log_in()).status for _ in range(3)] == [429] * 3
+
+
+async def test_away_and_back_are_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """However many logins an outage meets, it is logged when it begins and when it ends."""
+    async with standalone() as redis, throttled(redis.url) as gateway:
+        await gateway.log_in()
+        redis.kill()
+        for number in range(3):
+            await gateway.burst(20, f"198.51.100.{number}")
+        await redis.start()
+        await gateway.health("ok")
+        await gateway.burst(5, "198.51.100.9")
+    written = capsys.readouterr()
+    text = written.out + written.err
+    assert (text.count("throttle_redis_away"), text.count("throttle_redis_back")) == (1, 1)
+
+
+async def test_nothing_of_the_librarys_connects_anywhere(redis: Process) -> None:
+    """The limiter brings no connection of its own: all that are open to Redis are the throttle's, and they close."""
+    before = len(str(await redis.command("CLIENT", "LIST", "TYPE", "normal")).strip().splitlines())
+    async with throttled(redis.url) as gateway:
+        await gateway.burst(50)
+        clients = str(await redis.command("CLIENT", "LIST", "TYPE", "normal")).strip().splitlines()
+        assert len(clients) - before <= 2
+
+    async def closed() -> bool:
+        return len(str(await redis.command("CLIENT", "LIST", "TYPE", "normal")).strip().splitlines()) <= before
+
+    await eventually(closed, "all connections closed")
+
+
+async def test_keys_are_prefixed_bounded_and_expire(redis: Process) -> None:
+    """Every key begins with the prefix, expires within the window, and none holds an account's or a password's text."""
+    prefix = f"{secrets.token_hex(4)}:"
+    async with throttled(redis.url, prefix=prefix, account_limit=Rate(3, 60), account_key=b"k" * 20) as gateway:
+        await gateway.burst(10)
+        async with redis.client() as client:
+            keys = [key async for key in client.scan_iter(match="*") if key.startswith(prefix)]
+            assert len(keys) >= 2
+            assert not any("alice" in key or "wrong" in key for key in keys)
+            for key in keys:
+                assert 0 < await client.pttl(key) <= math.ceil(60_001)
+
+
+async def test_a_url_that_cannot_be_read_names_the_gateways_variable() -> None:
+    """A wrong GATEWAY_REDIS_URL stops the start, under its own name."""
+    store = StoreSettings("redis://127.0.0.1:99999")
+    with pytest.raises(SettingsError, match="GATEWAY_REDIS_URL"):
+        Throttle(ThrottleSettings(store=store), GatewayMetrics())

@@ -1,0 +1,151 @@
+"""The upstream of the gateway's tests: a FastAPI application as users have it, with a route for each kind of answer."""
+
+import asyncio
+import gzip
+import hashlib
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import FastAPI, Request, Response, WebSocket
+from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+
+METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
+CHUNK: Final = b"0123456789abcdef" * 4096
+EVENTS: Final = 5
+BY_THE_GATEWAY: Final = frozenset(
+    {"via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "x-request-id", "connection"}
+)
+"""What a gateway may add or take away on the way."""
+
+app = FastAPI()
+
+
+@app.api_route("/echo", methods=METHODS)
+async def echo(request: Request) -> JSONResponse:
+    """What arrived, apart from what a gateway may add."""
+    body = hashlib.sha256()
+    size = 0
+    async for piece in request.stream():
+        body.update(piece)
+        size += len(piece)
+    headers = [(name.decode(), value.decode("latin-1")) for name, value in request.headers.raw]
+    return JSONResponse(
+        {
+            "method": request.method,
+            "raw_path": request.scope["raw_path"].decode("latin-1"),
+            "query": request.scope["query_string"].decode("latin-1"),
+            "headers": sorted(field for field in headers if field[0] not in BY_THE_GATEWAY),
+            "size": size,
+            "sha256": body.hexdigest(),
+        }
+    )
+
+
+@app.api_route("/bytes/{size}", methods=["GET", "HEAD"])
+async def some_bytes(size: int, *, chunked: bool = False) -> StreamingResponse:
+    """So many bytes, with their length or in chunks."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for start in range(0, size, len(CHUNK)):
+            yield CHUNK[: size - start]
+
+    return StreamingResponse(pieces(), headers={} if chunked else {"Content-Length": str(size)})
+
+
+@app.api_route("/status/{status}", methods=["GET", "POST", "HEAD"])
+async def status(status: int) -> Response:
+    """An answer without a body."""
+    return Response(status_code=status, headers={"ETag": '"x"'})
+
+
+@app.get("/cookies")
+async def cookies(request: Request, user: str) -> JSONResponse:
+    """Two cookies for a user, and those that came."""
+    response = JSONResponse({"got": request.headers.getlist("cookie")})
+    response.set_cookie("session", user, httponly=True)
+    response.set_cookie("theme", f"dark-{user}", path="/x")
+    return response
+
+
+@app.get("/redirect")
+async def redirect(request: Request) -> RedirectResponse:
+    """Elsewhere, by the name under which this was asked."""
+    return RedirectResponse(str(request.url_for("somewhere")), status_code=307)
+
+
+@app.get("/somewhere/")
+async def somewhere() -> str:
+    """Where redirects lead to."""
+    return "here"
+
+
+@app.get("/gzip")
+async def compressed() -> Response:
+    """A compressed answer."""
+    body = gzip.compress(b"a" * 10_000, mtime=0)
+    return Response(body, media_type="text/plain", headers={"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
+
+
+@app.get("/large-headers")
+async def large_headers() -> Response:
+    """Many, and large."""
+    return Response(b"x", headers={f"X-Large-{number}": "v" * 1000 for number in range(12)} | {"X-Latin": "caf\u00e9"})
+
+
+@app.get("/events")
+async def events() -> StreamingResponse:
+    """Server-sent events, each a moment after the other."""
+
+    async def stream() -> AsyncIterator[bytes]:
+        for number in range(EVENTS):
+            yield f"id: {number}\ndata: tick\n\n".encode()
+            await asyncio.sleep(0.1)
+
+    return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+@app.get("/slow")
+async def slow(seconds: float) -> str:
+    """An answer that takes its time."""
+    await asyncio.sleep(seconds)
+    return "slow"
+
+
+@app.get("/error")
+async def error() -> None:
+    """An error of the application."""
+    raise RuntimeError("broken")
+
+
+@app.websocket("/ws")
+async def socket(websocket: WebSocket) -> None:
+    """Sends back what comes; `close <code>` closes, `large <size>` sends so much."""
+    offered = websocket.scope["subprotocols"]
+    await websocket.accept("chat.v2" if "chat.v2" in offered else None, headers=[(b"x-from", b"upstream")])
+    while True:
+        message = await websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            websocket.app.state.last_close = message.get("code")
+            return
+        text = message.get("text")
+        if text and text.startswith("close "):
+            await websocket.close(int(text.split()[1]), "as asked")
+            return
+        if text and text.startswith("large "):
+            await websocket.send_bytes(b"L" * int(text.split()[1]))
+        elif text is not None:
+            await websocket.send_text(text)
+        else:
+            await websocket.send_bytes(message["bytes"])
+
+
+@app.get("/last-close")
+async def last_close() -> JSONResponse:
+    """The code with which the last client closed its WebSocket."""
+    return JSONResponse({"code": getattr(app.state, "last_close", None)})
+
+
+@app.websocket("/ws/refused")
+async def refused(websocket: WebSocket) -> None:
+    """A WebSocket that is not accepted."""
+    await websocket.close()

@@ -1,0 +1,303 @@
+"""Sliding windows in Redis: exact, on Redis' clock, idempotent, bounded, and gone by themselves."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import pytest_asyncio
+
+from revocation_service.errors import StoreUnavailable
+from revocation_service.settings import StoreSettings
+from revocation_service.store.connect import connect
+from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.node import HIT
+from revocation_service.store.windows import DEADLINE_SECONDS, Attempt, Tally, Windows
+from tests.redis_processes import Process, cluster, eventually, sentinel, standalone, tls_front
+from tests.store.conftest import Proxy
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass
+class Opened:
+    """Windows under keys of their own, and the server that holds them."""
+
+    windows: Windows
+    keyspace: Keyspace
+    server: Process
+
+    async def hit(self, counted: str = "a", *, limit: int = 5, seconds: float = 60, name: str = "") -> Tally:
+        return await self.windows.hit(attempt(counted, limit=limit, seconds=seconds, name=name))
+
+    async def now(self) -> float:
+        seconds, microseconds = await self.server.command("TIME")
+        return float(seconds) + float(microseconds) / 1e6
+
+    async def write(self, counted: str, ages: Sequence[float], expires_in: int = 600) -> None:
+        """Entries as old as that; a negative age is in the future, as a clock that has stepped back leaves them."""
+        now = await self.now()
+        key = self.keyspace.window(counted)
+        for number, age in enumerate(ages):
+            await self.server.command("ZADD", key, f"{(now - age) * 1e6:.0f}", f"old{number}")
+        await self.server.command("PEXPIRE", key, expires_in * 1000)
+
+    async def held(self, counted: str) -> int:
+        return int(await self.server.command("ZCARD", self.keyspace.window(counted)))
+
+
+def attempt(counted: str = "a", *, limit: int = 5, seconds: float = 60, name: str = "") -> Attempt:
+    """An attempt with an id of its own."""
+    return Attempt(counted, limit, seconds, name or secrets.token_hex(8))
+
+
+@contextlib.asynccontextmanager
+async def opened_windows(url: str, prefix: str) -> AsyncIterator[Windows]:
+    windows = Windows(connect(StoreSettings(url)), Keyspace(prefix))
+    try:
+        yield windows
+    finally:
+        await windows.aclose()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server() -> AsyncIterator[Process]:
+    async with standalone(unix_socket=True) as process:
+        yield process
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def opened(server: Process) -> AsyncIterator[Opened]:
+    prefix = f"{secrets.token_hex(4)}:"
+    async with opened_windows(server.url, prefix) as windows:
+        yield Opened(windows, Keyspace(prefix), server)
+
+
+async def _exactly_five(windows: Sequence[Windows]) -> None:
+    """A burst from several sides at once: five are admitted, and are told 4, 3, 2, 1, 0."""
+    name = secrets.token_hex(4)
+    tallies = await asyncio.gather(*(windows[n % len(windows)].hit(attempt(name)) for n in range(100)))
+    assert sorted(tally.remaining for tally in tallies if tally.admitted) == [0, 1, 2, 3, 4]
+    assert all(59 < tally.frees_in <= 60 for tally in tallies)
+
+
+async def test_a_burst_from_two_sides_is_admitted_exactly(server: Process) -> None:
+    """Of 100 attempts at once over two connections exactly five are admitted, and each is told what it left."""
+    async with opened_windows(server.url, "b:") as one, opened_windows(server.unix_url, "b:") as other:
+        for _ in range(5):
+            await _exactly_five([one, other])
+
+
+async def test_with_tls(server: Process) -> None:
+    """The same over TLS."""
+    async with tls_front(server) as front:
+        url = f"{front.url}?ssl_ca_certs={front.certificates.ca}"
+        async with opened_windows(url, "t:") as windows:
+            await windows.probe()
+            await _exactly_five([windows])
+
+
+async def test_behind_sentinel_and_across_a_failover() -> None:
+    """Behind Sentinel the count is exact, and goes on with the new master after a failover."""
+    async with sentinel() as deployment, opened_windows(deployment.url, "s:") as windows:
+        await _exactly_five([windows])
+        old = await deployment.kill_master()
+        with pytest.raises(StoreUnavailable):
+            await windows.hit(attempt())
+        await deployment.new_master(old)
+
+        async def back() -> bool:
+            try:
+                await windows.probe("a")
+            except StoreUnavailable:
+                return False
+            return True
+
+        await eventually(back, "a master that counts")
+        await _exactly_five([windows])
+
+
+async def test_in_a_cluster() -> None:
+    """In a cluster each window is where its slot is; the probe finds the same master."""
+    async with cluster() as deployment, opened_windows(deployment.url, "c:") as windows:
+        for _ in range(6):
+            await _exactly_five([windows])
+        names = [secrets.token_hex(4) for _ in range(50)]
+        tallies = await asyncio.gather(*(windows.hit(attempt(name)) for name in names))
+        assert [tally.remaining for tally in tallies] == [4] * 50
+        await asyncio.gather(*(windows.probe(name) for name in names))
+        keyspace = Keyspace("c:")
+        for name in names[:10]:
+            key = keyspace.window(name)
+            assert await deployment.master_of(keyspace.window_probe(key)) is await deployment.master_of(key)
+
+
+async def test_the_same_attempt_again_is_counted_once(opened: Opened) -> None:
+    """An attempt that is sent again is admitted again with the same answer, also when the window is full by then."""
+    first = await opened.hit(name="one")
+    assert (first.admitted, first.remaining) == (True, 4)
+    for _ in range(4):
+        await opened.hit()
+    assert not (await opened.hit()).admitted
+    again = await opened.hit(name="one")
+    assert (again.admitted, again.remaining) == (True, 4)
+    assert await opened.held("a") == 5
+
+
+@pytest.mark.parametrize("where", ["request", "reply"])
+async def test_a_lost_reply_counts_no_attempt_twice(opened: Opened, where: str) -> None:
+    """A connection that is cut before or after Redis counted costs no place: the retry is the same attempt."""
+    cuts = 0
+
+    async def cut_once(piece: bytes) -> bytes | None:
+        nonlocal cuts
+        if (where == "reply" or HIT.sha.encode() in piece) and cuts < 1:
+            cuts += 1
+            return None
+        return piece
+
+    async def as_it_is(piece: bytes) -> bytes | None:
+        return piece
+
+    proxy = Proxy(opened.server.port, request=cut_once if where == "request" else as_it_is, reply=cut_once)
+    async with proxy.running(), opened_windows(proxy.url, "lost:") as windows:
+        remaining = [(await windows.hit(attempt(where))).remaining for _ in range(5)]
+    assert (cuts, remaining) == (1, [4, 3, 2, 1, 0])
+
+
+async def test_the_window_slides(opened: Opened) -> None:
+    """What is as old as the window counts no more; what is younger does, so no burst passes across a boundary."""
+    await opened.write("a", [60.01, 59, 30, 2, 1])
+    first = await opened.hit()
+    assert (first.admitted, first.remaining) == (True, 0)
+    assert 0.5 < first.frees_in < 1
+    denied = await opened.hit()
+    assert (denied.admitted, denied.remaining) == (False, 0)
+    assert 0.5 < denied.frees_in <= first.frees_in
+
+
+async def test_never_more_than_the_limit_in_any_window(opened: Opened) -> None:
+    """A client that asks all the time gets five in any stretch of the window's length, wherever it begins."""
+    admitted: list[float] = []
+    while len(admitted) < 16:
+        tally = await opened.hit(seconds=0.2)
+        if tally.admitted:
+            admitted.append(tally.now)
+        else:
+            await asyncio.sleep(tally.frees_in / 3)
+    assert all(later - earlier >= 0.2 for earlier, later in zip(admitted, admitted[5:], strict=False))
+
+
+async def test_an_attempt_is_admitted_when_it_was_said_to_be(opened: Opened) -> None:
+    """After exactly the time that a denied attempt was told, the next is admitted."""
+    for _ in range(5):
+        await opened.hit(seconds=0.3)
+    denied = await opened.hit(seconds=0.3)
+    await asyncio.sleep(denied.frees_in)
+    assert not denied.admitted
+    assert (await opened.hit(seconds=0.3)).admitted
+
+
+async def test_denied_attempts_do_not_count(opened: Opened) -> None:
+    """However often it is denied, a client is admitted when its five leave the window; and they take no memory."""
+    await opened.write("a", [59.8, 50, 40, 30, 20])
+    tallies = [await opened.hit() for _ in range(20)]
+    assert not any(tally.admitted for tally in tallies[:3])
+    assert await opened.held("a") == 5
+    await asyncio.sleep(tallies[-1].frees_in)
+    assert (await opened.hit()).admitted
+
+
+async def test_a_clock_that_steps_back_frees_nobody_and_shuts_nobody_out(opened: Opened) -> None:
+    """Entries an hour ahead of Redis' clock still count, but for one window at most, not for an hour."""
+    await opened.write("a", [-3600, -3599, -3598, -3597, -3596], expires_in=7200)
+    denied = await opened.hit()
+    assert not denied.admitted
+    assert 55 < denied.frees_in <= 56  # the oldest was four seconds older than the newest, and still is
+    assert await opened.server.command("PTTL", opened.keyspace.window("a")) <= 60_002
+
+
+async def test_a_clock_that_steps_back_leaves_room_where_there_was_some(opened: Opened) -> None:
+    """With three entries ahead of the clock two more are admitted, and no third."""
+    await opened.write("a", [-3600, -3599, -3598])
+    tallies = [await opened.hit() for _ in range(4)]
+    assert [(tally.admitted, tally.remaining) for tally in tallies] == [(True, 1), (True, 0), (False, 0), (False, 0)]
+    assert 57 < tallies[-1].frees_in <= 58
+
+
+async def test_every_key_expires_and_holds_no_more_than_the_limit(opened: Opened) -> None:
+    """After a burst each key has an expiry of one window, and as many entries as the limit."""
+    await asyncio.gather(*(opened.hit(str(number % 7), seconds=30) for number in range(300)))
+    await opened.windows.probe()
+    async with opened.server.client() as client:
+        keys = [key async for key in client.scan_iter(match=f"{opened.keyspace.window('')[:9]}*")]
+        assert len(keys) >= 7
+        for key in keys:
+            assert 0 < await client.pttl(key) <= 30_001
+            assert await client.zcard(key) <= 5
+
+
+async def test_an_attempt_given_back_counts_no_more(opened: Opened) -> None:
+    """What is given back leaves its place to another; giving back twice, or what never counted, changes nothing."""
+    attempts = [attempt() for _ in range(5)]
+    for each in attempts:
+        await opened.windows.hit(each)
+    assert not (await opened.hit()).admitted
+    await opened.windows.give_back(attempts[2])
+    await opened.windows.give_back(attempts[2])
+    await opened.windows.give_back(attempt())
+    assert (await opened.hit()).admitted
+    assert not (await opened.hit()).admitted
+
+
+async def test_who_gives_up_counts_nowhere(opened: Opened) -> None:
+    """An attempt cancelled while it waits for others' round trip is not sent."""
+    tasks = [asyncio.ensure_future(opened.hit()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in tasks[:3]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert await opened.held("a") == 2
+
+
+async def test_a_server_that_is_frozen_or_gone_is_told_within_the_deadline() -> None:
+    """Nobody waits longer than the deadline, and after the return all is as before."""
+    async with standalone() as server, opened_windows(server.url, "f:") as windows:
+        await windows.hit(attempt())
+        server.freeze()
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answers = await asyncio.gather(*(windows.hit(attempt()) for _ in range(50)), return_exceptions=True)
+        assert all(isinstance(answer, StoreUnavailable) for answer in answers)
+        assert loop.time() - began < DEADLINE_SECONDS + 0.5
+        server.thaw()
+        await eventually(lambda: _counts(windows), "a server that was thawed")
+        server.kill()
+        with pytest.raises(StoreUnavailable):
+            await windows.hit(attempt())
+        await server.start()
+        await eventually(lambda: _counts(windows), "a server that was restarted")
+        await _exactly_five([windows])
+
+
+async def _counts(windows: Windows) -> bool:
+    try:
+        await windows.probe()
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def test_a_probe_tells_of_a_server_that_does_not_write() -> None:
+    """A server that answers but takes no writes is not one that counts; one whose memory is full still is."""
+    async with standalone() as server, opened_windows(server.url, "w:") as windows:
+        await server.config("maxmemory 1")
+        await windows.probe()
+        await _exactly_five([windows])
+        await server.config("min-replicas-to-write 1")
+        with pytest.raises(StoreUnavailable):
+            await windows.probe()
+        with pytest.raises(StoreUnavailable):
+            await windows.hit(attempt())

@@ -1,0 +1,162 @@
+"""`make demo`, as a user sees it: what it prints is what it did, and it leaves nothing behind."""
+
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from revocation_service.store.embedded_child import dying_with_parent
+from tests.redis_processes import eventually, free_port
+from tests.system.service_process import holders
+
+DEMO = pathlib.Path(__file__).parents[2] / "examples" / "demo.py"
+PORTS = ("GATEWAY_PORT", "GATEWAY_ADMIN_PORT", "REVOCATION_PORT", "MAIN_API_PORT")
+WALK_SECONDS = 120.0
+END_SECONDS = 40.0
+STEPS = ("Log in,", "Call the API", "Log out:", "The very next request", "The entry in Redis", "Log in again and again")
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the demo is made of curl commands")
+
+
+class Demo:
+    """The demo in a process of its own, with ports and a temporary directory of its own."""
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self.directory = directory
+        self.ports = {variable: str(free_port()) for variable in PORTS}
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def start(self, **settings: str) -> None:
+        """Start it, with a terminal's signals out of reach."""
+        output = self.directory.with_suffix(".out").open("wb")
+        with output:
+            self._popen = subprocess.Popen(
+                dying_with_parent([sys.executable, str(DEMO)]),
+                env={**os.environ, "TMPDIR": str(self.directory), **self.ports, **settings},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    @property
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self.directory.with_suffix(".out").read_text(errors="replace")
+
+    async def until(self, line: str) -> None:
+        """Wait until it has printed this."""
+
+        async def printed() -> bool:
+            assert line in self.printed or self._running, self.printed
+            return line in self.printed
+
+        await eventually(printed, line, WALK_SECONDS)
+
+    @property
+    def _running(self) -> bool:
+        return self._popen is not None and self._popen.poll() is None
+
+    async def ended(self, seconds: float = WALK_SECONDS) -> int:
+        """Wait for its end; the answer is its exit status."""
+
+        async def over() -> bool:
+            return not self._running
+
+        await eventually(over, f"the demo's end; it printed:\n{self.printed}", seconds)
+        assert self._popen is not None
+        return self._popen.returncode
+
+    async def nothing_left(self) -> None:
+        """Wait until no process has anything open in its directory."""
+
+        async def none() -> bool:
+            return not holders(self.directory)
+
+        await eventually(none, "the end of all the demo's processes", END_SECONDS)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._popen is not None
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """Whatever happened, end it."""
+        if self._popen is not None and self._running:
+            self._popen.kill()
+            self._popen.wait(END_SECONDS)
+
+
+@pytest.fixture
+def demo(tmp_path: pathlib.Path) -> Iterator[Demo]:
+    """A demo that a test may start."""
+    directory = tmp_path / "tmp"
+    directory.mkdir()
+    made = Demo(directory)
+    yield made
+    made.kill()
+
+
+async def test_the_walk_ends_well(demo: Demo) -> None:
+    """Every step in order with its curl and what came back: in, out, refused, five logins, a 429; then it is gone."""
+    demo.start(DEMO_ONCE="1")
+    assert await demo.ended() == 0, demo.printed
+    found = [demo.printed.index(step) for step in STEPS]
+    assert found == sorted(found)
+    statuses = [line.split()[1] for line in demo.printed.splitlines() if line.startswith("    HTTP/1.1 ")]
+    assert statuses == ["200", "200", "204", "401", "200", "200", "200", "200", "429"]
+    gateway = f"http://127.0.0.1:{demo.ports['GATEWAY_PORT']}/api/v1"
+    assert demo.printed.count(f"$ curl -sSi -H @access.header {gateway}/users/me") == 2
+    assert "X-RateLimit-Remaining: 0" in demo.printed
+    assert "Every step did what it says." in demo.printed
+    assert not holders(demo.directory)
+    assert not list(demo.directory.iterdir())
+
+
+async def test_a_step_that_fails_fails_the_demo(demo: Demo) -> None:
+    """With another limit the gateway does not do what the walk says, and the exit status tells; nothing stays."""
+    demo.start(DEMO_ONCE="1", GATEWAY_LOGIN_LIMIT="100/minute")
+    assert await demo.ended() == 1
+    assert "NOT SO: it should be X-RateLimit-Limit 5" in demo.printed
+    assert "Every step did what it says." not in demo.printed
+    assert not holders(demo.directory)
+    assert not list(demo.directory.iterdir())
+
+
+async def test_it_stays_until_ctrl_c(demo: Demo) -> None:
+    """After the walk all is up to play with, where it says; Ctrl-C ends it in order, and that is a success."""
+    demo.start(DEMO_ONCE="")
+    await demo.until("logs ")
+    (line,) = [line for line in demo.printed.splitlines() if line.startswith("  cd ")]
+    curl = next(line for line in demo.printed.splitlines() if line.startswith("  curl") and "/revoke" in line)
+    played = subprocess.run(["/bin/sh", "-c", f"{line}\n{curl}"], capture_output=True, text=True, check=True)
+    assert '"claim":"sub","value":"alice"' in played.stdout
+    assert holders(demo.directory)
+    demo.signal(signal.SIGINT)
+    assert await demo.ended(END_SECONDS) == 0, demo.printed
+    assert not holders(demo.directory)
+
+
+async def test_killed_it_leaves_no_process(demo: Demo) -> None:
+    """Even SIGKILL of the demo takes Redis, service, main API and gateway along."""
+    demo.start()
+    await demo.until("The walk, in")
+    assert holders(demo.directory)
+    demo.signal(signal.SIGKILL)
+    await demo.ended(END_SECONDS)
+    await demo.nothing_left()
+
+
+async def test_a_port_that_is_set_and_taken_is_an_error(demo: Demo) -> None:
+    """One line that names it, before anything is started."""
+    port = demo.ports["GATEWAY_PORT"]
+    with socket.create_server(("127.0.0.1", int(port))):
+        demo.start()
+        assert await demo.ended() == 1
+    assert demo.printed.strip() == f"demo: GATEWAY_PORT={port}: something listens there already"
