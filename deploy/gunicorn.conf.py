@@ -16,14 +16,15 @@ from typing import Any
 import structlog
 
 from revocation_service.dry_run import dry_run
+from revocation_service.environment import Loaded
 from revocation_service.errors import SettingsError
-from revocation_service.settings import Loaded, load_for_workers
+from revocation_service.settings import Settings, load_for_workers
 
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - a container can write there, also where its root is read-only
 SCRATCH = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
 
 
-def _checked() -> Loaded:
+def _checked() -> Loaded[Settings]:
     loaded = load_for_workers()
     if loaded.settings.protected:
         raise SettingsError(
