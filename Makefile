@@ -46,7 +46,7 @@ campaign: $(INSTALLED) ## The same claims turned up: 10,000 revocations under ki
 bench: $(INSTALLED) ## Measure, against named baselines in the same run
 	$(BIN)/python -m bench
 
-secrets: ## Make secrets/ for docker-compose.yml: a Redis password, and an API key, printed this once
+secrets: ## Make secrets/ for docker-compose.yml: passwords and keys; two of them are printed, this once
 	@deploy/make-secrets
 
 test-docker: $(INSTALLED) ## Build the image, run the compose file and the testcontainers tests; says so where no engine answers

@@ -14,6 +14,18 @@ from redis.asyncio import Redis
 
 from bench.application import Call, calls, ways
 from bench.load import Load, get, load, post
+from bench.mirrors import (
+    Loaded,
+    at_once,
+    awaited,
+    followers,
+    in_dict,
+    in_process,
+    lags,
+    loaded,
+    p50s,
+    until_synced,
+)
 from bench.parts import AUTH, baseline, fill, gateway, redis, service, used_memory
 from revocation_client.wire import dumps
 from revocation_service.settings import Limits, StoreSettings
@@ -23,6 +35,7 @@ from revocation_service.telemetry import Metrics
 
 CONNECTIONS = 32
 CONCURRENT = 64
+FOLLOWERS = 100
 BATCH = 1_000
 ASKED = 20_000
 BASELINES = {
@@ -43,6 +56,8 @@ class Plan:
         self.seconds = 1.0 if quick else 3.0
         self.stored = 100_000 if quick else 1_000_000
         self.measured_puts = 10_000 if quick else 50_000
+        self.asked = 2_000 if quick else 20_000
+        self.revoked = 50 if quick else 300
 
 
 async def interleaved(plan: Plan, runs: dict[str, Callable[[], Awaitable[Load]]]) -> dict[str, list[Load]]:
@@ -199,11 +214,77 @@ async def memory(plan: Plan) -> None:
     print(f"  an entry of the change log (bounded)         {log / max(entries, 1):6.0f} bytes")
 
 
+async def mirror(plan: Plan) -> None:
+    """A check from memory: its cost, the memory's cost, and how soon a revocation is in it."""
+    print("\nchecks from memory, each of a token never asked before; redis-py with hiredis, on the same event loop")
+    answers: dict[int, float] = {}
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(redis())
+        stored = 0
+        for entries in (1_000, plan.stored):
+            await fill(url, f"held-{entries}", entries - stored)
+            stored = entries
+            port = await stack.enter_async_context(service(url))
+            read = await until_synced(port)
+            print(f"  {entries:,} revocations, which the service read from Redis in {read:.1f} s:")
+            async with loaded(port, entries) as held:
+                answers[entries] = await _answers(plan, url, entries, held)
+        flat = answers[plan.stored] / answers[1_000]
+        print(f"  await is_revoked, {plan.stored:,} against 1,000: {flat:.2f} x  (1 is flat)")
+        await _followers(plan, stack)
+
+
+async def _answers(plan: Plan, url: str, entries: int, held: Loaded) -> float:
+    stalled, theirs = held.stalled_seconds * 1000, held.service_stalled_seconds * 1000
+    print(f"    snapshot in {held.seconds:.1f} s  (goal 10)", end="")
+    print(f"; {held.bytes_an_entry:.0f} bytes of memory an entry  (goal 120)" if entries == plan.stored else "")
+    print(f"    longest stall: the application's loop {stalled:.0f} ms, the service's {theirs:.0f} ms  (goal 50)")
+    async with Redis.from_url(url) as client:
+        ways = {
+            "redis": in_process(client),
+            "awaited": awaited(held.client.is_revoked),
+            "now": at_once(held.client.is_revoked_now),
+            "dict": in_dict(entries),
+        }
+        p50 = await p50s(ways, plan.asked)
+    told = {
+        "redis": ("redis.asyncio EXISTS, in process", ""),
+        "awaited": ("await is_revoked(claims)", f"{p50['redis'] / p50['awaited']:.0f} x as fast as Redis  (goal 200)"),
+        "now": ("is_revoked_now(claims)", f"{p50['now'] / p50['dict']:.1f} x of `key in dict`  (goal 6)"),
+        "dict": ("key in dict", ""),
+    }
+    for way, (name, ratio) in told.items():
+        print(f"    {name:<36}  p50 {p50[way] * 1e6:8.2f} us   {ratio}".rstrip())
+    return p50["awaited"]
+
+
+async def _followers(plan: Plan, stack: AsyncExitStack) -> None:
+    url = await stack.enter_async_context(redis())
+    port = await stack.enter_async_context(service(url))
+    await fill(url, "bench", 1_000)
+    await until_synced(port)
+    async with followers(port, FOLLOWERS) as clients:
+        found = sorted(await lags(port, clients, plan.revoked))
+        p99, longest = found[int(len(found) * 0.99)] * 1000, found[-1] * 1000
+        print(f"  {plan.revoked} revocations, from the answer to each of {FOLLOWERS} mirrors: p50", end=" ")
+        print(f"{statistics.median(found) * 1000:.1f} ms, p99 {p99:.1f} ms  (goal 50), longest {longest:.1f} ms")
+    run = _single(plan, port)
+
+    async def followed() -> Load:
+        async with followers(port, FOLLOWERS):
+            return await run()
+
+    rounds = await interleaved(plan, {"without": run, "with": followed})
+    ratio = rate(rounds["with"]) / rate(rounds["without"])
+    print(f"  GET /check with {FOLLOWERS} followers against none: {ratio:.2f} x  (goal 0.9)")
+
+
 PARTS: dict[str, Callable[[Plan], Awaitable[None]]] = {
     "checks": checks,
     "memory": memory,
     "application": application,
     "gateway": passing,
+    "mirror": mirror,
 }
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -15,8 +16,9 @@ from revocation_service.dry_run import dry_run, dry_run_gateway
 from revocation_service.environment import Loaded, S, describe
 from revocation_service.errors import ServiceError
 from revocation_service.gateway.settings import load as load_gateway
-from revocation_service.settings import load
+from revocation_service.settings import load, load_watch
 from revocation_service.telemetry import configure_logging
+from revocation_service.watch import watch
 from revocation_service.web.serve import serve
 
 _DESCRIPTION = """Takes JSON Web Tokens back: a denylist in Redis behind /revoke and /check.
@@ -44,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add(commands, "serve", _serve, "serve /revoke and /check until SIGTERM")
+    _add(commands, "watch", _watch, "print the feed of the service at REVOCATION_URL, a line an event, until Ctrl-C")
     _add(commands, "gateway", _gateway, "throttle logins before the main API at GATEWAY_UPSTREAM_URL until SIGTERM")
     check = _add(commands, "check-config", _check_config, "print the settings in force, secrets masked")
     check.add_argument(
@@ -78,6 +81,11 @@ def _serve(_parsed: argparse.Namespace) -> None:
         structlog.get_logger().warning("unknown_setting", name=name)
     with _runner() as running:
         running.run(serve(loaded.settings))
+
+
+def _watch(_parsed: argparse.Namespace) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(watch(load_watch(), sys.stdout))
 
 
 def _gateway(_parsed: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
     ServiceError
     ├── SettingsError           the start is refused: a setting is wrong, or the machine cannot do what it asks
+    ├── WatchFailed             `watch` gets no feed, or none any more
     ├── RequestError            the caller's doing; sending the same again will not help
     │   ├── InvalidRequest
     │   ├── InvalidToken
@@ -16,7 +17,9 @@
     │   └── ProtectedMode
     └── Unavailable             nothing is promised; the same again may succeed later
         ├── StoreUnavailable
-        └── KeysUnavailable
+        ├── KeysUnavailable
+        ├── FeedUnavailable
+        └── TooManySubscribers
 
 `code` is stable and part of the contract; `detail` is for people and never holds a token or a key.
 """
@@ -38,6 +41,12 @@ class SettingsError(ServiceError):
     """The service cannot start as it was told to; the detail names the setting and the way out."""
 
     code = "invalid_setting"
+
+
+class WatchFailed(ServiceError):
+    """The feed that was to be watched cannot be had, or has ended; the detail says why, and what to do."""
+
+    code = "watch_failed"
 
 
 class RequestError(ServiceError):
@@ -128,3 +137,16 @@ class KeysUnavailable(Unavailable):
     """The signing keys cannot be had just now, so no signature can be judged."""
 
     code = "keys_unavailable"
+
+
+class FeedUnavailable(Unavailable):
+    """This process cannot feed mirrors: its own has never been in step with Redis, or it is about to stop."""
+
+    code = "feed_unavailable"
+
+
+class TooManySubscribers(Unavailable):
+    """As many mirrors follow this process as it may feed."""
+
+    code = "too_many_subscribers"
+    retry_after_seconds = 5

@@ -1,6 +1,11 @@
-"""The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands."""
+"""The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands.
+
+A check is answered from Redis and the process's mirror together: revoked if either says so. That none does is an answer
+only if Redis spoke of every key, or the mirror is synced, complete and fresh.
+"""
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -10,6 +15,7 @@ import structlog
 from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering
 from revocation_client.wire import Lifetime, Question, Result, RevokeClaim, RevokeToken
 from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
+from revocation_service.reader import Reader
 from revocation_service.settings import Limits
 from revocation_service.store.redis import Put, Reading, Store, Stored
 from revocation_service.telemetry import Metrics
@@ -41,6 +47,8 @@ class Verdict(NamedTuple):
     verified: bool
     expired: bool | None = None
     """Whether the token's `exp` has passed; None for a question by claims."""
+    stale_seconds: float | None = None
+    """How old the mirror is that said so, `inf` where nobody can tell; None: Redis said so."""
 
 
 class _Subject(NamedTuple):
@@ -62,8 +70,9 @@ def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
 class Revocations:
     """Revocations over one store, judged by one reader of tokens."""
 
-    def __init__(self, store: Store, tokens: TokenReader, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, store: Store, reader: Reader, tokens: TokenReader, limits: Limits, metrics: Metrics) -> None:
         self._store = store
+        self._reader = reader
         self._tokens = tokens
         self._limits = limits
         self._metrics = metrics
@@ -78,6 +87,8 @@ class Revocations:
         """
         put, token = await self._put_for(request, revoked_by)
         stored = await self._store.put(put)
+        if stored.record is not None:
+            self._reader.add_own(stored.record)
         self._metrics.revocations.labels(put.claim, stored.result).inc()
         shown = put.value[:LOGGED_CHARACTERS]
         _log.info("revocation", result=stored.result, claim=put.claim, value=shown, revoked_by=revoked_by)
@@ -105,7 +116,13 @@ class Revocations:
         Raises RequestError, Unavailable.
         """
         subject = _described(question) if isinstance(question, Claims) else await self._given(question)
-        reading = await self._store.get(subject.identifiers)
+        if self._store.away and self._is_answered_without_redis(subject):
+            reading = await self._store.glance(subject.identifiers)
+        else:
+            try:
+                reading = await self._store.get(subject.identifiers)
+            except StoreUnavailable:
+                reading = _nothing_read(subject.identifiers)
         verdict = self._verdict(subject, reading.found, reading)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
         return verdict
@@ -122,14 +139,27 @@ class Revocations:
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
         subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
         wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
-        reading = await self._store.get(list(wanted)) if wanted else Reading((), 0)
+        reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
         records = {(record.claim, record.value): record for record in reading.found}
         verdicts = [self._verdict_of_many(subject, records, reading) for subject in subjects]
         given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
+        if wanted and not reading.now and not given:
+            raise StoreUnavailable("Redis did not answer within the deadline")
         revoked = sum(verdict.revocation is not None for verdict in given)
         self._counted_revoked.inc(revoked)
         self._counted_not_revoked.inc(len(given) - revoked)
         return verdicts
+
+    async def _read_many(self, wanted: Sequence[tuple[ClaimName, str]]) -> Reading:
+        if self._store.away and self._reader.fresh:
+            return await self._store.glance(wanted)
+        try:
+            return await self._store.get(wanted)
+        except StoreUnavailable:
+            return _nothing_read(wanted)
+
+    def _is_answered_without_redis(self, subject: _Subject) -> bool:
+        return self._reader.fresh or self._reader.mirror.covering(subject.claims, time.time()) is not None
 
     async def _subject(self, raw: str) -> _Subject | ServiceError:
         try:
@@ -151,17 +181,28 @@ class Revocations:
             return error
 
     def _verdict(self, subject: _Subject, found: Sequence[Revocation], reading: Reading) -> Verdict:
-        """One covering revocation is an answer; that there is none is one only if every key was read."""
+        """One covering revocation is an answer; that there is none is one only if every key was spoken of."""
         claims, identifiers, token = subject
-        covering = first_covering(found, claims, reading.now, self._limits.clock_skew_seconds) if found else None
-        if covering is None and reading.unread and not reading.unread.isdisjoint(identifiers):
-            raise StoreUnavailable("a part of the store did not answer within the deadline")
+        now = reading.now or time.time()  # Redis' clock decides, where it can be asked
+        stale_seconds = None
+        covering = first_covering(found, claims, now, self._limits.clock_skew_seconds) if found else None
+        if covering is None:
+            covering = self._reader.mirror.covering(claims, now)
+            if covering is not None or (reading.unread and not reading.unread.isdisjoint(identifiers)):
+                stale_seconds = self._from_the_mirror(covering)
         considered = tuple([claim for claim, _value in identifiers])
         if token is None:
-            return Verdict(covering, considered, verified=False)
-        expired = token.exp is not None and token.exp <= reading.now
-        self._watch_lifetime(token, reading.now)
-        return Verdict(covering, considered, token.verified, expired)
+            return Verdict(covering, considered, verified=False, stale_seconds=stale_seconds)
+        expired = token.exp is not None and token.exp <= now
+        self._watch_lifetime(token, now)
+        return Verdict(covering, considered, token.verified, expired, stale_seconds)
+
+    def _from_the_mirror(self, covering: Revocation | None) -> float:
+        """The age of what the mirror answers; that it knows of no revocation is an answer only while it is fresh."""
+        if covering is None and not self._reader.fresh:
+            raise StoreUnavailable("Redis, or a part of it, did not answer within the deadline")
+        self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
+        return self._reader.age(time.monotonic())
 
     def _watch_lifetime(self, token: Token, now: float) -> None:
         """A token that outlives the longest lifetime set would outlive its revocation: the operator must know."""
@@ -174,14 +215,21 @@ class Revocations:
             _log.warning("exp_too_far", setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:
-        """The live revocation of this claim and value.
+        """The live revocation of this claim and value; one that the mirror alone holds has no origin.
 
-        Raises NoSuchRevocation, StoreUnavailable.
+        That there is none is Redis' alone to say. Raises NoSuchRevocation, StoreUnavailable.
         """
-        reading = await self._store.get([(claim, value)])
-        if not reading.found:
+        known = self._reader.mirror.held(claim, value, time.time())
+        reading = await (self._store.get if known is None else self._store.glance)([(claim, value)])
+        if reading.found:
+            return reading.found[0]
+        if known is None:
             raise NoSuchRevocation("there is no live revocation of that claim and value")
-        return reading.found[0]
+        return known
+
+
+def _nothing_read(identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:
+    return Reading((), 0, frozenset(identifiers))
 
 
 def _put_token(token: Token, request: RevokeToken, revoked_by: str | None) -> Put:

@@ -72,6 +72,18 @@ class StoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """For how long what the mirror knows counts, how it is kept, and how many may follow it; times are in seconds."""
+
+    max_staleness_seconds: float = 5
+    """How old the mirror may be and still say "not revoked" in Redis' place; 0: never."""
+    rescan_seconds: float = 300
+    foreign_writers: bool = False
+    """Whether other applications write revocations, which the change log then does not tell of."""
+    feed_max_subscribers: int = 1_000
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything `serve` needs to know."""
 
@@ -80,6 +92,7 @@ class Settings:
     store: StoreSettings
     signing: SigningSettings = SigningSettings()
     limits: Limits = Limits()
+    mirror: MirrorSettings = MirrorSettings()
     api_keys: tuple[ApiKey, ...] = ()
     drain_seconds: float = 1
     log_level: str = "info"
@@ -91,6 +104,26 @@ class Settings:
     def protected(self) -> bool:
         """Protected mode: nobody has a key, so only plainly local requests are served."""
         return not self.api_keys
+
+
+@dataclass(frozen=True, slots=True)
+class WatchSettings:
+    """Whose feed an operator watches; the variables are those of the client library."""
+
+    url: str
+    api_key: str | None = field(repr=False)
+
+
+def load_watch(environment: Mapping[str, str] | None = None) -> WatchSettings:
+    """What `watch` needs from `environment` (default: the process's own).
+
+    Raises SettingsError, which names the variable.
+    """
+    reader = Reader(PREFIX, process_environment() if environment is None else environment)
+    url = reader.text("URL", "http://127.0.0.1:8080", empty=False).rstrip("/")
+    if not _is_web_url(url):
+        raise reader.wrong("URL", "must be the address of a revocation service, as http://127.0.0.1:8080")
+    return WatchSettings(url, reader.secret("API_KEY"))
 
 
 def load(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
@@ -126,6 +159,7 @@ def _settings(reader: Reader) -> Settings:
             expiry_leeway_seconds=reader.number("EXPIRY_LEEWAY_SECONDS", 0, least=0, most=DAY_SECONDS),
             clock_skew_seconds=reader.number("CLOCK_SKEW_SECONDS", 60, least=0, most=DAY_SECONDS),
         ),
+        mirror=_mirror(reader),
         api_keys=_api_keys(reader),
         drain_seconds=reader.number("DRAIN_SECONDS", 1, least=0, most=2),
         log_level=reader.choice("LOG_LEVEL", "info", LOG_LEVELS),
@@ -147,6 +181,15 @@ def _store(reader: Reader) -> StoreSettings:
             reader.number("CHANGE_LOG_MAX_ENTRIES", 100_000, least=1_000, most=100_000_000, whole=True)
         ),
         server_bin=reader.unprefixed("REDIS_SERVER_BIN"),
+    )
+
+
+def _mirror(reader: Reader) -> MirrorSettings:
+    return MirrorSettings(
+        max_staleness_seconds=reader.number("MAX_STALENESS_SECONDS", 5, least=0, most=DAY_SECONDS),
+        rescan_seconds=reader.number("RESCAN_SECONDS", 300, least=1, most=DAY_SECONDS),
+        foreign_writers=reader.flag("FOREIGN_WRITERS", default=False),
+        feed_max_subscribers=int(reader.number("FEED_MAX_SUBSCRIBERS", 1_000, least=0, most=100_000, whole=True)),
     )
 
 

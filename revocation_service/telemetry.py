@@ -140,6 +140,17 @@ class Metrics:
         )
         self.revocations = self._counter("revocations", "Revocations asked for", "claim", "result")
         self.checks = self._counter("checks", "Checks answered", "outcome")
+        self.checks_from_mirror = self._counter(
+            "checks_from_mirror", "Checks that the mirror answered, because Redis did not, or knew less", "outcome"
+        )
+        self.feed_subscribers = Gauge(
+            "revocation_feed_subscribers",
+            "Mirrors that follow the feed",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
+        self.feed_streams = self._counter("feed_streams", "Streams of the feed that began", "kind")
+        self.feed_streams_ended = self._counter("feed_streams_ended", "Streams of the feed that ended", "reason")
         self.exp_too_far = self._counter("checked_exp_too_far", "Tokens checked that outlive the longest lifetime set")
         self.store_failures = self._counter("store_failures", "Store operations that failed", "operation")
         self.read_batch = Histogram(
@@ -156,6 +167,27 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemin",
         )
+
+        self.mirror_entries = Gauge(
+            "revocation_mirror_entries",
+            "Live revocations that this process knows by heart",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.mirror_age = Gauge(
+            "revocation_mirror_age_seconds",
+            "For how long a revocation may have been acknowledged and not be in the mirror",
+            registry=self.registry,
+            multiprocess_mode="livemax",
+        )
+        self.mirror_lag = Histogram(
+            "revocation_mirror_lag_seconds",
+            "From the writing of an entry of the change log until the mirror has it",
+            registry=self.registry,
+            buckets=_LATENCY_BUCKETS,
+        )
+        self.mirror_rescans = self._counter("mirror_rescans", "Scans of the whole store", "reason")
+        self.mirror_refilled = self._counter("mirror_refilled", "Revocations written back to a store that lost them")
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         return Counter(f"revocation_{name}_total", documentation, labels, registry=self.registry)

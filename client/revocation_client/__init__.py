@@ -13,6 +13,7 @@ from revocation_client.errors import (
     UnexpectedAnswer,
     WrongEventLoop,
 )
+from revocation_client.memory import MirrorStatus
 from revocation_client.model import ClaimName, Claims, Revocation, covers, first_covering, merge
 from revocation_client.policy import OnUnavailable
 from revocation_client.verdicts import Revoked, Source, Verdict
@@ -22,6 +23,7 @@ __all__ = [
     "Claims",
     "ConfigurationError",
     "Counters",
+    "MirrorStatus",
     "NotStarted",
     "OnUnavailable",
     "Question",

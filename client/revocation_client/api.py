@@ -3,20 +3,28 @@
 A call ends with an answer, bounded in time and size, or with none; what either means is not decided here.
 """
 
+import asyncio
+import time
 from dataclasses import dataclass
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 
-from revocation_client.answers import Answer, NoAnswer
-from revocation_client.errors import ConfigurationError, NotStarted, UnexpectedAnswer
+from revocation_client.answers import Answer, NoAnswer, failure
+from revocation_client.errors import (
+    ConfigurationError,
+    NotStarted,
+    RevocationError,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
 
 CONNECTIONS: Final = 64
 KEEPALIVE_SECONDS: Final = 30.0
 """Below the service's own 75 s, so that a kept connection is seldom closed from the other side."""
 
-READ_BYTES: Final = 1 << 16
+PROBLEM_MAX_BYTES: Final = 64 * 1024
 
 
 class Service(Protocol):
@@ -30,6 +38,29 @@ class Service(Protocol):
 
     async def aclose(self) -> None:
         """Let go of the connections."""
+
+
+class Stream(Protocol):
+    """The feed, as it comes."""
+
+    async def read(self) -> bytes:
+        """The next of it; nothing at its end.
+
+        Raises ServiceUnavailable where the connection breaks off.
+        """
+
+    def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Feed(Protocol):
+    """Where the feed can be had; over HTTP it is `Api`."""
+
+    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
+        """A stream from this cursor on, or from a snapshot on, if it begins within so many seconds.
+
+        Raises RequestRefused, ServiceUnavailable, and UnexpectedAnswer for what is no feed.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +85,7 @@ def address(url: str, api_key: str | None) -> Address:
     try:
         parts = urlsplit(url)
         named = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        (parts.hostname or "").encode("idna")  # which the connection would do, and fail at, each time
     except (ValueError, TypeError, AttributeError):
         named = False
     if not named or not url.isprintable() or " " in url:
@@ -103,9 +135,67 @@ class Api:
         except (aiohttp.ClientError, OSError) as error:
             return _failed(error)
 
+    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
+        """The feed; see `Feed`."""
+        if self._session.closed:
+            raise NotStarted
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if cursor is not None:
+            headers["Last-Event-ID"] = cursor
+        outcome: Stream | RevocationError
+        try:
+            async with asyncio.timeout(seconds):
+                outcome = await self._stream(headers)
+        except TimeoutError:
+            outcome = ServiceUnavailable(f"no feed within {seconds:.3g} s")
+        except (aiohttp.ClientError, OSError) as error:
+            outcome = _error(_failed(error))
+        if isinstance(outcome, RevocationError):
+            raise outcome
+        return outcome
+
+    async def _stream(self, headers: dict[str, str]) -> Stream | RevocationError:
+        endless = aiohttp.ClientTimeout(total=None)
+        response = await self._session.get(f"{self._url}/feed", headers=headers, timeout=endless, allow_redirects=False)
+        encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+        if response.status == 200 and response.content_type == "text/event-stream" and not encoded:
+            return _HttpStream(response)
+        try:
+            return await _refusal(response)
+        finally:
+            response.close()
+
     async def aclose(self) -> None:
         """Close the connections."""
         await self._session.close()
+
+
+class _HttpStream:
+    """A feed over HTTP; no exception of aiohttp leaves it."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def read(self) -> bytes:
+        try:
+            return await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            broken = _error(_failed(error))
+        raise broken
+
+    def close(self) -> None:
+        self._response.close()
+
+
+async def _refusal(response: aiohttp.ClientResponse) -> RevocationError:
+    """Why an answer is no feed."""
+    if response.status == 200:
+        return UnexpectedAnswer("the answer is no event stream: this is not the service's feed", 200)
+    body = await _bounded(response.content, PROBLEM_MAX_BYTES)
+    answer = Answer(response.status, response.content_type, body or b"", response.headers.get("Retry-After"))
+    failed = failure(answer, time.time())
+    assert failed is not None
+    return failed
 
 
 async def _bounded(content: aiohttp.StreamReader, most_bytes: int) -> bytes | None:
@@ -122,8 +212,14 @@ def _failed(error: Exception) -> NoAnswer | UnexpectedAnswer:
     """A connection that cannot be had, or breaks, is no answer; what talks another language is a wrong one."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return UnexpectedAnswer("the certificate of what answers is not trusted")
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return UnexpectedAnswer("what answers speaks no TLS, or none that can be agreed on")
     if isinstance(error, aiohttp.ClientResponseError):
         return UnexpectedAnswer("what answers speaks no HTTP")
     if isinstance(error, aiohttp.ClientConnectorError):
         return NoAnswer(f"no connection ({error.os_error.strerror or type(error.os_error).__name__})")
     return NoAnswer(f"the connection broke off ({type(error).__name__})", broke_off=True)
+
+
+def _error(failed: NoAnswer | UnexpectedAnswer) -> RevocationError:
+    return failed if isinstance(failed, UnexpectedAnswer) else ServiceUnavailable(failed.detail)

@@ -1,19 +1,23 @@
-"""What applications hold: a client that asks the service, or else says what was stated for its absence."""
+"""What applications hold: a client that answers from memory, else asks the service, else says what was stated."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from threading import get_ident
 from types import TracebackType
 from typing import Any, Final, Self
 
 from revocation_client.answers import Outcome
-from revocation_client.api import Api, Service, address
+from revocation_client.api import Api, Feed, Service, address
 from revocation_client.coalescing import Batches
 from revocation_client.counters import Counters, Tally
 from revocation_client.environment import url_and_key
 from revocation_client.errors import ConfigurationError, NotStarted, ServiceUnavailable, TokenRevoked, WrongEventLoop
+from revocation_client.follower import Follower
+from revocation_client.memory import Clock, Memory, MirrorStatus
+from revocation_client.model import Revocation
 from revocation_client.policy import OnUnavailable, Policy
 from revocation_client.questions import Inquiry, bare_token, inquiry, inquiry_by_jti
 from revocation_client.revoking import Revoking
@@ -35,21 +39,30 @@ class _Open:
     service: Service
     batches: Batches
     revoking: Revoking
+    follower: Follower | None
 
     async def aclose(self) -> None:
-        await self.batches.aclose()
-        await self.service.aclose()
+        try:
+            if self.follower is not None:
+                await self.follower.aclose()
+            await self.batches.aclose()
+        finally:
+            await self.service.aclose()
 
 
 class RevocationClient:
-    """Asks a revocation service whether tokens are revoked, and revokes them.
+    """Says whether tokens are revoked, from memory where it can, else from the service; and revokes them.
 
-    `on_unavailable` says what becomes of a check that the service does not answer within `timeout_seconds`, or with
-    a 5xx: "allow" admits the token, "deny" does not. A revocation is tried for `revoke_timeout_seconds` and then
-    raises. `mirror` and `max_staleness_seconds` have no effect yet: every check asks the service.
+    With `mirror`, the service's feed keeps the live revocations in memory. What it knows to be revoked stays so,
+    whatever is away; that a token is not revoked it says for at most `max_staleness_seconds` after it was last in step.
+    `on_unavailable` says what becomes of a check that memory cannot answer, and the service does not within
+    `timeout_seconds`, or with a 5xx: "allow" admits the token, "deny" does not. A revocation is tried for
+    `revoke_timeout_seconds` and then raises.
 
     Raises ConfigurationError.
     """
+
+    _wall: Clock = staticmethod(time.time)
 
     def __init__(  # noqa: PLR0913 - each by its name; contract, section 8
         self,
@@ -68,10 +81,12 @@ class RevocationClient:
         self._address = address(url, api_key)
         self._timeout_seconds = _positive("timeout_seconds", timeout_seconds)
         self._revoke_timeout_seconds = _positive("revoke_timeout_seconds", revoke_timeout_seconds)
-        self._mirror = mirror
         self._on_unavailable = on_unavailable
         self._tally = Tally()
         self._policy = Policy(on_unavailable, self._tally, time.monotonic)
+        self._memory = Memory(max_staleness_seconds, self._tally, self._wall, time.monotonic) if mirror else None
+        self._quick_in: int | None = None
+        """The thread in which checks may be answered from memory without a look at the event loop, which costs more."""
         self._open: _Open | None = None
 
     @classmethod
@@ -95,8 +110,11 @@ class RevocationClient:
     def _connect(self) -> Service:
         return Api(self._address)
 
+    def _feed(self, service: Service) -> Feed | None:
+        return service if isinstance(service, Api) else None
+
     async def start(self) -> None:
-        """Make ready on the running event loop. Nothing is asked yet: the service may be away.
+        """Make ready on the running event loop. Nothing is waited for: the service may be away.
 
         Raises WrongEventLoop if it is started on another one.
         """
@@ -107,14 +125,25 @@ class RevocationClient:
         service = self._connect()
         batches = Batches(service, self._timeout_seconds, self._tally)
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
-        self._open = _Open(loop, service, batches, revoking)
+        self._open = _Open(loop, service, batches, revoking, self._follower(service))
+        self._quick_in = None if self._memory is None else get_ident()
+
+    def _follower(self, service: Service) -> Follower | None:
+        feed = self._feed(service)
+        if self._memory is None or feed is None:
+            return None
+        follower = Follower(feed, self._memory, self._tally, wall=self._wall, monotonic=time.monotonic)
+        follower.start()
+        return follower
 
     async def aclose(self) -> None:
         """Close the connections; a closed client can be started again, on any event loop."""
         if self._open is None:
             return
         opened = self._open if self._open.loop.is_closed() else self._started()
-        self._open = None
+        self._open = self._quick_in = None
+        if self._memory is not None:
+            self._memory.doubt()
         if not opened.loop.is_closed():  # else its connections went with it
             await opened.aclose()
 
@@ -167,7 +196,28 @@ class RevocationClient:
 
     async def is_revoked(self, question: Question) -> bool:
         """Whether a token is revoked; raises as `check` does."""
+        if self._quick_in == get_ident():
+            assert self._memory is not None
+            said = self._memory.says(question)
+            if said is not None:
+                return said
         return (await self.check(question)).revoked
+
+    def is_revoked_now(self, question: Question) -> bool | None:
+        """The same at once and in any thread, from memory alone; None: it cannot say.
+
+        It cannot while it is not in step, nor that a whole token, instead of claims, is not revoked.
+        Raises TokenNeeded, RequestRefused, NotStarted.
+        """
+        if self._open is None:
+            raise NotStarted
+        if self._memory is None:
+            return None
+        said = self._memory.says(question)
+        if said is not None:
+            return said
+        verdict = self._remembered(inquiry(question))
+        return None if verdict is None else verdict.revoked
 
     async def ensure_active(self, question: Question) -> None:
         """Let an application go on only if the token is not revoked.
@@ -175,6 +225,8 @@ class RevocationClient:
         Raises TokenRevoked; ServiceUnavailable where the service is away and `on_unavailable="deny"`, because nobody
         knows then; and as `check` does.
         """
+        if self._quick_in == get_ident() and self._memory is not None and self._memory.says(question) is False:
+            return
         outcome = await self._ask(question)
         if isinstance(outcome, ServiceUnavailable):
             if self._policy.verdict(outcome).revoked:
@@ -182,32 +234,64 @@ class RevocationClient:
         elif outcome.revoked:
             raise TokenRevoked(outcome)
 
+    @property
+    def mirror_status(self) -> MirrorStatus | None:
+        """What the memory is good for just now; None with `mirror=False`."""
+        follower = self._open.follower if self._open else None
+        return None if self._memory is None else self._memory.status(follower.last_error if follower else None)
+
+    async def mirror_ready(self, timeout_seconds: float | None = None) -> bool:
+        """Wait, at most so long, until the memory has been in step for the first time; whether it has.
+
+        Nothing needs this: until then the service is asked. With `mirror=False` it is False at once.
+        """
+        follower = self._started().follower
+        return False if follower is None else await follower.ready(timeout_seconds)
+
     async def _ask(self, question: Question) -> Verdict | ServiceUnavailable:
-        opened = self._started()
-        return self._known(await opened.batches.ask(inquiry(question)))
+        opened, asked = self._started(), inquiry(question)
+        known = self._remembered(asked)
+        return self._known(await opened.batches.ask(asked), asked) if known is None else known
+
+    def _remembered(self, asked: Inquiry) -> Verdict | None:
+        verdict = None if self._memory is None else self._memory.verdict(asked)
+        if verdict is not None:
+            self._tally.add("checks")
+        return verdict
 
     async def _verdicts(self, inquiries: list[Inquiry]) -> list[Verdict]:
         opened = self._started()
-        asked = [opened.batches.ask(one) for one in inquiries]
+        remembered = [self._remembered(one) for one in inquiries]
+        answers = [opened.batches.ask(one) for one, known in zip(inquiries, remembered, strict=True) if known is None]
         try:
-            outcomes = [await one for one in asked]
+            outcomes = iter([await one for one in answers])
         finally:
-            for one in asked:  # where the caller has gone
+            for one in answers:  # where the caller has gone
                 one.cancel()
-        found = [self._known(outcome) for outcome in outcomes]
+        found = [
+            self._known(next(outcomes), one) if known is None else known
+            for one, known in zip(inquiries, remembered, strict=True)
+        ]
         return [self._policy.verdict(one) if isinstance(one, ServiceUnavailable) else one for one in found]
 
-    def _known(self, outcome: Outcome) -> Verdict | ServiceUnavailable:
-        """What the service said, counted; an error is raised, unless the policy has a word to say."""
-        self._tally.add("checks")
+    def _known(self, outcome: Outcome, asked: Inquiry) -> Verdict | ServiceUnavailable:
+        """What the service said, counted; an error is raised, unless the policy has a word to say.
+
+        What memory has learned meanwhile to be revoked is revoked, whatever was said.
+        """
         if isinstance(outcome, Verdict):
             self._policy.answered()
+        if isinstance(outcome, ServiceUnavailable) or (isinstance(outcome, Verdict) and not outcome.revoked):
+            learned = self._remembered(asked) if self._memory is not None and self._memory.covers(asked) else None
+            if learned is not None:
+                return learned
+        self._tally.add("checks")
+        if isinstance(outcome, Verdict):
             self._tally.add("revoked" if outcome.revoked else "not_revoked")
-            return outcome
-        if isinstance(outcome, ServiceUnavailable):
-            return outcome
-        self._tally.add("failed")
-        raise outcome.again()
+        elif not isinstance(outcome, ServiceUnavailable):
+            self._tally.add("failed")
+            raise outcome.again()
+        return outcome
 
     async def revoke(
         self, token: str, *, exp: float | None = None, expires_in: float | None = None, reason: str | None = None
@@ -252,7 +336,10 @@ class RevocationClient:
 
     async def _revoke(self, **members: object) -> Revoked:
         form = {name: value for name, value in members.items() if value is not None}
-        return await self._started().revoking.revoke(form)
+        done = await self._started().revoking.revoke(form)
+        if self._memory is not None and done.result != "expired":
+            self._memory.learn(Revocation(done.claim, done.value, done.expires_at, done.revoked_at, done.issued_before))
+        return done
 
 
 def _positive(setting: str, seconds: float) -> float:

@@ -73,14 +73,14 @@ class Batches:
         for handle in (self._departure, self._watch):
             if handle is not None:
                 handle.cancel()
-        waiting, tasks = self._waiting(), list(self._under_way)
+        for asked in self._waiting():  # before anything is waited for: whoever closes may be cancelled meanwhile
+            asked.give(NotStarted())
         self._queue.clear()
+        tasks = list(self._under_way)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for asked in waiting:
-            asked.give(NotStarted())
 
     def _waiting(self) -> list[_Asked]:
         return [asked for some in (*self._under_way.values(), self._queue) for asked in some]

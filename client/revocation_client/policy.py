@@ -1,4 +1,4 @@
-"""What is said of a token while nobody can know: `on_unavailable`, counted and logged."""
+"""What is said of a token while nobody can know, memory included: `on_unavailable`, counted and logged."""
 
 import logging
 from collections.abc import Callable
@@ -25,13 +25,14 @@ class Policy:
         self._tally = tally
         self._clock = clock
         self._log_at = float("-inf")
-        self._unlogged = 0
+        self._unlogged = self._in_all = 0
         self._away = False
 
     def verdict(self, away: ServiceUnavailable) -> Verdict:
         """The stated verdict; the log tells of the first, and then from time to time how many there were."""
         self._tally.add(self._counter)
         self._unlogged += 1
+        self._in_all += 1
         self._away = True
         now = self._clock()
         if now >= self._log_at:
@@ -46,5 +47,5 @@ class Policy:
         if self._away and self._clock() >= self._log_at:
             self._away = False
             self._log_at = float("-inf")
-            _log.warning("revocation_service_back checks_decided_by_policy=%d", self._unlogged)
-            self._unlogged = 0
+            _log.warning("revocation_service_back checks_decided_by_policy=%d", self._in_all)
+            self._unlogged = self._in_all = 0

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from revocation_client.errors import RequestRefused, TokenNeeded
-from revocation_client.model import ClaimName
+from revocation_client.model import ClaimName, Claims
 from revocation_client.wire import VALUE_MAX_CHARACTERS, WireError, check_seconds, check_token, check_value
 
 HASH_PREFIX: Final = "sha256:"
@@ -28,6 +28,9 @@ class Inquiry(NamedTuple):
     considered: tuple[ClaimName, ...] | None
     """The claims that must be looked at; None where only the service can tell: for a whole token."""
     values: Mapping[ClaimName, str] | None
+    claims: Claims | None = None
+    """What the rule looks at; None for a whole token."""
+    token: str | None = None
 
 
 def inquiry(question: str | Mapping[str, object]) -> Inquiry:
@@ -36,14 +39,16 @@ def inquiry(question: str | Mapping[str, object]) -> Inquiry:
     Raises TokenNeeded where the claims do not name the token, and RequestRefused for what the service would refuse.
     """
     if isinstance(question, str):
-        return _sized(f'{{"token":{_encode(bare_token(question))}}}', None, None)
+        token = bare_token(question)
+        return _sized(f'{{"token":{_encode(token)}}}', Inquiry(b"", None, None, token=token))
     if not isinstance(question, Mapping):
         raise TypeError(f"a question is a token (str) or its claims (a mapping), not {type(question).__name__}")
     values = _identifiers(question)
     iat = _issued_at(question.get("iat"))
     members = f'{_members(values)},"iat":{"null" if iat is None else repr(iat)}'
+    claims = Claims(values["jti"], values.get("sid"), values.get("sub"), values.get("client_id"), iat, True)
     values["all"] = ""
-    return _sized(f"{{{members}}}", tuple(values), values)
+    return _sized(f"{{{members}}}", Inquiry(b"", tuple(values), values, claims))
 
 
 def inquiry_by_jti(jti: str) -> Inquiry:
@@ -52,7 +57,7 @@ def inquiry_by_jti(jti: str) -> Inquiry:
     Raises RequestRefused.
     """
     values: dict[ClaimName, str] = {"jti": _value("jti", jti)}
-    return _sized(f"{{{_members(values)}}}", ("jti",), values)
+    return _sized(f"{{{_members(values)}}}", Inquiry(b"", ("jti",), values, Claims(values["jti"])))
 
 
 def _members(values: Mapping[ClaimName, str]) -> str:
@@ -73,11 +78,11 @@ def bare_token(token: str) -> str:
         raise RequestRefused(400, "invalid_token", f"the {error}") from None
 
 
-def _sized(text: str, considered: tuple[ClaimName, ...] | None, values: Mapping[ClaimName, str] | None) -> Inquiry:
+def _sized(text: str, unsent: Inquiry) -> Inquiry:
     encoded = text.encode()
     if len(encoded) + FRAME_BYTES > BODY_MAX_BYTES:
         raise RequestRefused(413, "body_too_large", "the token is larger than what the service takes")
-    return Inquiry(encoded, considered, values)
+    return unsent._replace(encoded=encoded)
 
 
 def _identifiers(claims: Mapping[str, object]) -> dict[ClaimName, str]:
@@ -107,10 +112,10 @@ def _own_name(claims: Mapping[str, object]) -> str:
 
 
 def _value(claim: ClaimName, value: object) -> str:
-    if isinstance(value, str) and 0 < len(value) <= VALUE_MAX_CHARACTERS and value.isprintable():
+    if type(value) is str and 0 < len(value) <= VALUE_MAX_CHARACTERS and value.isprintable():
         return value  # the usual one, for which to look closer costs more
     try:
-        return check_value(claim, value)
+        return str.__str__(check_value(claim, value))  # an enumeration's member has a hash of its own
     except WireError as error:
         raise RequestRefused(400, "invalid_token", f"the token's {error}") from None
 

@@ -17,9 +17,10 @@ _REDIS: Final = ("redis", "unix:", "valkey")
 class TokenBlacklist:
     """`init`, `close`, `blacklist_token` and `is_blacklisted`, as such modules have them.
 
-    While the service is away a token is not blacklisted, and blacklisting one returns False; both leave a line in the
-    log. A service that refuses (a wrong key) raises, and so does a blacklist that was not initialised: neither may
-    look like "not blacklisted". `options` are those of `RevocationClient`.
+    While the service is away a token is not blacklisted, unless this process knows better or `on_unavailable` is
+    "deny", and blacklisting one returns False; the log tells. A service that refuses (a wrong key) raises, and so does
+    a blacklist that was not initialised: neither may look like "not blacklisted". `options` are those of
+    `RevocationClient`.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -45,9 +46,10 @@ class TokenBlacklist:
         """
         where, key = url_and_key() if url.startswith(_REDIS) else (url, api_key())
         client = RevocationClient(where, api_key=key, **self._options)
-        await self.close()
         await client.start()
-        self._client = client
+        before, self._client = self._client, client
+        if before is not None:
+            await before.aclose()
 
     async def close(self) -> None:
         """Close the connections; nothing happens if there are none."""
@@ -56,7 +58,7 @@ class TokenBlacklist:
             await client.aclose()
 
     async def blacklist_token(self, jti: str, expires_in: float) -> bool:
-        """Revoke the token with this `jti` for so many seconds; True only if that is safely stored.
+        """Revoke the token with this `jti` for so many seconds; True only if that is safely stored, or it has died.
 
         Raises RequestRefused and UnexpectedAnswer.
         """
@@ -68,7 +70,7 @@ class TokenBlacklist:
         return True
 
     async def is_blacklisted(self, jti: str) -> bool:
-        """Whether this `jti` is revoked; False while the service is away.
+        """Whether this `jti` is revoked; while the service is away, what is remembered, else `on_unavailable`.
 
         Raises RequestRefused and UnexpectedAnswer.
         """

@@ -7,7 +7,8 @@ from revocation_client.model import ClaimName, Revocation
 from revocation_client.wire import Result
 
 Source = Literal["redis", "mirror", "policy"]
-"""Who said so: the service from its store or its mirror; or nobody, and `on_unavailable` decided."""
+"""Who said so: the service from its store; a mirror, this process's or the service's; or nobody, and `on_unavailable`
+decided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Verdict:
     expired: bool | None = None
     """Whether the token's `exp` has passed; None for a question by claims."""
     stale_seconds: float | None = None
-    """How old the mirror was that answered; None for every other source."""
+    """How old the mirror was that answered; None for one that was never in step, and for every other source."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,19 +15,21 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from email.message import Message
 from email.utils import collapse_rfc2231_value
+from itertools import islice, zip_longest
 from json.decoder import scanstring  # type: ignore[attr-defined]  # missing in its stub
 from typing import Final
 from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-BODY_MAX_BYTES: Final = 64 * 1024
+BODY_MAX_BYTES: Final = 8 * 1024
 """The longest body of a login, where the account limit is on."""
 
 MOST_NAMES: Final = 8
-MOST_FIELDS: Final = 1_000
-MOST_PARTS: Final = 100
-"""What has more of them than that is no login."""
+MOST_SPELLINGS: Final = 64
+MOST_FIELDS: Final = 250
+MOST_PARTS: Final = 25
+"""What has more of them than that is no login. So the work is bounded, too."""
 
 BUFFERED_BODY: Final = web.RequestKey("buffered_body", bytes)
 """The body of a login that has been read already: this is what goes to the upstream."""
@@ -35,12 +37,16 @@ BUFFERED_BODY: Final = web.RequestKey("buffered_body", bytes)
 _FIELDS_TEXT: Final = """
 account accountid accountname accountnumber customerid customernumber email emailaddress handle identifier identity
 login loginemail loginid loginname mail member memberid membernumber mobile mobilenumber nickname phone phonenumber
-principal screenname uid upn user useremail userid userlogin username userprincipalname
+principal screenname uid uname upn user useremail userid userlogin username userprincipalname usr usrname
 """
 NAME_FIELDS: Final = frozenset(_FIELDS_TEXT.split())
 """What applications call the field with the account's name, without case and punctuation."""
 
-_NAME_MAX_BYTES: Final = 4_096
+_HOLDERS: Final = frozenset({"eq", "equals", "exact", "in", "is", "like", "value"})
+"""Below a name's field, what stands under one of them, under a number or an operator (`$eq`), is that name still."""
+
+_NAME_MAX_CHARACTERS: Final = 512
+_PART_MAX_BYTES: Final = 4 * _NAME_MAX_CHARACTERS
 _HASH_CHARACTERS: Final = 32
 
 _PUNCTUATION: Final = re.compile(r"[\W_]+")
@@ -51,16 +57,15 @@ _CHARSETS: Final = re.compile(
 )
 """The families of encodings that a login may name; the others of Python's are no charsets, or slow on purpose."""
 
-_JSON_KEY: Final = re.compile(r"(?=\"((?:[^\"\\]|\\.){1,128})\"\s*:\s*(\"?))")
-_JSON_WORD: Final = re.compile(r"[^\s,}\]]*")
+_JSON_KEY: Final = re.compile(r"(?=\"((?:[^\"\\]{1,128}+|\\.){1,64}+)\"\s*:\s*(\"?))")
+_JSON_WORD: Final = re.compile(r"[^\s,}\]\[{]{0,512}")
+_JSON_STRING: Final = re.compile(r"\"((?:[^\"\\]{1,512}+|\\.){0,512}+)\"")
 
 _DISPOSITION: Final = re.compile(rb"content-disposition\s*:((?:[^\r\n]|\r?\n[ \t]|\r[ \t]){0,2000})", re.IGNORECASE)
 _BLANK_LINE: Final = re.compile(rb"\n\r?\n|\r\r")
 _NEXT_PART: Final = re.compile(rb"[\r\n]--|\Z")
 _PART_NAME: Final = re.compile(rb"(?<![a-z])name\s*=\s*(?:\"((?:\\.|[^\"\\]){0,256})\"|([^;\s]{1,256}))", re.IGNORECASE)
 _PART_ENCODING: Final = re.compile(rb"content-transfer-encoding\s*:\s*(base64|quoted-printable)", re.IGNORECASE)
-
-Field = tuple[str, str]
 
 
 class Ambiguous(Exception):
@@ -80,7 +85,12 @@ class AccountNames:
 
         Raises Ambiguous.
         """
-        names = {fold(name) for name in _names(body, query, content_type, authorization)} - {""}
+        spellings: set[str] = set()
+        for name in _names(body, query, content_type, authorization):
+            spellings.add(name.strip()[:_NAME_MAX_CHARACTERS])
+            if len(spellings) > MOST_SPELLINGS:
+                raise Ambiguous
+        names = {fold(name) for name in spellings} - {""}
         if len(names) > MOST_NAMES:
             raise Ambiguous
         return frozenset(map(self._hash, names))
@@ -91,7 +101,7 @@ class AccountNames:
 
 def fold(name: str) -> str:
     """What the spellings of one name have in common: form (NFKC), case, and no space or invisible characters."""
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()[:_NAME_MAX_BYTES]).casefold())
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name.strip()[:_NAME_MAX_CHARACTERS]).casefold())
     return "".join(each for each in plain if unicodedata.category(each) not in _DROPPED_CATEGORIES)
 
 
@@ -107,26 +117,32 @@ async def read_body(request: web.Request) -> bytes | None:
     return bytes(body)
 
 
-def _is_name_field(name: str) -> bool:
-    """Whether a field holds a name, also one that is called `user[email]` or `form.user_name`."""
+def _is_name_field(name: str, *, below_name: bool = False) -> bool:
+    """Whether a field holds a name, also one that is called `user[email]`, `form.user_name` or `username[0]`.
+
+    One that is but a number, or an operator, holds what the field above it does.
+    """
     parts = [part for part in re.split(r"[\[\].:/]+", name.casefold()) if part]
-    return any(_PUNCTUATION.sub("", part) in NAME_FIELDS for part in (name.casefold(), *parts[-1:]))
+    while parts and _is_holder(parts[-1]):
+        del parts[-1]
+    if not parts:
+        return below_name
+    return any(_PUNCTUATION.sub("", part) in NAME_FIELDS for part in ("".join(parts), parts[-1]))
+
+
+def _is_holder(part: str) -> bool:
+    plain = _PUNCTUATION.sub("", part)
+    return part.startswith("$") or not plain or plain.isdecimal() or plain in _HOLDERS
 
 
 def _names(body: bytes, query: str, content_type: str, authorization: Iterable[str]) -> Iterator[str]:
     for credentials in authorization:
         yield from _basic_names(credentials)
-    for field, value in _fields(body, query, content_type):
-        if _is_name_field(field):
-            yield value
-
-
-def _fields(body: bytes, query: str, content_type: str) -> Iterator[Field]:
-    yield from _form_fields(query)
+    yield from _form_names(query)
     for text in set(_texts(body, content_type)):
-        yield from _form_fields(text)
-        yield from _json_fields(text)
-    yield from _part_fields(body, content_type)
+        yield from _form_names(text)
+        yield from _json_names(text)
+    yield from _part_names(body, content_type)
 
 
 def _texts(octets: bytes, content_type: str) -> Iterator[str]:
@@ -139,40 +155,54 @@ def _texts(octets: bytes, content_type: str) -> Iterator[str]:
             continue
 
 
-def _form_fields(text: str) -> Iterator[Field]:
-    """The fields of a form, whether `;` separates them too or not."""
+def _form_names(text: str) -> Iterator[str]:
+    """The names in a form, whether `;` separates its fields too or not."""
     for form in {text, text.replace(";", "&")}:
         for encoding in ("utf-8", "latin-1"):
             try:
-                yield from parse_qsl(form, True, False, encoding, "replace", MOST_FIELDS)
+                fields = parse_qsl(form, True, False, encoding, "replace", MOST_FIELDS)
             except ValueError:
                 raise Ambiguous from None
+            yield from (value for field, value in fields if _is_name_field(field))
 
 
-def _json_fields(text: str) -> list[Field]:
-    """The members of all objects, also those whose name stands there twice."""
-    members: list[tuple[str, object]] = []
-
-    def remember(pairs: list[tuple[str, object]]) -> None:
-        members.extend(pairs)
-
-    decoder = json.JSONDecoder(object_pairs_hook=remember, parse_int=str, parse_float=str, strict=False)
+def _json_names(text: str) -> Iterator[str]:
+    """The names in all objects, also in members whose own name stands there twice."""
+    decoder = json.JSONDecoder(object_pairs_hook=tuple, parse_int=str, parse_float=str, strict=False)
     try:
-        decoder.decode(text)
+        document = decoder.decode(text)
     except (ValueError, RecursionError):
-        return [*_json_like_fields(text)]
-    return [(name, value) for name, value in members if isinstance(value, str)]
+        return _json_like_names(text)
+    return _names_below(document)
 
 
-def _json_like_fields(text: str) -> Iterator[Field]:
-    """Whatever looks like a member with the name of an account, for what a more lenient parser takes for JSON."""
-    for number, found in enumerate(_JSON_KEY.finditer(text)):
-        if number > MOST_FIELDS:
-            raise Ambiguous
-        name = _json_string(found[1] + '"', 0)
-        if _is_name_field(name):
-            value = found.end(2)
-            yield name, _json_string(text, value) if found[2] else _JSON_WORD.match(text, value)[0]  # type: ignore[index]
+def _names_below(document: object) -> Iterator[str]:
+    """The names in what was JSON: a list is one there, an object a tuple of pairs."""
+    unread = [(document, False)]
+    while unread:
+        value, named = unread.pop()
+        if isinstance(value, list):
+            unread += [(each, named) for each in value]
+        elif isinstance(value, tuple):
+            unread += [(each, _is_name_field(field, below_name=named)) for field, each in value]
+        elif named and isinstance(value, str):
+            yield value
+
+
+def _json_like_names(text: str) -> Iterator[str]:
+    """What looks like a member with the name of an account, for what a more lenient parser takes for JSON."""
+    members = list(islice(_JSON_KEY.finditer(text), MOST_FIELDS + 1))
+    if len(members) > MOST_FIELDS:
+        raise Ambiguous
+    named = False
+    for found, following in zip_longest(members, members[1:]):
+        end = len(text) if following is None else following.start()
+        named = _is_name_field(_json_string(found[1] + '"', 0), below_name=named)
+        if named and found[2]:
+            yield _json_string(text, found.end(2))
+        elif named:
+            yield _JSON_WORD.match(text, found.end(2))[0]  # type: ignore[index]
+            yield from (_json_string(each[1] + '"', 0) for each in _JSON_STRING.finditer(text, found.end(2), end))
 
 
 def _json_string(text: str, start: int) -> str:
@@ -183,23 +213,22 @@ def _json_string(text: str, start: int) -> str:
         return text[start:].partition('"')[0]
 
 
-def _part_fields(body: bytes, content_type: str) -> Iterator[Field]:
+def _part_names(body: bytes, content_type: str) -> Iterator[str]:
     """The names in a multipart body, whatever its boundary: a value begins behind the blank line after its field's."""
     for number, disposition in enumerate(_DISPOSITION.finditer(body)):
         if number >= MOST_PARTS:
             raise Ambiguous
-        fields = [name for name in _part_names(disposition[1]) if _is_name_field(name)]
-        blank = _BLANK_LINE.search(body, disposition.start()) if fields else None
+        is_name = any(map(_is_name_field, _part_fields(disposition[1])))
+        blank = _BLANK_LINE.search(body, disposition.start()) if is_name else None
         if blank is not None:
             end = _NEXT_PART.search(body, blank.end() - 1)
             head = body[max(disposition.start() - 1_000, 0) : blank.start()]
-            for value in _part_values(head, body[blank.end() : end and end.start()][:_NAME_MAX_BYTES]):
-                for text in {*_texts(value, content_type), *_texts(value, head.decode("latin-1"))}:
-                    yield fields[0], text
+            for value in _part_values(head, body[blank.end() : end and end.start()][:_PART_MAX_BYTES]):
+                yield from {*_texts(value, content_type), *_texts(value, head.decode("latin-1"))}
 
 
-def _part_names(disposition: bytes) -> Iterator[str]:
-    """The name of a part, also where it is encoded or in pieces (RFC 2231)."""
+def _part_fields(disposition: bytes) -> Iterator[str]:
+    """The field of a part, also where it is encoded or in pieces (RFC 2231)."""
     for quoted, token in _PART_NAME.findall(disposition):
         yield (quoted or token).decode("utf-8", "replace")
     message = Message()

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from revocation_service.gateway.admin import create_admin
 from revocation_service.gateway.answers import Answers
-from revocation_service.gateway.connection import OPTIONS, Runner
+from revocation_service.gateway.connection import ClientLimits, Runner
 from revocation_service.gateway.metrics import GatewayMetrics
 from revocation_service.gateway.proxy import Proxy
 from revocation_service.gateway.readiness import Readiness
@@ -19,7 +19,7 @@ from revocation_service.gateway.upstream import Upstream
 from revocation_service.traffic import Traffic
 
 KEEPALIVE_SECONDS: Final = 75.0
-"""How long a client's idle connection is kept, and how long the head of a request may take."""
+"""How long a client's idle connection is kept."""
 
 SHUTDOWN_SECONDS: Final = 0.5
 """aiohttp may wait this long twice for what the drain gave up."""
@@ -78,12 +78,12 @@ def runner(settings: GatewaySettings) -> web.AppRunner:
     """
     return Runner(
         create_app(settings),
+        ClientLimits(settings.max_connections, settings.timeouts.head_seconds),
         access_log=None,
         handle_signals=False,
         handler_cancellation=True,
         keepalive_timeout=KEEPALIVE_SECONDS,
         shutdown_timeout=SHUTDOWN_SECONDS,
-        **OPTIONS,
     )
 
 

@@ -28,7 +28,7 @@ class MalformedRequest(GatewayError):
 
 
 class HeaderTooLarge(GatewayError):
-    """A line of the request's head is longer than is read."""
+    """The request's head, or a line of it, is longer than is read."""
 
     code = "header_too_large"
     status = 431
@@ -36,7 +36,7 @@ class HeaderTooLarge(GatewayError):
 
 
 class RequestTimeout(GatewayError):
-    """The client did not go on with its body."""
+    """The client did not go on with its head or its body."""
 
     code = "request_timeout"
     status = 408
@@ -64,6 +64,14 @@ class MethodNotImplemented(GatewayError):
 
     code = "method_not_implemented"
     status = 501
+    keeps_connection = False
+
+
+class TooManyConnections(GatewayError):
+    """One more client than are served at a time."""
+
+    code = "too_many_connections"
+    status = 503
     keeps_connection = False
 
 

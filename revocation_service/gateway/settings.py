@@ -65,6 +65,8 @@ class Timeouts:
     """For the head of the upstream's answer, once the request is sent."""
     idle_seconds: float = 300
     """For the next piece of a body, in either direction."""
+    head_seconds: float = 20
+    """For the whole head of a request, once it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,8 @@ class GatewaySettings:
     drain_seconds: float = 1
     log_level: str = "info"
     log_format: str = "auto"
+    max_connections: int = 10_000
+    """Of clients, at a time."""
 
 
 def load(environment: Mapping[str, str] | None = None) -> Loaded[GatewaySettings]:
@@ -99,6 +103,7 @@ def load(environment: Mapping[str, str] | None = None) -> Loaded[GatewaySettings
         drain_seconds=reader.number("DRAIN_SECONDS", 1, least=0, most=2),
         log_level=reader.choice("LOG_LEVEL", "info", LOG_LEVELS),
         log_format=reader.choice("LOG_FORMAT", "auto", LOG_FORMATS),
+        max_connections=int(reader.number("MAX_CONNECTIONS", 10_000, least=1, most=100_000, whole=True)),
     )
     if settings.port == settings.admin_port != 0:
         raise reader.wrong("ADMIN_PORT", "must be another port than GATEWAY_PORT: it is for operators alone")
@@ -110,6 +115,7 @@ def _timeouts(reader: Reader) -> Timeouts:
         connect_seconds=reader.number("CONNECT_TIMEOUT_SECONDS", 5, least=0.05, most=600),
         response_seconds=reader.number("RESPONSE_TIMEOUT_SECONDS", 60, least=0.05, most=3_600),
         idle_seconds=reader.number("IDLE_TIMEOUT_SECONDS", 300, least=0.05, most=86_400),
+        head_seconds=reader.number("HEAD_TIMEOUT_SECONDS", 20, least=0.05, most=600),
     )
 
 

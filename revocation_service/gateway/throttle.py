@@ -25,7 +25,7 @@ from limits import RateLimitItem
 from limits.aio.strategies import MovingWindowRateLimiter
 
 from revocation_service.errors import SettingsError
-from revocation_service.gateway.accounts import BUFFERED_BODY, AccountNames, Ambiguous, read_body
+from revocation_service.gateway.accounts import BODY_MAX_BYTES, BUFFERED_BODY, AccountNames, Ambiguous, read_body
 from revocation_service.gateway.addresses import client_address, counted_as
 from revocation_service.gateway.counting import Clocks, Counting
 from revocation_service.gateway.login_paths import LoginPaths
@@ -252,7 +252,7 @@ async def _read_login(request: web.Request) -> web.StreamResponse | None:
     except web.RequestPayloadError as error:
         raise MalformedRequest("the body is not valid HTTP") from error
     if body is None:
-        refused = problem(413, "the body of a login is at most 64 KiB", "body_too_large")
+        refused = problem(413, f"the body of a login is at most {BODY_MAX_BYTES >> 10} KiB", "body_too_large")
         refused.force_close()
         return refused
     request[BUFFERED_BODY] = body

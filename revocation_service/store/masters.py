@@ -7,7 +7,7 @@ leave on one connection, in one round trip.
 import asyncio
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -71,6 +71,9 @@ class Connections(ABC):
     async def ready(self, until: float) -> None:  # noqa: B027 - most need nothing
         """Wait for what is needed to find a key's owner, at first; at most until the loop's clock says `until`."""
 
+    async def look_again(self) -> None:  # noqa: B027 - most need nothing
+        """Have the map drawn anew, where there is one, by an answer that is asked for after this call."""
+
     @abstractmethod
     async def aclose(self) -> None:
         """Close every connection."""
@@ -96,6 +99,10 @@ class Connections(ABC):
 
         Raises StoreUnavailable where there should be no redirections.
         """
+
+    @abstractmethod
+    def topology(self) -> Hashable:
+        """Which keys are where, as far as is known; it differs when that has changed."""
 
     @abstractmethod
     def suspect(self) -> None:
@@ -159,6 +166,9 @@ class SingleMaster(Connections):
     def by_slot(self, keys: list[str]) -> Collection[list[str]]:
         return [keys]
 
+    def topology(self) -> Hashable:
+        return self._node.address
+
     def suspect(self) -> None:
         """There is no map: a new connection asks for the master by itself."""
 
@@ -182,6 +192,8 @@ class Cluster(Connections):
         self._seeds = list(addresses)
         self._nodes: dict[tuple[str, int], Node] = {}
         self._slots: dict[int, tuple[str, int]] = {}
+        self._drawn = 0
+        """How often the map was not the one before."""
         self._refreshing: asyncio.Task[None] | None = None
 
     def by_slot(self, keys: list[str]) -> Collection[list[str]]:
@@ -210,6 +222,11 @@ class Cluster(Connections):
             while not self._slots:
                 await self.masters()
 
+    async def look_again(self) -> None:
+        for _ in range(2):  # the first may have been asked for already
+            self.suspect()
+            await asyncio.shield(self._refreshing or asyncio.sleep(0))
+
     async def masters(self) -> Sequence[Node]:
         if not self._slots:
             self.suspect()
@@ -218,6 +235,9 @@ class Cluster(Connections):
 
     def known_masters(self) -> list[Node]:
         return [self.at(*address) for address in sorted(set(self._slots.values()))]
+
+    def topology(self) -> Hashable:
+        return self._drawn
 
     def suspect(self) -> None:
         if self._refreshing is None or self._refreshing.done():
@@ -232,6 +252,7 @@ class Cluster(Connections):
             with suppress(*FAILURES):
                 drawn = _slot_map(await self.at(*address).run([("CLUSTER", "SLOTS")]), address[0])
                 if drawn:
+                    self._drawn += drawn != self._slots
                     self._slots = drawn
                     await self._drop_departed()
                     break

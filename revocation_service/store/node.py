@@ -1,7 +1,8 @@
 """One master and the connections to it: commands in, replies out. It knows no key."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib.resources import files
@@ -49,7 +50,7 @@ GET: Final = Script.load("get")
 PUT: Final = Script.load("put")
 HIT: Final = Script.load("hit")
 
-_LOAD_SCRIPTS: Final[tuple[Command, ...]] = tuple(("SCRIPT", "LOAD", script.source) for script in (GET, PUT, HIT))
+LOAD_SCRIPTS: Final[tuple[Command, ...]] = tuple(("SCRIPT", "LOAD", script.source) for script in (GET, PUT, HIT))
 
 _pack: Callable[[Command], bytes] = cast(Any, pack_command)  # its stub says a tuple of one
 
@@ -75,7 +76,7 @@ class Node:
             try:
                 return await self._send(commands)
             except NoScriptError:
-                return (await self._send([*_LOAD_SCRIPTS, *commands]))[len(_LOAD_SCRIPTS) :]
+                return (await self._send([*LOAD_SCRIPTS, *commands]))[len(LOAD_SCRIPTS) :]
 
     async def _send(self, commands: Sequence[Command]) -> list[Any]:
         """One exchange on one connection; a connection with replies still to come is never used again.
@@ -83,6 +84,12 @@ class Node:
         Raises NoScriptError at once: a WAIT behind the script would have nothing to wait for, and wait in full.
         """
         connection = await self._pool.get_connection()
+        try:
+            return await self._exchange(connection, commands)
+        finally:
+            await self._pool.release(connection)
+
+    async def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         try:
             await connection.send_packed_command([_pack(command) for command in commands])
             replies = [await _reply(connection) for _ in commands]
@@ -93,8 +100,26 @@ class Node:
         except BaseException:
             await connection.disconnect(nowait=True)
             raise
+
+    @asynccontextmanager
+    async def line(self) -> AsyncIterator["Line"]:
+        """A connection beside all others, for what takes several exchanges with one and the same server.
+
+        Raises any of FAILURES.
+        """
+        connection = self._pool.make_connection()
+        try:
+            async with asyncio.timeout(ATTEMPT_SECONDS):
+                await connection.connect()
+            yield Line(connection, self._exchange)
         finally:
-            await self._pool.release(connection)
+            await connection.disconnect(nowait=True)
+
+    @property
+    def address(self) -> tuple[object, ...]:
+        """Where it is, as far as is known."""
+        options = self._pool.connection_kwargs
+        return self.master_address or (options.get("host"), options.get("port"), options.get("path"))
 
     @property
     def master_address(self) -> tuple[str, int] | None:
@@ -119,6 +144,24 @@ class Node:
     async def aclose(self) -> None:
         """Close its connections."""
         await self._client.aclose()
+
+
+class Line:
+    """One connection to one server, for as long as it holds: once broken it stays so, and no other takes its place."""
+
+    def __init__(self, connection: Any, exchange: Callable[[Any, Sequence[Command]], Awaitable[list[Any]]]) -> None:
+        self._connection = connection
+        self._exchange = exchange
+
+    async def run(self, commands: Sequence[Command], seconds: float = ATTEMPT_SECONDS) -> list[Any]:
+        """The replies to `commands`, as `Node.run` gives them; a script must be loaded already.
+
+        Raises any of FAILURES; after `seconds`, TimeoutError.
+        """
+        if not self._connection.is_connected:  # the library would connect again
+            raise RedisConnectionError("the connection is gone")
+        async with asyncio.timeout(seconds):
+            return await self._exchange(self._connection, commands)
 
 
 async def _reply(connection: Any) -> Any:

@@ -5,8 +5,9 @@ Each asker waits no longer than its own deadline; one that gives up disturbs no 
 """
 
 import asyncio
+import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -22,6 +23,8 @@ RETRIES_AT_ONCE: Final = 8
 TRIP_MAX_KEYS: Final = 5_000
 TRIP_MAX_CHARACTERS: Final = 1 << 20
 GATHER_MAX_ASKED: Final = 256
+GLANCE_SECONDS: Final = 0.02
+"""How long somebody who has another way waits for a master that was away a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,16 @@ class Answer:
     unread: Set[str]
     """The keys of which nothing was said in time."""
 
+    @classmethod
+    def silence(cls, keys: Iterable[str]) -> "Answer":
+        """What a master that says nothing says of `keys`."""
+        return cls(0, {}, frozenset(keys))
+
 
 @dataclass(slots=True)
 class _Asked:
     keys: Sequence[str]
+    since: float
     until: float
     answer: asyncio.Future[Answer]
     known: Answer | None = None
@@ -62,7 +71,7 @@ class _Asked:
             self.give(answer)
 
     def give_up(self) -> None:
-        self.give(self.known or Answer(0, {}, frozenset(self.keys)))
+        self.give(self.known or Answer.silence(self.keys))
 
 
 class Lane:
@@ -71,7 +80,14 @@ class Lane:
     Keys that the master would not speak of (their slot is on the move, or nobody's) are tried again beside the others.
     """
 
-    def __init__(self, connections: Connections, node: Node, deadline_seconds: float, sizes: Histogram) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        node: Node,
+        deadline_seconds: float,
+        sizes: Histogram,
+        turned: Callable[[Node, bool], None],
+    ) -> None:
         self._connections = connections
         self._node = node
         self._deadline_seconds = deadline_seconds
@@ -82,16 +98,36 @@ class Lane:
         self._retries: dict[asyncio.Task[None], list[_Asked]] = {}
         self._driver: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
+        self._turned = turned
+        self._heard_at = -math.inf
+        self.away = False
+        """Whether the master said nothing at all the last time that somebody waited in vain."""
 
     def ask(self, keys: Sequence[str]) -> asyncio.Future[Answer]:
         """What the master says of `keys`, from a round trip that begins after this call; at the deadline, nothing."""
-        asked = _Asked(keys, self._loop.time() + self._deadline_seconds, self._loop.create_future())
+        now = self._loop.time()
+        asked = _Asked(keys, now, now + self._deadline_seconds, self._loop.create_future())
         self._queue.append(asked)
         if self._driver is None:
             self._driver = self._loop.create_task(self._drive(), name="store-reads")
         if self._watch is None:
             self._watch = self._loop.call_at(asked.until, self._give_up_overdue)
         return asked.answer
+
+    async def glance(self, keys: Sequence[str]) -> Answer:
+        """As `ask`, but a master that is away gets only a moment, and while it is still being asked, none at all."""
+        if not self.away:
+            return await self.ask(keys)
+        if self.busy:
+            return Answer.silence(keys)
+        answer = self.ask(keys)
+        await asyncio.wait({answer}, timeout=GLANCE_SECONDS)
+        return answer.result() if answer.done() else Answer.silence(keys)
+
+    def _note(self, *, away: bool) -> None:
+        if away != self.away:
+            self.away = away
+            self._turned(self._node, away)
 
     async def aclose(self) -> None:
         """End the round trip under way; whoever still waits is told that nothing was read."""
@@ -121,6 +157,8 @@ class Lane:
         for asked in waiting:
             if asked.until <= now:
                 asked.give_up()
+                if self._heard_at < asked.since:
+                    self._note(away=True)
         left = [asked.until for asked in waiting if asked.until > now]
         self._watch = self._loop.call_at(min(left), self._give_up_overdue) if left else None
 
@@ -171,6 +209,9 @@ class Lane:
         groups = self._groups(keys)
         replies = await self._attempt(groups)
         answer = _answer(groups, replies)
+        if answer.now:
+            self._heard_at = self._loop.time()
+            self._note(away=False)
         for asked in trip:
             asked.learn(answer)
         if answer.unread:
@@ -184,6 +225,7 @@ class Lane:
         """A failure stays with the command, and so with the slot, that it hit: each of those is tried by itself."""
         groups, replies = _apart(groups, replies)
         answer = _answer(groups, await self._again(groups, replies, until))
+        self._note(away=not answer.now)
         for asked in trip:
             asked.give(answer)
 

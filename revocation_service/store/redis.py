@@ -76,12 +76,17 @@ class Store:
     def __init__(self, connections: Connections, settings: StoreSettings, limits: Limits, metrics: Metrics) -> None:
         self.connections = connections
         self.keyspace = Keyspace(settings.key_prefix)
-        self._settings = settings
+        self.settings = settings
         self._limits = limits
         self._metrics = metrics
         self._lanes: dict[Node, Lane] = {}
         self._short: set[Node] = set()
         self._up: bool | None = None
+        self.foreign_met = 0
+        """How often a record of a foreign application was met."""
+        self._away: set[Node] = set()
+        self.away = False
+        """Whether a master said nothing when it was last asked to read."""
 
     async def aclose(self) -> None:
         """End what is under way, and close every connection."""
@@ -96,7 +101,7 @@ class Store:
         async with self._operation("put") as until:
             await self.connections.ready(until)
             key = self.keyspace.key(put.claim, put.value)
-            reply = await self._write(key, PUT.call([key], dumps(self._asked(put))), until)
+            (reply,) = await self.write(key, [self.put_command(put)], until)
             result = reply[0].decode()
             if result == "expired":
                 return Stored(result, None)
@@ -104,8 +109,12 @@ class Store:
             if reply[3]:
                 self._met_foreign(put.claim)
             record = revocation_from_record(put.claim, put.value, reply[1], float(reply[2]) if reply[2] else None)
-            await self._write(self.keyspace.change_log, self._log_entry(record), until)
+            await self.write(self.keyspace.change_log, [self.log_entry(record)], until)
             return Stored(result, record)
+
+    def put_command(self, put: Put) -> Command:
+        """What merges it into the record under its key."""
+        return PUT.call([self.keyspace.key(put.claim, put.value)], dumps(self._asked(put)))
 
     def _asked(self, put: Put) -> dict[str, Any]:
         asked = {
@@ -137,33 +146,49 @@ class Store:
                 " and that it is in seconds"
             )
 
-    def _log_entry(self, record: Revocation) -> Command:
+    def log_entry(self, record: Revocation) -> Command:
         """One entry of the change log; its nonce tells it from an entry that another history put under the same id."""
-        bound = self._settings.change_log_max_entries
-        change = dumps(change_to_json(record))
-        return ("XADD", self.keyspace.change_log, "MAXLEN", "~", bound, "*", "n", secrets.token_hex(8), "r", change)
+        return self.append_command("n", secrets.token_hex(8), "r", dumps(change_to_json(record)))
 
-    async def _write(self, key: str, command: Command, until: float) -> Any:
-        """The reply to an idempotent write, once the replicas have it too (WAIT, on the connection that wrote)."""
-        asked_for = self._settings.wait_replicas
+    def append_command(self, *fields: str | bytes) -> Command:
+        """What appends an entry of these fields to the change log, and keeps the log within its bound."""
+        bound = self.settings.change_log_max_entries
+        return ("XADD", self.keyspace.change_log, "MAXLEN", "~", bound, "*", *fields)
+
+    async def append(self, operation: str, *fields: str | bytes) -> str:
+        """The id of an entry of the change log that is as safe as a revocation's.
+
+        Raises StoreUnavailable.
+        """
+        async with self._operation(operation) as until:
+            await self.connections.ready(until)
+            (entry_id,) = await self.write(self.keyspace.change_log, [self.append_command(*fields)], until)
+            return str(entry_id.decode())
+
+    async def write(self, key: str, commands: Sequence[Command], until: float) -> list[Any]:
+        """The replies to idempotent writes, once the replicas have them too (WAIT, on the connection that wrote).
+
+        They go to the owner of `key`. Raises StoreUnavailable.
+        """
+        asked_for = self.settings.wait_replicas
         if not asked_for:
-            return (await self.connections.run(key, [command], until))[0]
+            return await self.connections.run(key, commands, until)
         while True:
             online = self.connections.owner(key).replicas_online
             wanted = asked_for if online is None else min(asked_for, online)
             wait: Command = ("WAIT", wanted, int(REPLICA_TIMEOUT_SECONDS * 1000))
-            reply, confirmed = await self.connections.run(key, [command, wait], until)
+            *replies, confirmed = await self.connections.run(key, [*commands, wait], until)
             node = self.connections.owner(key)
             wrote_to = node.master_address
             if confirmed >= asked_for:
                 self._note_replicas(node, asked_for, confirmed)
-                return reply
+                return replies
             online = node.replicas_online = await self._replicas_online(node)
             if online < asked_for and await self._deposed(node, wrote_to, until):
                 continue  # a deposed master has no replicas: write again, to its successor
             self._note_replicas(node, asked_for, online)
             if confirmed >= min(asked_for, online):
-                return reply
+                return replies
             if confirmed >= wanted:
                 continue  # more replicas came than were waited for: write again, and wait for them
             raise StoreUnavailable("a connected replica did not confirm the write in time")
@@ -195,7 +220,7 @@ class Store:
             (self._short.add if short else self._short.discard)(node)
             event = "replicas_short" if short else "replicas_complete"
             (_log.warning if short else _log.info)(event, asked_for=asked_for, online=online)
-        if short and self._settings.strict:
+        if short and self.settings.strict:
             raise StoreUnavailable("fewer replicas are connected than REVOCATION_WAIT_REPLICAS asks for")
 
     async def get(self, identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:
@@ -219,6 +244,29 @@ class Store:
             self._note("get", up=True)
         return reading
 
+    async def glance(self, identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:
+        """As `get`, for who has another way: what is known to be away is not waited for, and nothing read is no error.
+
+        Each glance asks it again all the same, so that its return is seen at once.
+        """
+        keys = {self.keyspace.key(*identifier): identifier for identifier in identifiers}
+        parts, orphans = self.connections.parts(list(keys))
+        answers = await asyncio.gather(*(self._lane(node).glance(part) for node, part in parts.items()))
+        reading = Reading((), 0.0, frozenset(keys[key] for key in orphans))
+        for answer in answers:
+            self._add(reading, keys, answer)
+        if reading.unread:
+            self.connections.suspect()
+        if reading.now and not self._up:
+            self._note("get", up=True)
+        self._away.intersection_update(self.connections.known_masters())
+        self.away = bool(self._away)
+        return reading
+
+    def _turned(self, node: Node, away: bool) -> None:
+        (self._away.add if away else self._away.discard)(node)
+        self.away = bool(self._away)
+
     def _add(self, reading: Reading, keys: Mapping[str, tuple[ClaimName, str]], answer: Answer) -> None:
         """What an answer says of these keys, in their order, so that the same state always reads the same."""
         reading.now = min(reading.now or answer.now, answer.now or reading.now)
@@ -237,7 +285,7 @@ class Store:
         if lane is None:
             known = {*self.connections.known_masters(), node}
             self._lanes = {other: kept for other, kept in self._lanes.items() if other in known or kept.busy}
-            lane = Lane(self.connections, node, DEADLINE_SECONDS, self._metrics.read_batch)
+            lane = Lane(self.connections, node, DEADLINE_SECONDS, self._metrics.read_batch, self._turned)
             self._lanes[node] = lane
         return lane
 
@@ -249,6 +297,7 @@ class Store:
         return record
 
     def _met_foreign(self, claim: ClaimName) -> None:
+        self.foreign_met += 1
         self._metrics.foreign_records.inc()
         _log.debug("foreign_record_met", claim=claim)
 

@@ -10,9 +10,12 @@ import structlog
 from aiohttp import web
 
 from revocation_service.errors import StoreUnavailable
+from revocation_service.feed import Feed
 from revocation_service.keys import SigningKeys
+from revocation_service.reader import Reader, ReaderSettings
 from revocation_service.revocations import Revocations
 from revocation_service.settings import Settings, StoreSettings
+from revocation_service.store.changes import Changes
 from revocation_service.store.connect import connect
 from revocation_service.store.embedded import EmbeddedRedis
 from revocation_service.store.redis import Store
@@ -24,10 +27,11 @@ from revocation_service.web.auth import authorizer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES
 from revocation_service.web.check import check_batch, check_body, check_query, look_up
 from revocation_service.web.connection import Runner
+from revocation_service.web.feed import feed
 from revocation_service.web.probes import healthz, metrics, readyz
 from revocation_service.web.readiness import Readiness
 from revocation_service.web.revoke import revoke
-from revocation_service.web.state import AUTHORIZE, METRICS, READINESS, REVOCATIONS, TRAFFIC
+from revocation_service.web.state import AUTHORIZE, FEED, METRICS, READINESS, REVOCATIONS, TRAFFIC
 
 SHUTDOWN_SECONDS: Final = 0.5
 """aiohttp may wait this long twice for what the drain gave up; all waits together stay below Docker's 10 s."""
@@ -44,6 +48,7 @@ _ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/check": {"GET": check_query, "POST": check_body},
     "/check/batch": {"POST": check_batch},
     "/revocations": {"GET": look_up},
+    "/feed": {"GET": feed},
     "/healthz": {"GET": healthz, "HEAD": healthz},
     "/readyz": {"GET": readyz, "HEAD": readyz},
     "/metrics": {"GET": metrics, "HEAD": metrics},
@@ -90,6 +95,7 @@ def create_app(settings: Settings) -> web.Application:
     anywhere.add_route("*", answers.of(_ANY, "(none)", _nothing))
     app.router.register_resource(anywhere)
     app.cleanup_ctx.append(_resources(settings))
+    app.on_shutdown.append(_end_streams)
     return app
 
 
@@ -103,13 +109,36 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             store_settings = await _reachable(settings.store, stack)
             store = Store(connect(store_settings), store_settings, settings.limits, app[METRICS])
             stack.push_async_callback(store.aclose)
+            reader = await _reading(store, settings, app[METRICS], stack)
+            app[FEED] = Feed(reader, settings.mirror.feed_max_subscribers, app[METRICS])
+            await app[FEED].start()
+            stack.push_async_callback(app[FEED].aclose)
             tokens = TokenReader(keys, settings.signing)
-            app[REVOCATIONS] = Revocations(store, tokens, settings.limits, app[METRICS])
-            app[READINESS] = Readiness(store, keys, store_settings, app[TRAFFIC])
+            app[REVOCATIONS] = Revocations(store, reader, tokens, settings.limits, app[METRICS])
+            app[READINESS] = Readiness(store, reader, keys, app[TRAFFIC])
             await _look_once(store, app[READINESS])
             yield
 
     return resources
+
+
+async def _end_streams(app: web.Application) -> None:
+    """Whoever follows the feed is told, before the server waits for what is in flight."""
+    app[FEED].end()
+
+
+async def _reading(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Reader:
+    """The process's own reader of the change log, begun; the store is not waited for."""
+    kept = ReaderSettings(
+        max_staleness_seconds=settings.mirror.max_staleness_seconds,
+        rescan_seconds=settings.mirror.rescan_seconds,
+        foreign_writers=settings.mirror.foreign_writers,
+        clock_skew_seconds=settings.limits.clock_skew_seconds,
+    )
+    reader = Reader(Changes(store), kept, metrics)
+    await reader.start()
+    stack.push_async_callback(reader.aclose)
+    return reader
 
 
 async def _reachable(settings: StoreSettings, stack: AsyncExitStack) -> StoreSettings:

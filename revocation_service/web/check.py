@@ -1,6 +1,7 @@
 """`GET|POST /check`, `POST /check/batch` and `GET /revocations`."""
 
 from functools import lru_cache
+from math import isfinite
 
 from aiohttp import web
 
@@ -41,7 +42,8 @@ def _answer(verdict: Verdict) -> web.Response:
 
 
 def _encoded(verdict: Verdict) -> bytes:
-    return _not_revoked(verdict) if verdict.revocation is None else dumps(_form(verdict))
+    usual = verdict.revocation is None and verdict.stale_seconds is None
+    return _not_revoked(verdict) if usual else dumps(_form(verdict))
 
 
 @lru_cache(maxsize=256)
@@ -78,7 +80,9 @@ def _form(verdict: Verdict) -> dict[str, object]:
     if verdict.expired is not None:
         form["expired"] = verdict.expired
     form["verified"] = verdict.verified
-    form["source"] = "redis"
+    form["source"] = "redis" if verdict.stale_seconds is None else "mirror"
+    if verdict.stale_seconds is not None:
+        form["stale_seconds"] = round(verdict.stale_seconds, 3) if isfinite(verdict.stale_seconds) else None
     return form
 
 

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from revocation_service.web.state import TRAFFIC
+from revocation_service.web.state import FEED, TRAFFIC
 
 FINISH_SECONDS: Final = 3.0
 """How long a request may still take once nobody new is let in: it is callers that send slowly who need it."""
@@ -15,9 +15,11 @@ FINISH_SECONDS: Final = 3.0
 async def drain(server: web.AppRunner, seconds: float, hurry: Coroutine[Any, Any, object] | None = None) -> None:
     """Prepare a server for its clean-up, which would drop a body that is only half there; `hurry` ends the waiting.
 
-    For so many seconds callers are still served, each answer telling them to come back on another connection.
+    For so many seconds callers are still served, each answer telling them to come back on another connection; who
+    follows the feed is told at once.
     """
     server.app[TRAFFIC].leaving = True
+    server.app[FEED].end()
     hurried = asyncio.ensure_future(hurry or asyncio.Event().wait())
     try:
         await asyncio.wait({hurried}, timeout=seconds)

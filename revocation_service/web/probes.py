@@ -1,5 +1,6 @@
 """`GET /healthz`, `/readyz` and `/metrics`: for orchestrators; they need no key, and show names and codes alone."""
 
+from collections.abc import Sequence
 from typing import Final
 
 from aiohttp import web
@@ -17,13 +18,18 @@ async def healthz(_request: web.Request) -> web.Response:
 
 
 async def readyz(request: web.Request) -> web.Response:
-    """The process can do its job; 503 while it cannot."""
+    """The process can do its job, or the most of it (`degraded`); 503 while it cannot."""
     components = await request.app[READINESS].components()
-    ready = all(component.ready for component in components)
-    body = {"status": "ready" if ready else "not_ready", "components": {one.name: _form(one) for one in components}}
-    response = json_answer(body)
-    response.set_status(200 if ready else 503)
+    status = _overall(components)
+    response = json_answer({"status": status, "components": {one.name: _form(one) for one in components}})
+    response.set_status(503 if status == "not_ready" else 200)
     return response
+
+
+def _overall(components: Sequence[Component]) -> str:
+    if all(component.ready for component in components):
+        return "ready"
+    return "degraded" if all(component.ready or component.replaced for component in components) else "not_ready"
 
 
 def _form(component: Component) -> dict[str, object]:

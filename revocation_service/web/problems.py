@@ -10,6 +10,7 @@ from revocation_service.errors import (
     CallerError,
     ExpRequired,
     ExpTooFar,
+    FeedUnavailable,
     InsufficientScope,
     InvalidRequest,
     InvalidToken,
@@ -19,6 +20,7 @@ from revocation_service.errors import (
     ProtectedMode,
     ServiceError,
     StoreUnavailable,
+    TooManySubscribers,
     Unauthorized,
     Unavailable,
     UnsupportedToken,
@@ -40,6 +42,8 @@ _STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
     NoSuchRevocation: (404, "There is no such revocation"),
     StoreUnavailable: (503, "The store is unavailable"),
     KeysUnavailable: (503, "The signing keys are unavailable"),
+    FeedUnavailable: (503, "The feed is unavailable"),
+    TooManySubscribers: (503, "There are too many subscribers"),
 }
 
 _HTTP_CODES: Final = {

@@ -10,7 +10,7 @@ import structlog
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.keys import SigningKeys
-from revocation_service.settings import StoreSettings
+from revocation_service.reader import Reader
 from revocation_service.store.preflight import preflight
 from revocation_service.store.redis import Store
 from revocation_service.traffic import Traffic
@@ -28,6 +28,8 @@ class Component:
     status: str
     ready: bool
     warnings: tuple[str, ...] = ()
+    replaced: bool = False
+    """Whether what it is needed for most goes on without it."""
 
 
 class Readiness:
@@ -36,15 +38,15 @@ class Readiness:
     def __init__(
         self,
         store: Store,
+        reader: Reader,
         keys: SigningKeys,
-        settings: StoreSettings,
         traffic: Traffic,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
+        self._reader = reader
         self._traffic = traffic
         self._keys = keys
-        self._settings = settings
         self._clock = clock
         self._warnings: tuple[str, ...] = ()
         self._looked_at: float | None = None
@@ -53,7 +55,13 @@ class Readiness:
     async def components(self) -> tuple[Component, ...]:
         """How everything is, just now."""
         server = Component("server", "draining" if self._traffic.leaving else "ok", not self._traffic.leaving)
-        return server, await self._store_component(), self._keys_component()
+        return server, await self._store_component(), self._mirror_component(), self._keys_component()
+
+    def _mirror_component(self) -> Component:
+        """What is known by heart; no process needs it while Redis answers, so that it alone makes nobody unready."""
+        status = self._reader.status
+        incomplete = ("incomplete",) if self._reader.synced and not self._reader.complete else ()
+        return Component("mirror", status.name, ready=True, warnings=incomplete)
 
     def _keys_component(self) -> Component:
         status = self._keys.status
@@ -66,8 +74,8 @@ class Readiness:
             warnings = await self.store_warnings()
         except StoreUnavailable:
             self._looked_at = None
-            return Component("store", "unavailable", ready=False)
-        if self._settings.strict and warnings:
+            return Component("store", "unavailable", ready=False, replaced=self._reader.fresh)
+        if self._store.settings.strict and warnings:
             return Component("store", "refused", ready=False, warnings=warnings)
         return Component("store", "ok", ready=True, warnings=warnings)
 
@@ -79,7 +87,7 @@ class Readiness:
         async with self._looking:
             now = self._clock()
             if self._looked_at is None or now - self._looked_at >= PREFLIGHT_EVERY_SECONDS:
-                found = await preflight(self._store.connections, self._settings)
+                found = await preflight(self._store.connections, self._store.settings)
                 for code in sorted(set(found) - set(self._warnings)):
                     _log.warning("store_preflight", code=code)
                 self._warnings, self._looked_at = found, now

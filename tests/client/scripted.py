@@ -67,8 +67,9 @@ class Scripted:
         return [[element["jti"] for element in body["checks"]] for body in self.bodies]
 
     def client(self, **options: Any) -> RevocationClient:
-        """A client of it."""
-        return RevocationClient(self.url, **{"api_key": KEY} | options)
+        """A client of it, without a feed."""
+        given: dict[str, Any] = {"api_key": KEY, "mirror": False} | options
+        return RevocationClient(self.url, **given)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Note the request, and answer it as the script says."""

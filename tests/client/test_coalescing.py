@@ -223,6 +223,49 @@ async def test_closing_tells_who_still_waits(server: Scripted) -> None:
     assert client.counters.policy_allowed == 0
 
 
+async def test_closing_that_is_cancelled_still_ends_every_check_and_every_connection(server: Scripted) -> None:
+    """An application that is pressed for time cancels the closing: no check waits for ever, no connection stays."""
+    slow = SlowToEnd(server.url)
+    await slow.start()
+    check = asyncio.create_task(slow.check_jti("under way"))
+    await slow.asked.wait()
+    closing = asyncio.create_task(slow.aclose())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    with pytest.raises(NotStarted):
+        await asyncio.wait_for(check, 5)
+    assert slow.closed
+
+
+class SlowToEnd(RevocationClient):
+    """A client whose requests take their time also where they are cancelled."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, mirror=False)
+        self.asked = asyncio.Event()
+        self.closed = False
+
+    def _connect(self) -> Any:
+        return self
+
+    async def post(self, *_request: object, **_options: object) -> None:
+        """A request that is never answered."""
+        self.asked.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.shield(asyncio.sleep(0.2))
+
+    async def aclose(self) -> None:
+        """Of the client, and then of its connections."""
+        if self._open is None:
+            self.closed = True
+        else:
+            await super().aclose()
+
+
 async def test_connections_are_kept(client: RevocationClient, server: Scripted) -> None:
     """A hundred checks one after the other, and revocations between them, use one connection."""
     for number in range(50):

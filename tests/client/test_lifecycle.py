@@ -153,6 +153,8 @@ async def test_a_start_does_not_wait_for_the_service() -> None:
         ("url", {"url": "http:// host"}),
         ("url", {"url": "http://host#"}),
         ("url", {"url": "http://[::1"}),
+        ("url", {"url": "http://a..b"}),
+        ("url", {"url": f"http://{'a' * 70}.example"}),
         ("url", {"url": None}),
         ("api_key", {"api_key": ""}),
         ("api_key", {"api_key": "secret-word\r\nX-Other: 1"}),

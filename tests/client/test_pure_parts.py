@@ -15,7 +15,7 @@ from revocation_client.counters import Tally
 from revocation_client.policy import LOG_EVERY_SECONDS, Policy
 from revocation_client.questions import BODY_MAX_BYTES, inquiry, inquiry_by_jti, stated_jti
 from revocation_client.revoking import LONGEST_BACKOFF_SECONDS, backoff_seconds
-from revocation_client.testing.tokens import Problem, read_token
+from revocation_client.tokens import Problem, read_token
 from revocation_client.wire import loads, parse_question
 from revocation_service.errors import RequestError
 from revocation_service.keys import SigningKeys
@@ -55,7 +55,7 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
 
 
 def test_the_policy_logs_at_first_and_then_from_time_to_time(caplog: pytest.LogCaptureFixture) -> None:
-    """One line at first and one for each while, with how many there were, also where some answers come through."""
+    """One line at first and one for each while, with how many there were, and at the end with how many in all."""
     caplog.set_level(logging.INFO)
     now = 0.0
     policy = Policy("deny", Tally(), lambda: now)
@@ -72,7 +72,7 @@ def test_the_policy_logs_at_first_and_then_from_time_to_time(caplog: pytest.LogC
     assert [line.split(" detail")[0] for line in lines] == [
         "revocation_service_unavailable policy=deny checks=1",
         "revocation_service_unavailable policy=deny checks=300",
-        "revocation_service_back checks_decided_by_policy=299",
+        "revocation_service_back checks_decided_by_policy=600",
         "revocation_service_unavailable policy=deny checks=1",
     ]
 

@@ -53,7 +53,17 @@ async def _executed(code: CodeType, space: dict[str, Any]) -> None:
 
 def test_every_example_is_run() -> None:
     """None stands in the README that no test below knows; the one that is `before` only shows what was."""
-    assert set(EXAMPLES) == {"before", "after", "ask", "revoke", "testing", "starlette", "aiohttp", "blacklist"}
+    assert set(EXAMPLES) == {
+        "before",
+        "after",
+        "ask",
+        "revoke",
+        "mirror",
+        "testing",
+        "starlette",
+        "aiohttp",
+        "blacklist",
+    }
     assert README.count("```python") == len(EXAMPLES)
 
 
@@ -80,8 +90,19 @@ async def test_asking_and_revoking(service: Service, name: str) -> None:
     """Each call of the list works, and the revocations are there."""
     space = await run(name, service)
     counters = space["revocations"].counters
-    assert (counters.not_revoked, counters.revocations) == ((6, 0) if name == "ask" else (0, 6))
-    assert len(await service.stored_keys()) == counters.revocations
+    active = counters.not_revoked + counters.mirror_not_revoked
+    assert (active, counters.revocations) == ((6, 0) if name == "ask" else (0, 6))
+    assert len([key for key in await service.stored_keys() if ":token_" in key and "token_revocations" not in key]) == (
+        counters.revocations
+    )
+
+
+async def test_the_mirror(service: Service) -> None:
+    """The example comes into step with the real feed, and is answered from memory."""
+    space = await run("mirror", service)
+    verdict, counters = space["verdict"], space["revocations"].counters
+    assert (verdict.source, verdict.revoked, verdict.stale_seconds < 5) == ("mirror", False, True)
+    assert (counters.mirror_not_revoked, counters.requests) == (2, 0)
 
 
 async def test_the_stand_in() -> None:
@@ -116,7 +137,8 @@ async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("REVOCATION_URL", str(service.url))
     monkeypatch.setenv("REVOCATION_API_KEY", KEY)
     await run("blacklist", service)
-    assert {key.rpartition(":")[2] for key in await service.stored_keys()} == {"7d0c1f"}
+    stored = await service.stored_keys()
+    assert {key.rpartition(":")[2] for key in stored if "token_blacklist" in key} == {"7d0c1f"}
 
 
 def test_what_the_readme_lists_is_there() -> None:

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from revocation_client import RequestRefused, RevocationClient, RevocationError, ServiceUnavailable, UnexpectedAnswer
+from revocation_client import (
+    OnUnavailable,
+    RequestRefused,
+    RevocationClient,
+    RevocationError,
+    ServiceUnavailable,
+    UnexpectedAnswer,
+)
 from tests.client.scripted import KEY, Script, Scripted, acknowledged, not_revoked, scripted
 from tests.redis_processes import HOST
 
@@ -312,3 +319,13 @@ async def test_neither_key_nor_token_is_in_any_error_log_or_repr(
     assert len(errors) == 11, "all but the check under deny while the service is away"
     for secret in (KEY, TOKEN):
         assert secret not in text
+
+
+@pytest.mark.parametrize("on_unavailable", ["allow", "deny"])
+async def test_a_server_without_tls_is_no_absence(on_unavailable: OnUnavailable) -> None:
+    """https to a port that speaks plain HTTP: a wrong setting, which no policy may turn into an open door."""
+    async with scripted() as server:
+        client = RevocationClient(server.url.replace("http:", "https:"), mirror=False, on_unavailable=on_unavailable)
+        async with client:
+            with pytest.raises(UnexpectedAnswer, match="TLS"):
+                await client.check_jti("a")

@@ -41,8 +41,9 @@ class RealWorld:
         return f"http://{HOST}:{self._line.port}"
 
     def client(self, **options: Any) -> RevocationClient:
-        """A client with the key of ops."""
-        return RevocationClient(self.url, **{"api_key": KEYS["ops"]} | options)
+        """A client with the key of ops, that asks the service each time."""
+        given: dict[str, Any] = {"api_key": KEYS["ops"], "mirror": False} | options
+        return RevocationClient(self.url, **given)
 
     async def open(self) -> None:
         """Let connections in."""
@@ -83,7 +84,7 @@ class MemoryWorld:
 
     def client(self, **options: Any) -> RevocationClient:
         """A stand-in of its own."""
-        self._client = InMemoryRevocationClient(**options)
+        self._client = InMemoryRevocationClient(**{"mirror": False} | options)
         return self._client
 
     @contextlib.asynccontextmanager

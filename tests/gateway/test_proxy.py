@@ -422,13 +422,14 @@ async def test_the_time_for_an_answer_begins_after_the_request() -> None:
 
 
 async def test_a_client_that_stops_its_body_is_408() -> None:
-    """What is missing did not come in time: a problem, and the upstream never has a whole request."""
+    """What is missing did not come in time: a problem, the end of the connection, and no whole request upstream."""
     async with (
         bare_upstream(never_answers) as upstream,
         gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.3") as gateway,
     ):
-        raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+        raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc", answers=2, seconds=5)
         assert (raw.statuses, raw.headers["Connection"]) == ([408], "close")
+        assert raw.closed
         async with asyncio.timeout(5):
             await upstream.visits[0].over.wait()
 

@@ -44,10 +44,11 @@ def test_the_defaults_are_the_documented_ones() -> None:
             trusted_proxies=(),
             store=None,
         ),
-        timeouts=Timeouts(connect_seconds=5, response_seconds=60, idle_seconds=300),
+        timeouts=Timeouts(connect_seconds=5, response_seconds=60, idle_seconds=300, head_seconds=20),
         drain_seconds=1,
         log_level="info",
         log_format="auto",
+        max_connections=10_000,
     )
     assert loaded.unknown == ()
 
@@ -70,6 +71,8 @@ def test_every_setting_is_taken_from_its_variable() -> None:
         CONNECT_TIMEOUT_SECONDS="1",
         RESPONSE_TIMEOUT_SECONDS="2",
         IDLE_TIMEOUT_SECONDS="3",
+        HEAD_TIMEOUT_SECONDS="4",
+        MAX_CONNECTIONS="5",
         DRAIN_SECONDS="0",
         LOG_LEVEL="debug",
         LOG_FORMAT="json",
@@ -89,10 +92,11 @@ def test_every_setting_is_taken_from_its_variable() -> None:
             tuple(map(ipaddress.ip_network, networks)),
             StoreSettings("rediss://redis:6379", "secret", "gw:", url_variable="GATEWAY_REDIS_URL"),
         ),
-        Timeouts(1, 2, 3),
+        Timeouts(1, 2, 3, 4),
         0,
         "debug",
         "json",
+        5,
     )
 
 
@@ -157,6 +161,8 @@ WRONG = [
     ("CONNECT_TIMEOUT_SECONDS", "0", "must be a number"),
     ("RESPONSE_TIMEOUT_SECONDS", "nan", "must be a number"),
     ("IDLE_TIMEOUT_SECONDS", "-1", "must be a number"),
+    ("HEAD_TIMEOUT_SECONDS", "0", "must be a number"),
+    ("MAX_CONNECTIONS", "0", "must be a whole number from 1 to 100,000"),
     ("DRAIN_SECONDS", "3", "must be a number from 0 to 2"),
     ("LOG_LEVEL", "loud", "must be one of"),
     ("LOG_FORMAT", "xml", "must be one of"),

@@ -83,7 +83,7 @@ class ServiceProcess:
     def spawn(self) -> None:
         """Start the process, and do not wait for anything."""
         assert not self.alive, "it runs already"
-        self.directory.mkdir(exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         with self._output_path.open("ab") as output:
             self._popen = subprocess.Popen(
                 dying_with_parent([sys.executable, *self.arguments]),

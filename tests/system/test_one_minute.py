@@ -94,13 +94,13 @@ async def test_a_revoked_token_is_refused_by_every_instance_until_it_would_have_
 async def test_a_forged_token_revokes_nothing_where_the_secret_is_configured(
     tmp_path: pathlib.Path, post: Post
 ) -> None:
-    """400 invalid_token, and Redis is as empty as before."""
+    """400 invalid_token, and no record is in Redis."""
     async with standalone() as server:
         settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_JWT_SECRET": SECRET}
         async with serving(tmp_path, settings) as service:
             status, answer = await post(f"{service.url}/revoke", {"token": mint(FORGERS_SECRET, jti="victim")})
             assert (status, answer["code"]) == (400, "invalid_token")
-            assert await server.command("DBSIZE") == 0
+            assert await server.command("KEYS", "token_[bc]*") == []
 
 
 async def test_it_works_out_of_the_box_with_the_private_redis(tmp_path: pathlib.Path, post: Post) -> None:

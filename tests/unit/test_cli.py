@@ -94,9 +94,9 @@ def test_help_names_every_command(run: Run) -> None:
     """--help lists the commands and where settings come from, and is no failure."""
     done = run("--help")
     assert (done.status, done.err) == (0, "")
-    for word in ("serve", "gateway", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
+    for word in ("serve", "gateway", "watch", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
         assert word in done.out
-    for command in ("serve", "gateway", "check-config", "new-key"):
+    for command in ("serve", "gateway", "watch", "check-config", "new-key"):
         assert run(command, "--help").status == 0
 
 

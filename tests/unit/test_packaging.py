@@ -267,5 +267,5 @@ async def test_the_clients_wheel_works_alone_in_an_empty_environment(
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     worked, in_memory, present, installed = out.decode().splitlines()
-    assert (worked, in_memory, present) == ("False revoked True redis", "False", "[]")
+    assert (worked, in_memory, present) == ("False revoked True mirror", "False", "[]")
     assert {name.lower().replace("_", "-") for name in ast.literal_eval(installed)} == names

@@ -224,7 +224,7 @@ def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) ->
 
 def test_labels_are_routes_results_and_codes() -> None:
     """No metric has a label that could take what a caller sent."""
-    known = {"route", "method", "status", "claim", "result", "outcome", "operation"}
+    known = {"route", "method", "status", "claim", "result", "outcome", "operation", "reason", "kind"}
     metrics = Metrics()
     collectors = [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]
     assert len(collectors) > 5

@@ -141,13 +141,14 @@ class Service:
         await untyped.execute_command("SETEX", f"{self.settings.store.key_prefix}token_blacklist:{jti}", seconds, value)
 
     async def stored_keys(self) -> set[str]:
-        """The records under this service's prefix; the change log is none."""
+        """The records under this service's prefix; the change log is none, nor is what a reader leaves there."""
         keys = [key async for key in self.redis.scan_iter(f"{self.settings.store.key_prefix}*")]
-        return set(keys) - {self.keyspace.change_log}
+        return {key for key in keys if self.keyspace.record(key.encode()) is not None}
 
     async def log_length(self) -> int:
-        """How many entries the change log has."""
-        return int(await self.redis.xlen(self.keyspace.change_log))
+        """How many changes the change log has; heartbeats are none."""
+        entries: Any = await self.redis.xrange(self.keyspace.change_log)
+        return sum("r" in fields for _, fields in entries)
 
 
 Start = Callable[..., Awaitable[Service]]

@@ -128,7 +128,7 @@ async def test_a_cutoff_covers_what_was_issued_at_or_before_it(service: Service,
             assert await is_revoked(service, {**carried, "iat": iat}) == expected, iat
 
 
-@pytest.mark.parametrize("iat", [None, "1700000000", True, [], 1e18, NOW + 3600])
+@pytest.mark.parametrize("iat", [None, "1700000000", True, [], 1e18, pytest.param(NOW + 3600, id="in an hour")])
 async def test_an_iat_that_cannot_be_believed_counts_as_before_every_cutoff(service: Service, iat: object) -> None:
     """None, no number, or more than 60 s ahead: the token is covered."""
     await service.revoke({"sub": "alice", "issued_before": NOW - 1000})

@@ -9,14 +9,16 @@ import pytest
 import pytest_asyncio
 
 from revocation_service.keys import SigningKeys
+from revocation_service.reader import Reader, ReaderSettings
 from revocation_service.settings import load
+from revocation_service.store.changes import Changes
 from revocation_service.store.connect import connect
 from revocation_service.store.redis import Store
 from revocation_service.telemetry import Metrics
 from revocation_service.traffic import Traffic
 from revocation_service.web.readiness import PREFLIGHT_EVERY_SECONDS, Readiness
 from revocation_service.web.state import TRAFFIC
-from tests.redis_processes import Process, free_port, standalone
+from tests.redis_processes import Process, eventually, free_port, standalone
 from tests.unit.reencodings import issuer
 from tests.web.serving import API_KEYS, Service, Start, serving, variables
 
@@ -79,12 +81,19 @@ async def test_healthz_lives_without_redis(start: Start) -> None:
 
 
 async def test_readyz_names_every_component(service: Service) -> None:
-    """Server, store and signing keys, each with its status; ready is 200."""
+    """Server, store, mirror and signing keys, each with its status; ready is 200."""
+
+    async def synced() -> bool:
+        mirror = (await service.get("/readyz")).json["components"]["mirror"]
+        return bool(mirror == {"status": "synced"})
+
+    await eventually(synced, "a mirror that is in step")
     answer = await service.get("/readyz")
     assert answer.status == 200
+    names = ("server", "store", "mirror", "signing_keys")
     assert answer.json == {
         "status": "ready",
-        "components": {"server": {"status": "ok"}, "store": {"status": "ok"}, "signing_keys": {"status": "ok"}},
+        "components": {name: {"status": "synced" if name == "mirror" else "ok"} for name in names},
     }
 
 
@@ -150,7 +159,8 @@ async def test_a_mended_store_is_ready_again(sick: Process) -> None:
     """Strict, the store is refused until it is mended, which shows at the next look, without a restart."""
     settings, clock = load(variables(sick, STRICT_STORE="true")).settings, Clock()
     store = Store(connect(settings.store), settings.store, settings.limits, Metrics())
-    readiness = Readiness(store, SigningKeys(settings.signing), settings.store, Traffic(), clock)
+    reader = Reader(Changes(store), ReaderSettings(), Metrics())
+    readiness = Readiness(store, reader, SigningKeys(settings.signing), Traffic(), clock)
 
     async def status() -> str:
         return {component.name: component.status for component in await readiness.components()}["store"]

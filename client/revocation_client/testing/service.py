@@ -13,7 +13,7 @@ from revocation_client.model import (
     first_covering,
     merge,
 )
-from revocation_client.testing.tokens import Problem, Token, read_token
+from revocation_client.tokens import Problem, Token, read_token
 from revocation_client.wire import (
     Question,
     Result,

@@ -1,4 +1,4 @@
-"""What a token says of itself, unverified: its name, its claims and its times, as the service reads them."""
+"""What a token says of itself, unverified: its name, its claims and its times, as the service reads them. Pure."""
 
 import binascii
 import json

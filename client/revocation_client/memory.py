@@ -1,0 +1,198 @@
+"""What a process can say of tokens from its own memory, and while when that may be believed. Knows no network.
+
+"Revoked" may always be believed, because a revocation is final. "Not revoked" may be, until `max_staleness_seconds`
+after the last moment for which it was proven that nothing is missing; that is judged anew for each question, by two
+clocks: the one that runs evenly, and the one on the wall, which a suspended or moved machine finds far ahead.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from revocation_client.counters import Tally
+from revocation_client.freshness import Name
+from revocation_client.mirror import HASH_BITS, SHARD_BITS, Mirror
+from revocation_client.model import Claims, Revocation
+from revocation_client.questions import HASH_PREFIX, Inquiry
+from revocation_client.tokens import Problem, read_token
+from revocation_client.verdicts import Verdict
+from revocation_client.wire import VALUE_MAX_CHARACTERS
+
+Clock = Callable[[], float]
+
+FORGOTTEN_AT_ONCE: Final = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStatus:
+    """What the memory is good for just now."""
+
+    name: Name
+    """`synced`: it answers; `stale`: it did, and now says only what is revoked; `connecting`: not yet."""
+    since: float
+    """When that began, in epoch seconds."""
+    last_error: str | None
+    """Why the last stream ended, or none could be had; None while one goes on."""
+    age_seconds: float | None
+    """For how long a revocation may have been acknowledged and not be known here; None: nothing was proven yet."""
+    entries: int
+    """How many revocations are held, ended ones that are not forgotten yet included."""
+    complete: bool
+    """False while others write to the same Redis by themselves: then it says only what is revoked."""
+
+
+class Memory:
+    """The revocations that this process knows of. It may be asked in any thread; it learns in one."""
+
+    def __init__(self, max_staleness_seconds: float, tally: Tally, wall: Clock, monotonic: Clock) -> None:
+        self._mirror = Mirror()
+        self._max_staleness_seconds = max_staleness_seconds
+        self._tally = tally
+        self._wall = wall
+        self._monotonic = monotonic
+        self._fresh_at = -math.inf
+        self._until = -math.inf
+        self._not_before = math.inf
+        self._not_after = -math.inf
+        self._complete = True
+        self._since = wall()
+        self._jtis, self._others = self._mirror.jtis, self._mirror.others
+
+    @property
+    def entries(self) -> int:
+        """How many revocations are held."""
+        return len(self._mirror)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether it is proven that nothing older than `max_staleness_seconds` is missing."""
+        return self.age() <= self._max_staleness_seconds
+
+    def says(self, question: object) -> bool | None:  # noqa: C901, PLR0912 - each call and loop costs
+        """Whether a token with these claims is revoked; None: ask `verdict`, or the service.
+
+        Nearly every check goes this way, so it is written for speed: only claims of the usual kind are answered here,
+        and only where nothing that is held names any of them. Fresh is looked at before that: what another thread
+        merges and vouches for meanwhile must not vouch for what was looked up before.
+        """
+        if type(question) is not dict:
+            return None
+        jti, sub, sid = question.get("jti"), question.get("sub"), question.get("sid")
+        client_id = question.get("client_id")
+        if client_id is None:
+            client_id = question.get("azp")
+        if type(jti) is not str or not jti or len(jti) > VALUE_MAX_CHARACTERS or not jti.isprintable():
+            return None
+        if jti >= HASH_PREFIX and jti.startswith(HASH_PREFIX):
+            return None
+        if sub is not None and (
+            type(sub) is not str or not sub or len(sub) > VALUE_MAX_CHARACTERS or not sub.isprintable()
+        ):
+            return None
+        if sid is not None and (
+            type(sid) is not str or not sid or len(sid) > VALUE_MAX_CHARACTERS or not sid.isprintable()
+        ):
+            return None
+        if client_id is not None and (
+            type(client_id) is not str
+            or not client_id
+            or len(client_id) > VALUE_MAX_CHARACTERS
+            or not client_id.isprintable()
+        ):
+            return None
+        if not (self._monotonic() <= self._until and self._not_before <= self._wall() <= self._not_after):
+            return None
+        key = hash(jti) & HASH_BITS
+        if key in self._jtis[key & SHARD_BITS]:
+            return None
+        if self._others:
+            values = (jti, sid, sub, client_id, None, "")
+            for member, shards in self._others:  # as `Mirror.covering` does
+                value = values[member]
+                if value is not None:
+                    key = hash(value) & HASH_BITS
+                    if key in shards[key & SHARD_BITS]:
+                        return None
+        self._tally.remembered += 1
+        return False
+
+    def verdict(self, asked: Inquiry) -> Verdict | None:
+        """Whether a token is revoked; None: memory cannot say.
+
+        Of a whole token it only ever says that it is: what is to be said of a forged one is the service's.
+        """
+        fresh, wall = self._is_fresh(), self._wall()
+        claims, exp = _read(asked)
+        found = None if claims is None else self._mirror.covering(claims, wall)
+        if claims is None or (found is None and (not fresh or asked.claims is None)):
+            return None
+        self._tally.add("mirror_not_revoked" if found is None else "mirror_revoked")
+        return Verdict(
+            revoked=found is not None,
+            source="mirror",
+            revocation=found,
+            considered=tuple([claim for claim, _value in claims.identifiers()]),
+            expired=None if asked.token is None else exp is not None and exp <= wall,
+            stale_seconds=_known(self.age()),
+        )
+
+    def covers(self, asked: Inquiry) -> bool:
+        """Whether the token is known here to be revoked."""
+        claims, _exp = _read(asked)
+        return claims is not None and self._mirror.covering(claims, self._wall()) is not None
+
+    def _is_fresh(self) -> bool:
+        return self._monotonic() <= self._until and self._not_before <= self._wall() <= self._not_after
+
+    def learn(self, revocation: Revocation) -> None:
+        """Have this too; everything only adds."""
+        self._mirror.add(revocation, self._wall())
+
+    def vouch(self, age_seconds: float, *, complete: bool) -> None:
+        """All that was acknowledged until so long ago is here; `complete`: and none of it bypasses this."""
+        now, wall = self._monotonic(), self._wall()
+        if not self.in_step:
+            self._since = wall
+        self._complete = complete
+        self._fresh_at = max(self._fresh_at, now - age_seconds)
+        left = self._fresh_at + self._max_staleness_seconds - now if complete else -math.inf
+        self._until, self._not_before, self._not_after = now + left, wall, wall + left
+
+    def doubt(self) -> None:
+        """What was vouched for is so no more: from now on only what is revoked is said."""
+        self._fresh_at = self._until = self._not_after = -math.inf
+        self._since = self._wall()
+
+    def age(self) -> float:
+        """For how long, in seconds, a revocation may have been acknowledged and not be known here."""
+        return self._monotonic() - self._fresh_at
+
+    def forget(self) -> None:
+        """Let go of some of what has ended."""
+        self._mirror.expire(self._wall(), FORGOTTEN_AT_ONCE)
+
+    def status(self, last_error: str | None) -> MirrorStatus:
+        """As it is now."""
+        age, since = self.age(), self._since
+        name: Name = "connecting"
+        if age <= self._max_staleness_seconds:
+            name = "synced"
+        elif math.isfinite(age):
+            name, since = "stale", self._wall() - (age - self._max_staleness_seconds)
+        return MirrorStatus(name, since, last_error, _known(age), self.entries, self._complete)
+
+
+def _known(age_seconds: float) -> float | None:
+    return age_seconds if math.isfinite(age_seconds) else None
+
+
+def _read(asked: Inquiry) -> tuple[Claims | None, float | None]:
+    """What the rule looks at, and a whole token's end; None for a token that cannot be read here."""
+    if asked.token is None:
+        return asked.claims, None
+    try:
+        token = read_token(asked.token)
+    except Problem:
+        return None, None
+    return token.claims, token.exp

@@ -1,0 +1,250 @@
+"""The live revocations in memory: what they cover, and when they end. Pure: it knows no I/O, and is told the time.
+
+Everything only adds. An entry leaves by its expiry, never by being missing somewhere, so order, duplicates and late
+snapshots can do no harm.
+"""
+
+import math
+from collections.abc import Hashable, Iterator
+from typing import Final
+
+from revocation_client.model import (
+    CLAIM_NAMES,
+    DEFAULT_CLOCK_SKEW_SECONDS,
+    ClaimName,
+    Claims,
+    Revocation,
+    issued_at,
+)
+
+SHARDS: Final = 16
+"""Into how many dicts a table is divided, so that none takes long to grow."""
+
+DUE_SECONDS: Final = 300
+"""How far apart two ends may be and still be looked at together."""
+
+NEVER: Final = 1 << 40
+"""The end, in epoch seconds, of what has none."""
+
+PIECE: Final = 64
+
+SHARED_ENDS: Final = 4096
+"""How many ends are remembered, so that revocations that end in the same second share one object."""
+
+Entry = int | tuple[int, float]
+"""The epoch second, rounded up, in which a revocation ends; with its cutoff, where it has one."""
+
+SHARD_BITS: Final = SHARDS - 1
+"""The bits of a hash that say in which dict its value is."""
+
+HASH_BITS: Final = (1 << 60) - 1
+"""The bits of a hash that are kept: as many as an int of Python holds in two of its digits."""
+
+_MEMBERS: Final[dict[ClaimName, int]] = {
+    claim: Claims._fields.index("considers_all" if claim == "all" else claim) for claim in CLAIM_NAMES
+}
+_JTI: Final = _MEMBERS["jti"]
+_CONSIDERS_ALL: Final = _MEMBERS["all"]
+
+
+class Due:
+    """Keys to be looked at together, in pieces that the garbage collector need not look through again and again."""
+
+    __slots__ = ("_open", "_pieces")
+
+    def __init__(self) -> None:
+        self._open: list[Hashable] = []
+        self._pieces: list[tuple[Hashable, ...]] = []
+        """It leaves tuples of nothing but texts and numbers alone once it has seen them; lists it never does."""
+
+    def __bool__(self) -> bool:
+        return bool(self._open or self._pieces)
+
+    def append(self, key: Hashable) -> None:
+        """One more."""
+        self._open.append(key)
+        if len(self._open) == PIECE:
+            self._pieces.append(tuple(self._open))
+            self._open = []
+
+    def pop(self) -> Hashable:
+        """One less."""
+        if not self._open:
+            self._open = list(self._pieces.pop())
+        return self._open.pop()
+
+
+class Table:
+    """The revocations of one claim, by value.
+
+    With `whole_values` it can say what it holds. Without, it keeps 60 bits of hash of each value, and takes two values
+    of one hash for one another: among a million, once in a million million questions about a value that is not there.
+    Python's hash of a text is keyed by the process (PEP 456), so nobody can look for such a pair.
+    """
+
+    __slots__ = ("_due", "_ends", "_whole_values", "shards")
+
+    def __init__(self, *, whole_values: bool) -> None:
+        self._whole_values = whole_values
+        self.shards: list[dict[Hashable, Entry]] = [{} for _ in range(SHARDS)]
+        self._due: dict[int, Due] = {}
+        """Each key once: at the time of its end, or of an earlier end that it had."""
+        self._ends: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards))
+
+    def get(self, value: str) -> Entry | None:
+        """The revocation of `value`, which may have ended."""
+        hashed = hash(value)
+        return self.shards[hashed & SHARD_BITS].get(value if self._whole_values else hashed & HASH_BITS)
+
+    def put(self, value: str, end: int, cutoff: float | None) -> None:
+        """Have this, and nothing else, under `value`; no end may be earlier than one that lives there."""
+        hashed = hash(value)
+        key: Hashable = value if self._whole_values else hashed & HASH_BITS
+        shard = self.shards[hashed & SHARD_BITS]
+        if key not in shard:
+            self._look_again(key, end)
+        end = self._shared(end)
+        shard[key] = end if cutoff is None else (end, cutoff)
+
+    def _look_again(self, key: Hashable, end: int) -> None:
+        due = self._due.get(end // DUE_SECONDS)
+        if due is None:
+            due = self._due[end // DUE_SECONDS] = Due()
+        due.append(key)
+
+    def _shared(self, end: int) -> int:
+        if len(self._ends) >= SHARED_ENDS:
+            self._ends.clear()
+        return self._ends.setdefault(end, end)
+
+    def expire(self, now: float, most: int) -> int:
+        """Forget what ended some minutes ago, looking at no more than `most`; how many more it could have been."""
+        present = int(now) // DUE_SECONDS
+        for past in [each for each in self._due if each < present]:
+            due = self._due[past]
+            while due and most > 0:
+                self._forget(due.pop(), present)
+                most -= 1
+            if not due:
+                del self._due[past]
+        return most
+
+    def _forget(self, key: Hashable, present: int) -> None:
+        """Forget a key, or look again later where its life was made longer."""
+        shard = self.shards[(key if isinstance(key, int) else hash(key)) & SHARD_BITS]
+        end = _end(shard[key])
+        if end // DUE_SECONDS < present:
+            del shard[key]
+        else:
+            self._look_again(key, end)
+
+    def entries(self) -> Iterator[tuple[str, Entry]]:
+        """What is there, if it has whole values; what is put meanwhile may be left out."""
+        for shard in self.shards:
+            for key in list(shard):
+                entry = shard.get(key)
+                if entry is not None and isinstance(key, str):
+                    yield key, entry
+
+
+class Mirror:
+    """The revocations of all claims."""
+
+    def __init__(self, *, whole_values: bool = False, skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS) -> None:
+        self._skew_seconds = skew_seconds
+        self._whole_values = whole_values
+        self._tables: dict[ClaimName, Table] = {claim: Table(whole_values=whole_values) for claim in CLAIM_NAMES}
+        self.jtis = self._tables["jti"].shards
+        self.others: list[tuple[int, list[dict[Hashable, Entry]]]] = []
+        """Where the other members of `Claims` may be found: only what was ever put in is looked at."""
+
+    def __len__(self) -> int:
+        return sum(map(len, self._tables.values()))
+
+    def add(self, revocation: Revocation, now: float) -> bool:
+        """Merge a revocation into what is there (`model.merge`); whether that changed anything."""
+        claim, cutoff = revocation.claim, revocation.issued_before
+        end = _rounded_up(revocation.expires_at)
+        if end < now:
+            return False
+        table = self._tables[claim]
+        held = table.get(revocation.value)
+        if held is not None and _end(held) >= now:
+            merged = max(end, _end(held)), _later(cutoff, _cutoff(held))
+            if merged == (_end(held), _cutoff(held)):
+                return False
+            end, cutoff = merged
+        table.put(revocation.value, end, cutoff)
+        if claim != "jti":
+            self._look_for(claim)
+        return True
+
+    def _look_for(self, claim: ClaimName) -> None:
+        here = _MEMBERS[claim], self._tables[claim].shards
+        if here not in self.others:
+            self.others.append(here)
+
+    def covering(self, claims: Claims, now: float) -> Revocation | None:
+        """A live revocation that covers a token with these claims (`model.covers`); None: none that is known here."""
+        for member, shards in ((_JTI, self.jtis), *self.others):
+            value = claims[member]
+            if value is None:
+                continue
+            if member == _CONSIDERS_ALL:
+                value = ""
+            hashed = hash(value) & HASH_BITS
+            if (value if self._whole_values else hashed) in shards[hashed & SHARD_BITS]:
+                return self._covering(claims, now)
+        return None
+
+    def _covering(self, claims: Claims, now: float) -> Revocation | None:
+        for claim, value in claims.identifiers():
+            entry = self._tables[claim].get(value)
+            if entry is None or _end(entry) < now:
+                continue
+            cutoff = _cutoff(entry)
+            if cutoff is None or issued_at(claims.iat, now, self._skew_seconds) <= cutoff:
+                return _revocation(claim, value, entry)
+        return None
+
+    def held(self, claim: ClaimName, value: str, now: float) -> Revocation | None:
+        """The live revocation of this claim and value; None: none that is known here."""
+        entry = self._tables[claim].get(value)
+        return None if entry is None or _end(entry) < now else _revocation(claim, value, entry)
+
+    def expire(self, now: float, most: int = 10_000) -> None:
+        """Forget some of what has ended, which covers nothing anyway; to be called about once a second."""
+        for table in self._tables.values():
+            most = table.expire(now, most)
+
+    def entries(self, now: float) -> Iterator[Revocation]:
+        """What is there and lives, if its values were kept; what is added meanwhile may be left out."""
+        for claim, table in self._tables.items():
+            for value, entry in table.entries():
+                if _end(entry) >= now:
+                    yield _revocation(claim, value, entry)
+
+
+def _rounded_up(expires_at: float | None) -> int:
+    return NEVER if expires_at is None or expires_at >= NEVER else math.ceil(expires_at)
+
+
+def _end(entry: Entry) -> int:
+    return entry if isinstance(entry, int) else entry[0]
+
+
+def _cutoff(entry: Entry) -> float | None:
+    return None if isinstance(entry, int) else entry[1]
+
+
+def _later(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
+
+
+def _revocation(claim: ClaimName, value: str, entry: Entry) -> Revocation:
+    end = _end(entry)
+    expires_at = None if end == NEVER else float(end)
+    return Revocation(claim, value, expires_at=expires_at, revoked_at=None, issued_before=_cutoff(entry))

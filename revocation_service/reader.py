@@ -1,0 +1,384 @@
+"""The one reader of a process: it keeps a mirror of the store, knows how old that is, and looks for what was lost.
+
+It takes the log's end first, then scans, and follows from that end meanwhile. Fresh is only what was proven by a
+heartbeat of its own: written as a revocation is written, acknowledged, and read back. It knows no command of Redis.
+"""
+
+import asyncio
+import math
+import random
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, Literal
+
+import structlog
+
+from revocation_client.freshness import Status
+from revocation_client.mirror import Mirror
+from revocation_client.model import DEFAULT_CLOCK_SKEW_SECONDS, ClaimName, Revocation
+from revocation_service.errors import StoreUnavailable
+from revocation_service.heartbeats import Heartbeats
+from revocation_service.store.changes import Changes, CursorLost, Entry, Standing, is_less
+from revocation_service.tasks import begin, end, until_one_ends
+from revocation_service.telemetry import Metrics
+
+BEAT_SECONDS: Final = 1.0
+MISSED_SECONDS: Final = 2.5
+"""How long no heartbeat may be proven before everything is looked at anew."""
+
+LONGEST_PAUSE_SECONDS: Final = 1.0
+SHORTEST_PAUSE_SECONDS: Final = 0.05
+REFILL_AGAIN_SECONDS: Final = 2.0
+PIECE: Final = 1_000
+LESS_MAX: Final = 50_000
+"""How many records that the store has for less are given back after one scan."""
+
+RECENT_SECONDS: Final = 5.0
+RECENT_MAX: Final = 10_000
+"""What this process wrote shortly before the last proof is given back first: others may not have heard it in time."""
+
+ENDING_SECONDS: Final = 1.0
+BREATH_SECONDS: Final = 0.01
+
+Reason = Literal["start", "disconnected", "cursor_lost", "missed_heartbeat", "masters_changed", "error", "periodic"]
+
+Listener = Callable[[str, list[Revocation]], None]
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderSettings:
+    """For how long what is known counts, how often all is looked at again, and whom else the store belongs to."""
+
+    max_staleness_seconds: float = 5
+    rescan_seconds: float = 300
+    foreign_writers: bool = False
+    clock_skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS
+
+
+class Lost(Exception):
+    """Something may have been missed: what is known is to be compared with the store anew."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _RefillFailed(Exception):
+    """The store took back not all that it lost, or not yet."""
+
+
+@dataclass(slots=True)
+class _Session:
+    """What holds from one beginning to the next loss."""
+
+    standing: Standing
+    beats: Heartbeats
+    whole: bool
+    """Whether the mirror has all that there was when the session began."""
+
+
+class Reader:
+    """Keeps the mirror of one process; every time is passed in, or of the monotonic clock."""
+
+    def __init__(self, changes: Changes, settings: ReaderSettings, metrics: Metrics) -> None:
+        self.mirror = Mirror(whole_values=True, skew_seconds=settings.clock_skew_seconds)
+        self.synced = False
+        """Whether the mirror was ever complete; how old it is, is for `age` to say."""
+        self.cursor = ""
+        """The newest entry of the change log that the mirror has, and all before it."""
+        self.status = Status("connecting", time.time())
+        self._changes = changes
+        self._settings = settings
+        self._metrics = metrics
+        self._id = secrets.token_hex(8)
+        self._number = 0
+        self._fresh_at = -math.inf
+        self._trusted: Standing | None = None
+        """The masters as they stood when everything up to the cursor was known."""
+        self._own: deque[tuple[float, ClaimName, str]] = deque(maxlen=RECENT_MAX)
+        """What this process wrote of late, and when."""
+        self._foreign_found = False
+        self._foreign_met = 0
+        self._listeners: list[Listener] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Begin; nothing is waited for."""
+        self._tasks = begin("reader", self._keep_following(), self._keep_time())
+
+    async def aclose(self) -> None:
+        """End, and wait for the end."""
+        await end(self._tasks)
+
+    def age(self, now: float) -> float:
+        """For how long, at `now` on the monotonic clock, a revocation may have been acknowledged and not be here."""
+        return now - self._fresh_at
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the mirror may say "not revoked" by itself; one that was never whole is infinitely old."""
+        return self.complete and self.age(time.monotonic()) <= self._settings.max_staleness_seconds
+
+    @property
+    def complete(self) -> bool:
+        """Whether everybody who revokes says so in the change log, as far as is known."""
+        met = self._foreign_found or self._changes.foreign_met != self._foreign_met
+        return self.synced and not met and not self._settings.foreign_writers
+
+    def add_own(self, revocation: Revocation) -> None:
+        """Know what this process has just written, before it is acknowledged."""
+        self._own.append((time.monotonic(), revocation.claim, revocation.value))
+        if self.mirror.add(revocation, time.time()):
+            self._tell([revocation])
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Have every change told, once, with the cursor up to which all are told then; call the answer to end that.
+
+        What this process wrote itself, or a scan found, is told with the cursor of before.
+        """
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _tell(self, revocations: list[Revocation]) -> None:
+        if revocations:
+            for listener in [*self._listeners]:
+                listener(self.cursor, revocations)
+
+    async def _keep_time(self) -> None:
+        while True:
+            self.mirror.expire(time.time())
+            self._metrics.mirror_entries.set(len(self.mirror))
+            self._metrics.mirror_age.set(self.age(time.monotonic()))
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _keep_following(self) -> None:
+        reason: Reason = "start"
+        failures = 0
+        while True:
+            was_at = self._fresh_at
+            try:
+                await self._follow_once(reason)
+            except Lost as lost:
+                reason = lost.reason
+            except CursorLost:
+                reason = "cursor_lost"
+            except StoreUnavailable:
+                reason = "disconnected" if reason != "start" or self.synced else "start"
+            except Exception as error:  # noqa: BLE001 - whatever it was: a mirror that nobody feeds helps nobody
+                _log.error("mirror_reader_failed", error=error)
+                reason = "error"
+            failures = 0 if self._fresh_at > was_at else failures + 1
+            self._note_stale(reason)
+            longest = min(LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS * 2 ** min(failures, 10))
+            longest = LONGEST_PAUSE_SECONDS if reason == "error" else longest
+            await asyncio.sleep(random.uniform(0, longest))  # noqa: S311 - jitter, not a secret
+
+    def _note_stale(self, reason: Reason) -> None:
+        if self.status.name == "synced":
+            _log.warning("mirror_stale", reason=reason)
+            self.status = Status("stale", time.time(), reason)
+        else:
+            self.status = Status(self.status.name, self.status.since, reason)
+
+    async def _follow_once(self, reason: Reason) -> None:
+        """One session: until something is lost, or may have been."""
+        session = await self._begin()
+        self._metrics.mirror_rescans.labels(reason).inc()
+        try:
+            await until_one_ends(
+                "reader-session",
+                self._follow(session),
+                self._beat(session),
+                self._watch(session),
+                self._rescan(session),
+            )
+        finally:
+            self._trusted = session.standing if session.whole and session.standing.certain else None
+
+    async def _begin(self) -> _Session:
+        """Go on from the cursor where that is sure to lose nothing; else the log's end is where an own heartbeat is."""
+        standing = await self._changes.standing()
+        begun = time.monotonic()
+        if self.cursor and await self._still_there():
+            return _Session(standing, Heartbeats(), whole=standing == self._trusted)
+        self.cursor = await self._changes.beat(self._name())
+        return _Session(standing, Heartbeats(begun), whole=False)
+
+    async def _still_there(self) -> bool:
+        try:
+            async with self._changes.tail(self.cursor) as tail:
+                self._take(await tail.next(0), None)
+        except CursorLost:
+            return False
+        return True
+
+    def _name(self) -> str:
+        self._number += 1
+        return f"{self._id}.{self._number}"
+
+    async def _follow(self, session: _Session) -> None:
+        async with self._changes.tail(self.cursor) as tail:
+            while True:
+                self._take(await tail.next(), session)
+                await asyncio.sleep(0)
+
+    def _take(self, entries: list[Entry], session: _Session | None) -> None:
+        if not entries:
+            return
+        now = time.time()
+        revocations = [entry.revocation for entry in entries if entry.revocation is not None]
+        news = [revocation for revocation in revocations if self.mirror.add(revocation, now)]
+        self.cursor = entries[-1].cursor
+        self._tell(news)
+        for entry in entries:
+            process, _, number = (entry.heartbeat or "").partition(".")
+            if session is not None and process == self._id:
+                self._read_back(int(number), session)
+
+    def _read_back(self, number: int, session: _Session) -> None:
+        begun = session.beats.begun.get(number)
+        if begun is not None:
+            self._metrics.mirror_lag.observe(time.monotonic() - begun)
+            session.beats.read.add(number)
+            self._prove(session)
+
+    def _prove(self, session: _Session) -> None:
+        if session.beats.prove() and session.whole:
+            self._freshen(session)
+
+    def _freshen(self, session: _Session) -> None:
+        self._fresh_at = max(self._fresh_at, session.beats.proven_at)
+        while self._own and self._own[0][0] < self._fresh_at - RECENT_SECONDS:
+            self._own.popleft()
+        if self.status.name != "synced" and session.beats.proven_at > -math.inf:
+            _log.info("mirror_synced", entries=len(self.mirror))
+            self.status = Status("synced", time.time())
+
+    async def _beat(self, session: _Session) -> None:
+        while True:
+            begun = time.monotonic()
+            name, number = self._name(), self._number
+            session.beats.begun[number] = begun
+            with suppress(StoreUnavailable):  # whether too many were missed is for `_watch` to say
+                await self._changes.beat(name)
+                if number in session.beats.begun:
+                    session.beats.acknowledged.add(number)
+                    self._prove(session)
+            await asyncio.sleep(max(0.0, begun + BEAT_SECONDS - time.monotonic()))
+
+    async def _watch(self, session: _Session) -> None:
+        begun = time.monotonic()
+        while True:
+            with suppress(StoreUnavailable):
+                if await self._changes.standing() != session.standing:
+                    raise Lost("masters_changed")
+            now = time.monotonic()
+            if now - max(begun, session.beats.proven_at) > MISSED_SECONDS:
+                raise Lost("missed_heartbeat")
+            await asyncio.sleep(BEAT_SECONDS / 2)
+
+    async def _rescan(self, session: _Session) -> None:
+        while True:
+            try:
+                if not session.whole:
+                    with suppress(_RefillFailed):
+                        await self._give_back_own()
+                await self._scan(session)
+                await self._give_back_own()  # what was under way when it was lost has come by now
+                await self._refill()
+                pause = self._settings.rescan_seconds
+            except _RefillFailed:  # what is known stays known, and fresh: it is the store that lacks something
+                _log.warning("store_refill_failed")
+                pause = REFILL_AGAIN_SECONDS
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter, not a secret
+            self._metrics.mirror_rescans.labels("periodic").inc()
+
+    async def _scan(self, session: _Session) -> None:
+        """Learn what the store has; give back what it has for less."""
+        met, foreign = self._changes.foreign_met, False
+
+        less: list[Revocation] = []
+
+        async def take(some: list[Revocation]) -> None:
+            nonlocal foreign
+            begun, now = time.monotonic(), time.time()
+            news = [each for each in some if self.mirror.add(each, now)]
+            self._tell(news)
+            foreign = foreign or any(each.revoked_at is None for each in some)
+            if len(news) < len(some):
+                less.extend(self._held_for_more(some, now)[: LESS_MAX - len(less)])
+            await asyncio.sleep(time.monotonic() - begun if session.whole else 0)
+
+        await self._changes.scan(take)
+        if await self._changes.standing() != session.standing:
+            raise Lost("masters_changed")
+        if foreign and not self._foreign_found and not self._settings.foreign_writers:
+            _log.warning("foreign_records_found", setting="REVOCATION_FOREIGN_WRITERS")
+        self._foreign_found, self._foreign_met = foreign, met
+        session.whole = self.synced = True
+        self._freshen(session)
+        await self._give_back(less)
+        if len(less) == LESS_MAX:
+            raise _RefillFailed
+
+    def _held_for_more(self, some: list[Revocation], now: float) -> list[Revocation]:
+        found = []
+        for each in some:
+            held = self.mirror.held(each.claim, each.value, now)
+            if held is not None and is_less(each, held):
+                found.append(held)
+        return found
+
+    async def _give_back_own(self) -> None:
+        """Before all else, and in nobody's turn, what others may lack and will soon vouch for: all of it takes long."""
+        now = time.time()
+        held = [self.mirror.held(claim, value, now) for _at, claim, value in self._own]
+        written = await self._give_back([each for each in held if each is not None])
+        if written:
+            _log.warning("store_refilled", entries=written)
+
+    async def _refill(self) -> None:
+        """Give back all that the mirror has and the store has not."""
+        entries = self.mirror.entries(time.time() + ENDING_SECONDS)
+        written, taken = 0, False
+        async with AsyncExitStack() as stack:
+            while some := list(islice(entries, PIECE)):
+                begun = time.monotonic()
+                absent = await self._absent(some)
+                if absent and not taken:
+                    await self._take_turn(stack)
+                    taken = True
+                if absent:
+                    written += await self._give_back(absent)
+                await asyncio.sleep(min(time.monotonic() - begun, BREATH_SECONDS))
+        if written:
+            _log.warning("store_refilled", entries=written)
+
+    async def _absent(self, some: list[Revocation]) -> list[Revocation]:
+        try:
+            return await self._changes.refill.absent(some)
+        except StoreUnavailable as error:
+            raise _RefillFailed from error
+
+    async def _take_turn(self, stack: AsyncExitStack) -> None:
+        try:
+            await stack.enter_async_context(self._changes.refill.turn())
+        except StoreUnavailable as error:
+            raise _RefillFailed from error
+
+    async def _give_back(self, revocations: list[Revocation]) -> int:
+        if not revocations:
+            return 0
+        try:
+            written = await self._changes.refill.offer(revocations, time.time())
+        except StoreUnavailable as error:
+            raise _RefillFailed from error
+        self._metrics.mirror_refilled.inc(written)
+        return written

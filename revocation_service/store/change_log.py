@@ -1,0 +1,122 @@
+"""The change log as a reader has it: its entries in order from a cursor, for as long as the cursor can be trusted.
+
+A cursor is `<id>.<nonce>` of an entry. Ids alone are none: another history may use the same ones, or smaller ones, and
+a reader that waits there hears nothing. So with every read the cursor's own entry must still be there.
+"""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+import structlog
+
+from revocation_client.model import Revocation
+from revocation_client.wire import parse_claim
+from revocation_service.errors import StoreUnavailable
+from revocation_service.store.node import ATTEMPT_SECONDS, FAILURES, Command, Line
+from revocation_service.store.redis import Store
+
+READ_MAX_ENTRIES: Final = 500
+BLOCK_SECONDS: Final = 1.0
+"""How long a read waits for news; heartbeats come as often, so that it seldom does in vain."""
+
+_log = structlog.get_logger()
+
+
+class CursorLost(StoreUnavailable):
+    """The cursor's entry is not in the log: it was trimmed, emptied, or is another history's."""
+
+
+class Entry(NamedTuple):
+    """One entry: a revocation, or the name of a heartbeat."""
+
+    cursor: str
+    revocation: Revocation | None
+    heartbeat: str | None
+
+
+class Tail:
+    """What is appended behind a cursor, read over one connection."""
+
+    def __init__(self, line: Line, log: str, cursor: str) -> None:
+        self._line = line
+        self._log = log
+        self.cursor = cursor
+
+    async def next(self, block_seconds: float = BLOCK_SECONDS) -> list[Entry]:
+        """The entries behind the last one that was given, as soon as there are any; none after `block_seconds`.
+
+        Raises StoreUnavailable; CursorLost where some may have been missed.
+        """
+        entry_id, _, nonce = self.cursor.partition(".")
+        block = ("BLOCK", int(block_seconds * 1000)) if block_seconds else ()
+        read: Command = ("XREAD", "COUNT", READ_MAX_ENTRIES, *block, "STREAMS", self._log, entry_id)
+        own: Command = ("XRANGE", self._log, entry_id, entry_id)
+        try:
+            there, news = await _both(self._line, own, read, block_seconds + 2 * ATTEMPT_SECONDS)
+        except FAILURES as error:
+            raise StoreUnavailable("the change log cannot be read") from error
+        if [_fields(fields).get(b"n") for _, fields in there] != [nonce.encode()]:
+            raise CursorLost("the change log does not go on from where it was read")
+        entries = [_entry(*each) for each in news[0][1]] if news else []
+        if entries:
+            self.cursor = entries[-1].cursor
+        return entries
+
+
+async def _both(line: Line, own: Command, read: Command, seconds: float) -> tuple[Any, Any]:
+    """The cursor's entry as it was after the read: nothing behind it was trimmed before it was itself."""
+    news, there = await line.run([read, own], seconds)
+    for reply in (news, there):
+        if isinstance(reply, Exception):
+            raise reply
+    return there, news
+
+
+@asynccontextmanager
+async def open_tail(store: Store, cursor: str) -> AsyncIterator[Tail]:
+    """The log behind `cursor`, over a connection of its own.
+
+    Raises StoreUnavailable.
+    """
+    log = store.keyspace.change_log
+    line = store.connections.owner(log).line()
+    try:
+        opened = await line.__aenter__()
+    except FAILURES as error:
+        raise StoreUnavailable("the master that has the change log cannot be reached") from error
+    try:
+        yield Tail(opened, log, cursor)
+    finally:
+        await line.__aexit__(None, None, None)
+
+
+def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=False))
+
+
+def _entry(entry_id: bytes, flat: Sequence[bytes]) -> Entry:
+    fields = _fields(flat)
+    cursor = f"{entry_id.decode()}.{fields.get(b'n', b'').decode('ascii', 'replace')}"
+    heartbeat = fields.get(b"h")
+    if heartbeat is not None:
+        return Entry(cursor, None, heartbeat.decode("ascii", "replace"))
+    return Entry(cursor, _revocation(fields.get(b"r", b"")), None)
+
+
+def _revocation(change: bytes) -> Revocation | None:
+    """The change in an entry; None, with a warning, where it is none that we could have written."""
+    try:
+        members = json.loads(change)
+        cutoff, end = members.get("issued_before"), members["expires_at"]
+        return Revocation(
+            claim=parse_claim(members["claim"]),
+            value=str(members["value"]),
+            expires_at=None if end is None else float(end),
+            revoked_at=None,
+            issued_before=None if cutoff is None else float(cutoff),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError):
+        _log.warning("change_log_entry_unreadable")
+        return None

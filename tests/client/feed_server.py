@@ -1,0 +1,193 @@
+"""A real HTTP server with a feed that does as a test says: it cuts, stalls, lies about its age, and talks nonsense."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from revocation_client import Revocation, RevocationClient, merge
+from revocation_client.feed import Change, Event, Heartbeat, Reset, Synced, encode, snapshots
+from tests.client.scripted import not_revoked
+from tests.redis_processes import HOST
+
+BEAT_SECONDS = 0.1
+CLOCK = 5_000_000.0
+"""The sender's clock has nothing to do with the receiver's."""
+
+Script = Callable[[web.StreamResponse], Awaitable[None]]
+
+
+def revocation(value: str, claim: Any = "jti", *, seconds: float = 600, cutoff: float | None = None) -> Revocation:
+    """One that lives for so long from now."""
+    return Revocation(claim, value, time.time() + seconds, None, cutoff)
+
+
+class FeedServer:
+    """What is revoked, in the order in which it was; and how the feed behaves, which may be changed at any time."""
+
+    def __init__(self) -> None:
+        self.log: list[Revocation] = []
+        self.port = 0
+        self.status = 200
+        self.answers = True
+        """Whether checks and revocations are answered; else they are 503."""
+        self.beats = True
+        self.behind_seconds: float = 0.0
+        self.complete = True
+        self.remembers = True
+        """Whether a stream can be resumed."""
+        self.script: Script | None = None
+        """In place of everything that the feed says."""
+        self.pace: Script | None = None
+        """Between the parts of a snapshot."""
+        self.asked: list[str | None] = []
+        """The cursor that each stream was asked with."""
+        self.questions: list[str] = []
+        self._streams: dict[web.StreamResponse, tuple[web.Request, asyncio.Queue[bytes]]] = {}
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def streams(self) -> int:
+        """How many there are just now."""
+        return len(self._streams)
+
+    def client(self, **options: Any) -> RevocationClient:
+        """A client of it."""
+        given: dict[str, Any] = {
+            "api_key": "feed-key-0123456789abcdef",
+            "max_staleness_seconds": 1.0,
+            "timeout_seconds": 1.0,
+        } | options
+        return RevocationClient(self.url, **given)
+
+    def revoke(self, *revocations: Revocation) -> None:
+        """It is acknowledged, and told to every stream."""
+        self.log.extend(revocations)
+        self.say(Change(self.cursor(), revocations))
+
+    def cursor(self) -> str:
+        """Where the log ends."""
+        return f"{len(self.log)}-0.nonce"
+
+    def say(self, *said: Event | bytes) -> None:
+        """Put this on every stream."""
+        for _request, queue in self._streams.values():
+            for one in said:
+                queue.put_nowait(one if isinstance(one, bytes) else encode(one))
+
+    def beat(self) -> Heartbeat:
+        """A heartbeat of now."""
+        return Heartbeat(self.behind_seconds, time.monotonic() + CLOCK, self.complete)
+
+    def cut(self) -> None:
+        """Every stream breaks off."""
+        for request, _queue in self._streams.values():
+            if request.transport is not None:
+                request.transport.abort()
+
+    async def feed(self, request: web.Request) -> web.StreamResponse:
+        """`GET /feed`."""
+        self.asked.append(request.headers.get("Last-Event-ID"))
+        if self.status != 200:
+            problem = {"code": "scripted", "detail": "as the test says", "status": self.status}
+            return web.json_response(problem, status=self.status, content_type="application/problem+json")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        self._streams[response] = request, queue
+        try:
+            await self._tell(response, queue, self.asked[-1])
+        except ConnectionError:
+            pass
+        finally:
+            del self._streams[response]
+        return response
+
+    async def _tell(self, response: web.StreamResponse, queue: asyncio.Queue[bytes], cursor: str | None) -> None:
+        if self.script is not None:
+            await self.script(response)
+            return
+        await response.write(encode(self.beat()))
+        await self._catch_up(response, cursor)
+        await response.write(encode(self.beat()))
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await response.write(await asyncio.wait_for(queue.get(), BEAT_SECONDS))
+            if self.beats:
+                await response.write(encode(self.beat()))
+
+    async def _catch_up(self, response: web.StreamResponse, cursor: str | None) -> None:
+        end = self.cursor()
+        if cursor is not None and self.remembers:
+            missed = self.log[int(cursor.partition("-")[0]) :]
+            await response.write(encode(Change(end, missed)))
+        else:
+            if cursor is not None:
+                await response.write(encode(Reset("unknown_cursor")))
+            for part in snapshots(list(self.log)):
+                await response.write(part)
+                if self.pace is not None:
+                    await self.pace(response)
+        await response.write(encode(Synced(end, self.complete)))
+
+    async def check(self, request: web.Request) -> web.StreamResponse:
+        """`POST /check/batch`, by jti alone."""
+        if not self.answers:
+            raise web.HTTPServiceUnavailable
+        checks = json.loads(await request.read())["checks"]
+        self.questions += [str(one.get("jti") or one.get("token")) for one in checks]
+        return web.json_response({"results": [self._result(one) for one in checks]})
+
+    def _result(self, question: dict[str, Any]) -> dict[str, Any]:
+        for one in self.log:
+            if one.claim == "jti" and one.value == question.get("jti"):
+                record = {"claim": "jti", "value": one.value, "revoked_at": 1, "expires_at": one.expires_at}
+                return not_revoked(question) | {"revoked": True, "revocation": record}
+        return not_revoked(question)
+
+    async def revoke_one(self, request: web.Request) -> web.StreamResponse:
+        """`POST /revoke`, by one claim; it is acknowledged, and the feed does not hear of it."""
+        if not self.answers:
+            raise web.HTTPServiceUnavailable
+        body = json.loads(await request.read())
+        ((claim, value),) = [(name, value) for name, value in body.items() if name in ("jti", "sid", "sub")]
+        made = revocation(value, claim, cutoff=body.get("issued_before"))
+        form = {"result": "revoked", "claim": claim, "value": value, "revoked_at": 1, "expires_at": made.expires_at}
+        if made.issued_before is not None:
+            form["issued_before"] = made.issued_before
+        return web.json_response(form | {"reason": None, "verified": False})
+
+
+def merged(log: list[Revocation]) -> dict[tuple[str, str], Revocation]:
+    """What a log comes to."""
+    found: dict[tuple[str, str], Revocation] = {}
+    for one in log:
+        key = one.claim, one.value
+        found[key] = merge(found[key], one) if key in found else one
+    return found
+
+
+@contextlib.asynccontextmanager
+async def serving_feed(server: FeedServer | None = None, port: int = 0) -> AsyncIterator[FeedServer]:
+    """One that runs."""
+    server = server or FeedServer()
+    app = web.Application(client_max_size=1 << 22)
+    app.router.add_get("/feed", server.feed)
+    app.router.add_post("/check/batch", server.check)
+    app.router.add_post("/revoke", server.revoke_one)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+        server.port = runner.addresses[0][1]
+        yield server
+    finally:
+        server.cut()
+        await runner.cleanup()

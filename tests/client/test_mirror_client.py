@@ -1,0 +1,457 @@
+"""What applications hold, answering from memory: as the service would, in step, and never against what it knows."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from revocation_client import NotStarted, RequestRefused, RevocationClient, RevocationError, TokenNeeded, TokenRevoked
+from revocation_client.counters import Tally
+from revocation_client.follower import Follower
+from revocation_client.freshness import Freshness
+from revocation_client.memory import Memory
+from revocation_client.model import Claims, Revocation, covers
+from revocation_client.questions import inquiry
+from revocation_client.testing import InMemoryRevocationClient
+from tests.client.feed_server import CLOCK, FeedServer, revocation, serving_feed
+from tests.client.test_follower import HANG_SECONDS, name, says, until
+from tests.client.worlds import real_world
+from tests.redis_processes import Process
+
+IAT = 1_700_000_000.0
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FeedServer]:
+    """A feed with a token, a session and a cutoff in it."""
+    async with serving_feed() as running:
+        running.log += [revocation("gone"), revocation("s-1", "sid"), revocation("bob", "sub", cutoff=IAT)]
+        yield running
+
+
+@pytest.fixture
+async def client(server: FeedServer) -> AsyncIterator[RevocationClient]:
+    """A client that is in step."""
+    async with server.client() as started:
+        assert await started.mirror_ready(HANG_SECONDS)
+        yield started
+
+
+def jwt(**claims: Any) -> str:
+    """A token that nobody verifies here."""
+    parts = ({"alg": "HS256"}, claims)
+    texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*texts, "c2ln"])
+
+
+REVOKED: list[dict[str, Any]] = [
+    {"jti": "gone"},
+    {"jti": "x", "sid": "s-1", "iat": IAT + 500},
+    {"jti": "x", "sub": "bob", "iat": IAT},
+    {"jti": "x", "sub": "bob"},
+    {"jti": "x", "sub": "bob", "iat": "yesterday"},
+]
+ACTIVE: list[dict[str, Any]] = [
+    {"jti": "here"},
+    {"jti": "x", "sid": "gone", "sub": "s-1", "azp": "bob"},
+    {"jti": "x", "sub": "bob", "iat": IAT + 1},
+    {"jti": 7, "sub": 12},
+]
+
+
+async def test_claims_are_answered_from_memory_in_every_way(client: RevocationClient, server: FeedServer) -> None:
+    """All ways of asking agree, say who revoked what and how old they are, and cost the service nothing."""
+    for question, revoked in [(one, True) for one in REVOKED] + [(one, False) for one in ACTIVE]:
+        verdict = await client.check(question)
+        assert (verdict.revoked, verdict.source, verdict.expired, verdict.verified) == (revoked, "mirror", None, False)
+        assert verdict.stale_seconds is not None
+        assert 0 <= verdict.stale_seconds < 1
+        assert verdict.considered == inquiry(question).considered
+        assert (verdict.revocation is not None) == revoked
+        assert await client.is_revoked(question) is revoked
+        assert client.is_revoked_now(question) is revoked
+        with pytest.raises(TokenRevoked) if revoked else contextlib.nullcontext():
+            await client.ensure_active(question)
+    verdicts = await client.check_many(REVOKED + ACTIVE)
+    assert [one.revoked for one in verdicts] == [True] * len(REVOKED) + [False] * len(ACTIVE)
+    assert (await client.check_jti("gone")).revoked
+    assert (await client.check_jti("sha256:abc")).source == "mirror"
+    assert server.questions == []
+    counters = client.counters
+    assert (counters.mirror_revoked, counters.mirror_not_revoked) == (5 * len(REVOKED) + 1, 5 * len(ACTIVE) + 1)
+    assert (counters.checks, counters.requests) == (counters.mirror_revoked + counters.mirror_not_revoked, 0)
+
+
+async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClient, server: FeedServer) -> None:
+    """Whether a token is genuine is not told here: what is not revoked is the service's to say, what is, is."""
+    for claims in REVOKED:
+        assert (await client.check("Bearer " + jwt(**claims))).source == "mirror"
+        assert client.is_revoked_now(jwt(**claims)) is True
+    expired = await client.check(jwt(jti="gone", exp=5))
+    assert (expired.revoked, expired.expired) == (True, True)
+    assert server.questions == []
+    verdict = await client.check(jwt(jti="here"))
+    assert (verdict.revoked, verdict.source) == (False, "redis")
+    assert client.is_revoked_now(jwt(jti="here")) is None
+    assert client.is_revoked_now("no.jwt.at-all") is None
+    with pytest.raises(RequestRefused):
+        client.is_revoked_now("Bearer ")
+
+
+async def test_a_list_is_answered_from_both(client: RevocationClient, server: FeedServer) -> None:
+    """What memory can say is not asked for, the rest is, and the order is the asker's."""
+    token = jwt(jti="here")
+    verdicts = await client.check_many([ACTIVE[0], token, REVOKED[0]])
+    assert [(one.revoked, one.source) for one in verdicts] == [(False, "mirror"), (False, "redis"), (True, "mirror")]
+    assert server.questions == [token]
+
+
+@pytest.mark.parametrize(
+    "question",
+    [{}, {"jti": ""}, {"jti": None}, {"jti": "sha256:x"}, {"jti": "a\n"}, {"jti": "x" * 257}, {"jti": 1.5}]
+    + [{"jti": "x", claim: value} for claim in ("sub", "sid", "azp") for value in ("", "a\0", "x" * 257, ["x"], True)],
+)
+async def test_a_bad_question_is_as_bad_as_without_memory(client: RevocationClient, question: dict[str, Any]) -> None:
+    """What the service would refuse lets nobody in: every way of asking raises."""
+    with pytest.raises((TokenNeeded, RequestRefused)):
+        await client.is_revoked(question)
+    with pytest.raises((TokenNeeded, RequestRefused)):
+        await client.ensure_active(question)
+    with pytest.raises((TokenNeeded, RequestRefused)):
+        client.is_revoked_now(question)
+
+
+async def test_own_revocations_are_known_at_once_and_never_unlearned(
+    client: RevocationClient, server: FeedServer
+) -> None:
+    """Before `revoke_*` returns; this feed never hears of them, and its next snapshot holds none of them."""
+    await client.revoke_jti("mine")
+    assert says(client, "mine")
+    await client.revoke_session("my-session")
+    assert client.is_revoked_now({"jti": "y", "sid": "my-session"})
+    await client.revoke_subject("carol", issued_before=IAT)
+    assert client.is_revoked_now({"jti": "y", "sub": "carol", "iat": IAT})
+    assert client.is_revoked_now({"jti": "y", "sub": "carol", "iat": IAT + 1}) is False
+    server.remembers = False
+    server.log.clear()
+    server.cut()
+    await until(lambda: client.counters.snapshots == 2 and name(client) == "synced")
+    server.answers = False
+    assert await client.is_revoked({"jti": "mine"})
+    assert await client.is_revoked({"jti": "y", "sid": "my-session"})
+
+
+@pytest.mark.parametrize("policy", ["allow", "deny"])
+async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> None:
+    """Feed and service are away: what was heard stays revoked, under either policy; the rest is the policy's, later."""
+    async with server.client(on_unavailable=policy) as client:
+        assert await client.mirror_ready(HANG_SECONDS)
+        server.answers, server.status = False, 503
+        server.cut()
+        began = time.monotonic()
+        while (verdict := await client.check(ACTIVE[0])).source == "mirror":
+            assert not verdict.revoked
+            assert time.monotonic() - began < 1.3
+            await asyncio.sleep(0.01)
+        assert (verdict.source, verdict.revoked) == ("policy", policy == "deny")
+        assert name(client) == "stale"
+        for question in REVOKED:
+            assert (await client.check(question)).source == "mirror"
+            assert await client.is_revoked(question)
+            assert await client.is_revoked(jwt(**question))
+            with pytest.raises(TokenRevoked):
+                await client.ensure_active(question)
+        assert client.is_revoked_now(ACTIVE[0]) is None
+        server.answers, server.status = True, 200
+        await until(lambda: client.is_revoked_now(ACTIVE[0]) is False)
+
+
+async def test_what_is_learned_while_a_question_is_under_way_counts(server: FeedServer) -> None:
+    """The service did not answer, or said "not revoked"; by then the feed had told of it."""
+    server.complete = False
+    async with server.client() as client:
+        assert await client.mirror_ready(HANG_SECONDS)
+        asked = asyncio.create_task(client.check({"jti": "late"}))
+        server.revoke(revocation("late"))
+        server.log.pop()  # the service itself would not say so
+        await until(lambda: says(client, "late"))
+        server.answers = False
+        other = asyncio.create_task(client.check({"jti": "later"}))
+        await asyncio.sleep(0)
+        server.revoke(revocation("later"))
+        await until(lambda: says(client, "later"))
+        assert (await other).revoked
+        await asked
+
+
+async def test_without_a_mirror_the_service_is_asked_each_time(server: FeedServer) -> None:
+    """`mirror=False`: no stream, no memory, no status."""
+    async with server.client(mirror=False) as client:
+        assert await client.is_revoked({"jti": "gone"})
+        assert await client.is_revoked({"jti": "gone"})
+        assert client.is_revoked_now({"jti": "gone"}) is None
+        assert client.mirror_status is None
+        assert not await client.mirror_ready(HANG_SECONDS)
+    assert (server.questions, server.asked) == (["gone", "gone"], [])
+
+
+async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
+    """A framework's worker threads need no event loop; a client that is closed says so."""
+    found: list[bool | None] = []
+    threads = [threading.Thread(target=lambda: found.append(client.is_revoked_now({"jti": "gone"}))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    assert found == [True] * 8
+    await client.aclose()
+    with pytest.raises(NotStarted):
+        client.is_revoked_now({"jti": "gone"})
+    with pytest.raises(NotStarted):
+        await client.is_revoked({"jti": "here"})
+
+
+async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
+    """Its service is its memory: an outage takes away no logout, and everything else is the policy's."""
+    now = 1000.0
+    async with InMemoryRevocationClient(clock=lambda: now) as client:
+        assert await client.mirror_ready(1)
+        await client.revoke_jti("mine", expires_in=60)
+        assert client.is_revoked_now({"jti": "mine"}) is True
+        with client.outage():
+            assert await client.is_revoked({"jti": "mine"})
+            assert (await client.check({"jti": "other"})).source == "policy"
+        now = 1100.0
+        assert not await client.is_revoked({"jti": "mine"})
+
+
+class Named(StrEnum):
+    """Texts whose hash is their name's."""
+
+    FIRST = "a"
+    BROKEN = "\n"
+
+
+_TEXTS: st.SearchStrategy[Any] = st.sampled_from(
+    ["a", "b", "c", "sha256:a", "", "\x00", "é", "\xa0", "x" * 257, 7, None, True, 1.5, [], "y" * 200, *Named]
+)
+_QUESTIONS = st.dictionaries(
+    st.sampled_from(["jti", "sid", "sub", "client_id", "azp", "iat"]),
+    _TEXTS | st.floats() | st.sampled_from([50, 95.0]),
+    max_size=6,
+)
+_HELD = st.lists(
+    st.builds(
+        Revocation,
+        st.sampled_from(["jti", "sid", "sub", "client_id", "all"]),
+        st.sampled_from(["a", "b", "é", "7", "y" * 200]),
+        st.sampled_from([50.0, 150.0, None]),
+        st.none(),
+        st.sampled_from([None, 10.0, 90.0]),
+    ).map(lambda one: one if one.claim != "all" else Revocation("all", "", one.expires_at, None, one.issued_before)),
+    max_size=4,
+)
+
+
+@given(_QUESTIONS, _HELD, st.booleans())
+def test_the_quick_way_says_what_the_rule_says(question: dict[str, Any], held: list[Revocation], fresh: bool) -> None:
+    """Whatever the claims are: quick, slow and the plain rule over a list agree, or nothing is said; bad ones raise."""
+    memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    for one in held:
+        memory.learn(one)
+    if fresh:
+        memory.vouch(0.0, complete=True)
+    said = memory.says(question)
+    try:
+        asked = inquiry(question)
+    except RevocationError:
+        assert said is None
+        return
+    assert isinstance(asked.claims, Claims)
+    live = [one for one in held if one.expires_at is None or one.expires_at > 100]
+    revoked = any(covers(one, asked.claims, 100.0) for one in live)
+    verdict = memory.verdict(asked)
+    assert said in (None, revoked)
+    if revoked or fresh:
+        assert verdict is not None
+        assert verdict.revoked == revoked
+    else:
+        assert (said, verdict) == (None, None)
+    values = [value for claim, value in question.items() if claim != "iat" and value is not None]
+    usual = all(type(value) is str and value.isprintable() for value in values)
+    named = {(one.claim, one.value) for one in held} & set(asked.claims.identifiers())
+    if fresh and usual and not named:
+        assert said is False, "else every check would go the slow way"
+
+
+def test_an_enumerations_member_is_its_text() -> None:
+    """Its hash is its name's: memory looks for what the service would be asked."""
+    memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    memory.learn(Revocation("sub", "a", None, None))
+    memory.vouch(0.0, complete=True)
+    for question in ({"jti": "x", "sub": Named.FIRST}, {"jti": Named.FIRST, "sub": "a"}):
+        assert memory.says(question) is None
+        verdict = memory.verdict(inquiry(question))
+        assert verdict is not None
+        assert verdict.revoked
+
+
+class Clocks:
+    """Two, set by hand."""
+
+    def __init__(self) -> None:
+        self.wall, self.even = 1000.0, 5.0
+
+    def memory(self) -> Memory:
+        """One that goes by them."""
+        return Memory(5.0, Tally(), wall=lambda: self.wall, monotonic=lambda: self.even)
+
+    def go(self, seconds: float) -> None:
+        """Time passes."""
+        self.wall += seconds
+        self.even += seconds
+
+
+QUESTION = {"jti": "x"}
+
+
+@pytest.mark.parametrize("age", [0.0, 2.0, 4.9])
+def test_not_revoked_is_said_until_the_age_is_the_greatest(age: float) -> None:
+    """To the moment: what was proven `age` ago is good for what is left of five seconds."""
+    clocks = Clocks()
+    memory = clocks.memory()
+    assert (memory.says(QUESTION), memory.status(None).name) == (None, "connecting")
+    memory.vouch(age, complete=True)
+    assert (memory.says(QUESTION), memory.status(None).name) == (False, "synced")
+    clocks.go(4.99 - age)
+    assert memory.says(QUESTION) is False
+    clocks.go(0.02)
+    assert (memory.says(QUESTION), memory.verdict(inquiry(QUESTION))) == (None, None)
+    status = memory.status("gone")
+    assert (status.name, status.last_error) == ("stale", "gone")
+    assert status.since == pytest.approx(1000 + 5 - age)
+    memory.vouch(5.5, complete=True)  # a proof too old is none
+    assert memory.says(QUESTION) is None
+
+
+def test_a_machine_that_slept_is_out_of_step() -> None:
+    """Its even clock may have slept with it: the one on the wall tells."""
+    clocks = Clocks()
+    memory = clocks.memory()
+    memory.vouch(0.0, complete=True)
+    clocks.wall += 6
+    assert memory.says(QUESTION) is None
+    clocks.wall -= 6.5
+    assert memory.says(QUESTION) is None
+    clocks.wall += 0.5
+    assert memory.says(QUESTION) is False
+
+
+async def test_a_clock_that_was_set_back_begins_anew(server: FeedServer) -> None:
+    """While it was ahead, what still lives was taken for ended: until a new snapshot came, memory is silent."""
+    ahead = 0.0
+    async with serving_feed(server):
+        client = server.client()
+        client._wall = lambda: time.time() + ahead
+        client._memory = Memory(1.0, client._tally, client._wall, time.monotonic)
+        async with client:
+            assert await client.mirror_ready(HANG_SECONDS)
+            ahead = 3600.0
+            assert says(client, "never") is None
+            assert says(client, "gone") is None  # taken for ended
+            await until(lambda: says(client, "never") is False)
+            ahead = 0.0
+            assert says(client, "never") is None
+            await until(lambda: client.counters.snapshots == 2)
+            await until(lambda: says(client, "never") is False)
+            assert says(client, "gone")
+
+
+def test_heartbeats_read_late_vouch_for_nothing() -> None:
+    """A process frozen for ten seconds reads ten buffered heartbeats at once: the newest of them is ten seconds old."""
+    freshness = Freshness()
+    freshness.asked(100.0)
+    freshness.beat(float("inf"), CLOCK + 100.01, 100.02)
+    freshness.beat(0.0, CLOCK + 101.01, 101.02)
+    for second in range(2, 4):
+        freshness.beat(0.0, CLOCK + 100.01 + second, 111.0)
+    assert freshness.age(111.0) == pytest.approx(8.0, abs=0.1)
+
+
+async def test_the_real_service_and_its_feed(redis: Process) -> None:
+    """What one client revokes another knows within a second; cut off, both keep it; back again, they resume."""
+    async with real_world(redis) as world, world.client(mirror=True) as one, world.client(mirror=True) as other:
+        assert await one.mirror_ready(HANG_SECONDS)
+        assert await other.mirror_ready(HANG_SECONDS)
+        assert says(other, "real") is False
+        await one.revoke_jti("real", expires_in=600)
+        assert says(one, "real")
+        acknowledged = time.monotonic()
+        await until(lambda: says(other, "real"))
+        assert time.monotonic() - acknowledged < 1
+        await one.revoke_subject("carol")
+        await until(lambda: other.is_revoked_now({"jti": "x", "sub": "carol", "iat": 5}))
+        assert other.is_revoked_now({"jti": "x", "sub": "carol", "iat": time.time() + 1}) is False
+        async with world.outage():
+            await until(lambda: says(other, "never") is None)
+            assert await other.is_revoked({"jti": "real"})
+            assert (await other.check({"jti": "never"})).source == "policy"
+        await until(lambda: says(other, "never") is False)
+        assert other.counters.snapshots == 1
+        assert other.counters.streams >= 2
+
+
+PROCESS = Path(__file__).with_name("asking_process.py")
+
+
+async def test_a_frozen_process_does_not_answer_from_memory_when_it_is_thawed(server: FeedServer) -> None:
+    """Frozen for three times the staleness allowed, with fresh-looking heartbeats in its buffer: it never says "not
+    revoked" again, but for what heartbeats sent since then vouch for.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, str(PROCESS), server.url, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(HANG_SECONDS):
+            while await process.stdout.readline() != b"False\n":
+                pass
+            process.send_signal(signal.SIGSTOP)
+            await asyncio.sleep(1.5)  # heartbeats go on into its buffer
+            server.beats, server.script = False, nothing
+            await asyncio.sleep(1.5)
+            process.send_signal(signal.SIGCONT)
+            heard = {await process.stdout.readline()}
+            thawed = time.monotonic()
+            while time.monotonic() - thawed < 1.5:
+                with contextlib.suppress(TimeoutError):
+                    heard.add(await asyncio.wait_for(process.stdout.readline(), 0.2))
+            assert heard == {b"None\n"}
+            server.beats, server.script = True, None
+            server.cut()
+            while await process.stdout.readline() != b"False\n":
+                pass
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def nothing(_response: object) -> None:
+    """A feed that begins and says nothing."""
+    await asyncio.sleep(1)
+
+
+def test_a_follower_says_nothing_of_tokens() -> None:
+    """It merges and vouches; what is true of a token is the memory's to say."""
+    assert not [each for each in vars(Follower) if "revoked" in each or "verdict" in each]

@@ -1,0 +1,384 @@
+"""What the proofs of the mirror share: applications that remember, lines that can be cut, and who watches both.
+
+Run as a module it is an application: it answers, from its client, each question that it reads, a JSON object a line.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import json
+import pathlib
+import random
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from revocation_client import RevocationClient
+from revocation_service.store.embedded_child import dying_with_parent
+from tests.redis_processes import HOST, Process
+from tests.system.service_process import Answer, ServiceProcess, ask, ending
+from tests.system.slow_proxy import SlowProxy
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+GUNICORN = ("-m", "gunicorn", "--config", str(REPOSITORY / "deploy" / "gunicorn.conf.py"))
+WORKER = "revocation_service.web.worker:worker"
+KEY = "the-key-of-the-one-caller-there-is"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+ANSWER_SECONDS = 0.5
+READY_SECONDS = 30.0
+LIFE_SECONDS = 3600
+LOOK_SECONDS = 0.005
+LOOK_MOST = 1_000
+BATCH = 500
+AT_ONCE = 20
+LINE_BYTES = 1 << 20
+ACCEPTED_SECONDS = 0.02
+
+
+class Line:
+    """A TCP line to one port, which can be cut and mended."""
+
+    def __init__(self, target_port: int) -> None:
+        self._proxy = SlowProxy(target_port)
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it begins."""
+        return self._proxy.port
+
+    @property
+    def whole(self) -> bool:
+        """Whether it lets anybody through."""
+        return self._listener is not None
+
+    async def mend(self) -> None:
+        """Let connections in."""
+        self._listener = await asyncio.start_server(self._serve, HOST, self._proxy.port)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.whole:
+            await self._proxy.serve(reader, writer)
+        else:
+            writer.transport.abort()
+
+    async def cut(self) -> None:
+        """Cut all connections, and let none in."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+            await asyncio.sleep(ACCEPTED_SECONDS)  # who was let in at the last moment is there by now
+            await self._proxy.aclose()
+            await listener.wait_closed()
+
+    async def drop(self) -> None:
+        """Cut all connections; who tries again gets through."""
+        await self._proxy.aclose()
+
+
+@contextlib.asynccontextmanager
+async def line_to(port: int) -> AsyncIterator[Line]:
+    """One that is whole."""
+    line = Line(port)
+    await line.mend()
+    try:
+        yield line
+    finally:
+        await line.cut()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an application says of one token."""
+
+    began: float
+    """When it looked, by the clock that all processes of this machine share."""
+    revoked: bool
+    source: str
+    quickly: bool
+    """What `is_revoked` said."""
+    at_once: bool | None
+    """What `is_revoked_now` said."""
+
+
+class Application:
+    """An application in a process of its own, with a client that keeps a mirror."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Said]] = {}
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            number, *said = json.loads(line)
+            waiting = self._waiting.pop(number)
+            if not waiting.done():  # else whoever asked has gone
+                waiting.set_result(Said(*said))
+        for left in self._waiting.values():
+            if not left.done():
+                left.set_exception(AssertionError("the application has ended"))
+
+    async def ask(self, claims: Mapping[str, object]) -> Said:
+        """What it says; one that is frozen says it when it is thawed."""
+        assert self._process.stdin is not None
+        number = next(self._numbers)
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        self._process.stdin.write(json.dumps([number, claims]).encode() + b"\n")
+        return await self._waiting[number]
+
+    def freeze(self) -> None:
+        """SIGSTOP."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._process.send_signal(signal.SIGCONT)
+
+    async def aclose(self) -> None:
+        """Kill it."""
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        await self._reading
+
+
+@contextlib.asynccontextmanager
+async def application(url: str, max_staleness_seconds: float) -> AsyncIterator[Application]:
+    """One that runs and is in step; with `on_unavailable="allow"`."""
+    command = [sys.executable, "-m", "tests.system.mirrors", url, str(max_staleness_seconds)]
+    process = await asyncio.create_subprocess_exec(
+        *dying_with_parent(command),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        cwd=REPOSITORY,
+        limit=LINE_BYTES,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert await process.stdout.readline() == b"in step\n"
+    running = Application(process)
+    try:
+        yield running
+    finally:
+        await running.aclose()
+
+
+async def _be_one(url: str, max_staleness_seconds: float) -> None:
+    client = RevocationClient(url, max_staleness_seconds=max_staleness_seconds, timeout_seconds=ANSWER_SECONDS)
+    loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(LINE_BYTES)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with client, asyncio.TaskGroup() as answering:
+        assert await client.mirror_ready(READY_SECONDS)
+        sys.stdout.write("in step\n")
+        sys.stdout.flush()
+        while line := await reader.readline():
+            answering.create_task(_answer(client, *json.loads(line)))
+
+
+async def _answer(client: RevocationClient, number: int, claims: dict[str, object]) -> None:
+    began = time.monotonic()
+    at_once = client.is_revoked_now(claims)
+    verdict, quickly = await asyncio.gather(client.check(claims), client.is_revoked(claims))
+    sys.stdout.write(json.dumps([number, began, verdict.revoked, verdict.source, quickly, at_once]) + "\n")
+    sys.stdout.flush()
+
+
+@contextlib.asynccontextmanager
+async def two_instances(
+    directory: pathlib.Path, redis: Process, *, workers: int, **settings: str
+) -> AsyncIterator[list[ServiceProcess]]:
+    """Two services on one Redis, each of so many worker processes under gunicorn; who calls needs `KEY`."""
+    told = {
+        "REVOCATION_REDIS_URL": redis.url,
+        "REVOCATION_API_KEYS": f"main-api={KEY}:admin",
+        "REVOCATION_DRAIN_SECONDS": "0",
+        "REVOCATION_LOG_LEVEL": "warning",
+        "WEB_CONCURRENCY": str(workers),
+    } | settings
+    services = []
+    for number in range(2):
+        own = {"PROMETHEUS_MULTIPROC_DIR": str(directory / f"metrics-{number}")}
+        services.append(ServiceProcess(directory / str(number), told | own, arguments=(*GUNICORN, WORKER)))
+    async with ending(*services):
+        await asyncio.gather(*(service.start() for service in services))
+        yield services
+
+
+@contextlib.asynccontextmanager
+async def caller() -> AsyncIterator[aiohttp.ClientSession]:
+    """One who may revoke; his connections are with all of the workers."""
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=AUTHORIZED) as session:
+        yield session
+
+
+async def revoke(http: aiohttp.ClientSession, service: ServiceProcess, claims: Mapping[str, Any]) -> Answer | None:
+    """One try to revoke what these claims name; None: no answer."""
+    body = dict(claims) | ({"expires_in": LIFE_SECONDS} if "jti" in claims else {})
+    try:
+        return await ask(http, "POST", f"{service.url}/revoke", body)
+    except (aiohttp.ClientError, TimeoutError):
+        return None
+
+
+async def all_revoked(http: aiohttp.ClientSession, service: ServiceProcess, claims: Sequence[Mapping[str, Any]]) -> int:
+    """How many of these are revoked by `/check/batch`."""
+    found = 0
+    for some in pieces(claims):
+        answer = await ask(http, "POST", f"{service.url}/check/batch", {"checks": [dict(one) for one in some]})
+        assert answer.status == 200, answer
+        found += sum(result.get("revoked") is True for result in answer.body["results"])
+    return found
+
+
+async def stored(redis: Process, claims: Iterable[Mapping[str, Any]]) -> int:
+    """How many of these have their record in Redis."""
+    keys = [key_of(one) for one in claims]
+    async with redis.client() as client:
+        return sum([await client.exists(*some) for some in pieces(keys)])
+
+
+def key_of(claims: Mapping[str, Any]) -> str:
+    """Where the revocation of the one thing that these claims name stands."""
+    ((claim, value),) = [(name, value) for name, value in claims.items() if name not in {"iat", "issued_before"}]
+    return f"token_blacklist:{value}" if claim == "jti" else f"token_cutoff:{claim}:{value}"
+
+
+def pieces(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
+    """In batches."""
+    return (items[first : first + size] for first in range(0, len(items), size))
+
+
+def nth(number: int) -> dict[str, Any]:
+    """What the nth revocation names: mostly one token, at times a session or all that a subject has by now."""
+    if number % 50 == 49:
+        return {"sub": f"subject-{number}"}
+    return {"sid": f"session-{number}"} if number % 10 == 9 else {"jti": f"token-{number}"}
+
+
+def token_of(named: Mapping[str, Any]) -> dict[str, Any]:
+    """The claims of a token that such a revocation covers."""
+    return {"jti": "any", "iat": 1} | dict(named)
+
+
+class Ledger:
+    """What was acknowledged, and when."""
+
+    def __init__(self) -> None:
+        self.named: list[dict[str, Any]] = []
+        self.at: list[float] = []
+        self.tries = 0
+
+    def __len__(self) -> int:
+        return len(self.named)
+
+    async def fill(self, http: aiohttp.ClientSession, services: Sequence[ServiceProcess], most: int) -> None:
+        """Revoke until so many are acknowledged, at full speed, each until some instance takes it."""
+        numbers = itertools.takewhile(lambda number: number < most, itertools.count(len(self)))
+
+        async def one_after_another() -> None:
+            for number in numbers:
+                while (answer := await revoke(http, random.choice(services), nth(number))) is None or (
+                    answer.status != 200
+                ):
+                    assert answer is None or (answer.status, answer.code) == (503, "store_unavailable"), answer
+                    self.tries += 1
+                    await asyncio.sleep(0.05)
+                self.named.append(nth(number))
+                self.at.append(time.monotonic())
+
+        await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
+
+
+class Watch:
+    """Asks one client's memory again and again for what was acknowledged, until it knows it."""
+
+    def __init__(self, client: RevocationClient, ledger: Ledger, max_staleness_seconds: float) -> None:
+        self.client = client
+        self.known = 0
+        self.slowest = 0.0
+        """From an acknowledgement until it was known here."""
+        self.latest_no = 0.0
+        """How long after its acknowledgement, at most, memory still said of one that it was not revoked."""
+        self.too_late: dict[int, float] = {}
+        """Of which, by number, it was said for too long, and for how long."""
+        self.closed = False
+        """Whether the client is, and so cannot be asked."""
+        self._ledger = ledger
+        self._max_staleness_seconds = max_staleness_seconds
+        self._pending: deque[int] = deque()
+        self._seen = 0
+
+    def look(self) -> None:
+        """At some of what is not known yet, so that the event loop is not held for long; the rest comes next."""
+        if self.closed:
+            return
+        self._pending += range(self._seen, len(self._ledger))
+        self._seen = len(self._ledger)
+        for _ in range(min(len(self._pending), LOOK_MOST)):
+            number = self._pending.popleft()
+            if not self._knows(number):
+                self._pending.append(number)
+
+    def _knows(self, number: int) -> bool:
+        named, waited = self._ledger.named[number], time.monotonic() - self._ledger.at[number]
+        said = self.client.is_revoked_now(token_of(named))
+        if said:
+            self.known += 1
+            self.slowest = max(self.slowest, waited)
+        elif said is False:
+            self.latest_no = max(self.latest_no, waited)
+            if waited > self._max_staleness_seconds:
+                self.too_late[number] = waited
+        return said is True
+
+    @property
+    def wrong(self) -> list[str]:
+        """Each one for which that holds, in words."""
+        return [
+            f'{self._ledger.named[number]}: "not revoked" {waited:.2f} s after its acknowledgement'
+            for number, waited in self.too_late.items()
+        ]
+
+    async def knows_all(self) -> bool:
+        """For `eventually`."""
+        self.look()
+        return not self._pending
+
+    def missing(self) -> list[dict[str, Any]]:
+        """What memory does not hold, each asked for once more."""
+        return [named for named in self._ledger.named if self.client.is_revoked_now(token_of(named)) is not True]
+
+
+@contextlib.asynccontextmanager
+async def watching(watches: list[Watch]) -> AsyncIterator[None]:
+    """Look with all of these, of which more may come and some go, as often as that can be done."""
+
+    async def look() -> None:
+        while True:
+            for watch in [*watches]:
+                watch.look()
+                await asyncio.sleep(0)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    looking = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        looking.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await looking
+
+
+if __name__ == "__main__":
+    asyncio.run(_be_one(sys.argv[1], float(sys.argv[2])))

@@ -1,0 +1,213 @@
+"""What was answered in one world, by whom and when, while an outage came and went."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from tests.redis_processes import eventually
+from tests.system.mirrors import token_of
+from tests.system.outage_worlds import BACK_SECONDS, STALE_SECONDS, UNKNOWN, World, asked, in_step, make_known
+from tests.system.outages import MEMORY, NOTHING, REFUSED, SEEN, Row
+from tests.system.service_process import Answer, ServiceProcess
+
+LATE: Final = 3
+"""How many rounds of questions are asked when it has lasted longer than `STALE_SECONDS`."""
+
+AFTER: Final = 5
+"""How many answers of everybody are heard when all is well again."""
+
+TOLD_SECONDS: Final = 1.2
+PAUSE_SECONDS: Final = 0.1
+
+UNSEEN: Final = {"jti": "revoked-meanwhile"}
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One answer: whose, about what, between when and when."""
+
+    who: str
+    about: str
+    began: float
+    ended: float
+    said: str
+
+
+@dataclass
+class Story:
+    """What happened in one world, and when."""
+
+    heard: list[Heard] = field(default_factory=list)
+    struck: float = 0.0
+    repaired: float = 0.0
+    """When the repair began."""
+    over: float = 0.0
+    """When all was as before."""
+    unseen_at: float | None = None
+    """When the revocation made meanwhile was acknowledged."""
+    refused: list[Answer | None] = field(default_factory=list)
+    trouble: BaseException | None = None
+
+    def said(self, who: str, about: str, since: float, until: float) -> Counter[str]:
+        """The answers to what was asked and answered in a time, and how often each was given."""
+        return Counter(
+            each.said
+            for each in self.heard
+            if (each.who, each.about) == (who, about) and since <= each.began and each.ended < until
+        )
+
+
+class Questions:
+    """Asks everybody, again and again, each in a row of its own; also what is frozen, which answers late."""
+
+    def __init__(self, world: World, story: Story) -> None:
+        self._world = world
+        self._story = story
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def going_on(self) -> AsyncIterator[None]:
+        """Until the end of the block."""
+        world = self._world
+        seen = itertools.cycle(world.seen)
+        subjects: dict[str, Iterator[dict[str, Any]]] = {
+            "revoked": (token_of(named) for named in seen),
+            "unknown": itertools.repeat(UNKNOWN),
+            "unseen": itertools.repeat(token_of(UNSEEN)),
+        }
+        for about, claims in subjects.items():
+            self._tasks.append(asyncio.create_task(self._ask(about, claims, "client", self._of_app)))
+            for name, service in (("one", world.one), ("other", world.other)):
+                asking = self._ask(about, claims, name, self._of(service))
+                self._tasks.append(asyncio.create_task(asking))
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        for each in ended:
+            assert isinstance(each, asyncio.CancelledError), repr(each)
+
+    async def _ask(
+        self,
+        about: str,
+        subjects: Iterator[dict[str, Any]],
+        who: str,
+        answer: Callable[[dict[str, Any]], Awaitable[tuple[float, str]]],
+    ) -> None:
+        while True:
+            began, said = await answer(next(subjects))
+            self._story.heard.append(Heard(who, about, began, time.monotonic(), said))
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _of_app(self, claims: dict[str, Any]) -> tuple[float, str]:
+        said = await self._world.app.ask(claims)
+        if said.revoked or said.at_once:
+            assert (said.quickly, said.revoked) == (True, True), f"it changed its mind: {said}"
+        return said.began, _words(said.revoked, said.source)
+
+    def _of(self, service: ServiceProcess) -> Callable[[dict[str, Any]], Awaitable[tuple[float, str]]]:
+        async def answer(claims: dict[str, Any]) -> tuple[float, str]:
+            began = time.monotonic()
+            told = await asked(self._world.http, "POST", f"{service.url}/check", claims)
+            return began, _told(told, time.monotonic() - began)
+
+        return answer
+
+
+def _words(revoked: bool, source: str) -> str:
+    return f"{'revoked' if revoked else 'not revoked'} ({source})"
+
+
+def _told(answer: Answer | None, seconds: float) -> str:
+    """An answer in the table's words; a refusal that comes late is none."""
+    if answer is None:
+        return NOTHING
+    if answer.status == 503:
+        assert (answer.code, answer.headers["Retry-After"]) == ("store_unavailable", "1"), answer
+        return REFUSED if seconds < TOLD_SECONDS else NOTHING
+    assert answer.status == 200, answer
+    assert (answer.body["source"] == "mirror") == ("stale_seconds" in answer.body), answer
+    return _words(answer.body["revoked"], answer.body["source"])
+
+
+async def live_through(row: Row, world: World) -> Story:
+    story = Story()
+    await make_known(world, range(SEEN))
+    await eventually(lambda: in_step(world), "everybody in step", BACK_SECONDS)
+    async with Questions(world, story).going_on():
+        await row.strike(world)
+        story.struck = time.monotonic()
+        await _revoke_meanwhile(row, world, story)
+        await _until_late(row, story)
+        story.repaired = time.monotonic()
+        await row.repair(world)
+        if row.revoking == "none":
+            await eventually(lambda: _taken(world, story), "a revocation that is taken", BACK_SECONDS)
+        await eventually(lambda: _is_over(row, world), "the end of it", BACK_SECONDS)
+        story.over = time.monotonic()
+        await eventually(lambda: _heard_after(story, story.over), "answers after the end", BACK_SECONDS)
+    return story
+
+
+async def _revoke_meanwhile(row: Row, world: World, story: Story) -> None:
+    if row.revoking == "none":
+        for service in (world.one, world.other):
+            story.refused.append(await world.revoke(service, UNSEEN))
+        return
+    answer = await world.revoke(world.one if row.revoking == "one" else world.other, UNSEEN)
+    assert answer is not None, row.what
+    assert answer.status == 200, answer
+    story.unseen_at = time.monotonic()
+
+
+async def _taken(world: World, story: Story) -> bool:
+    answer = await world.revoke(world.one, UNSEEN)
+    if answer is None or answer.status != 200:
+        return False
+    story.unseen_at = time.monotonic()
+    return True
+
+
+async def _until_late(row: Row, story: Story) -> None:
+    """Until everybody who answers has been asked several times when his memory had grown too old."""
+
+    async def late() -> bool:
+        since = story.struck + max(STALE_SECONDS, row.lasts_seconds)
+        counts = [
+            sum((each.who, each.about) == (who, "unknown") and each.began >= since for each in story.heard)
+            for who in (("one",) if row.silences_the_application else ("one", "client"))
+        ]
+        return time.monotonic() > since and min(counts) >= LATE
+
+    await eventually(late, "late answers", BACK_SECONDS + row.lasts_seconds)
+
+
+async def _is_over(row: Row, world: World) -> bool:
+    """Everything acknowledged is where it was, in Redis too; where nobody had it any more, in the application."""
+    if not await in_step(world):
+        return False
+    named = [*world.seen, UNSEEN] if row.kept else [UNSEEN]
+    if await world.stored(named) != len(named):
+        return False
+    for service in (world.one, world.other):
+        for one in named[:: max(1, len(named) // 100)]:
+            answer = await asked(world.http, "POST", f"{service.url}/check", token_of(one))
+            if answer is None or answer.status != 200 or not answer.body["revoked"]:
+                return False
+    return (await world.app.ask(token_of(UNSEEN))).source == "mirror"
+
+
+async def _heard_after(story: Story, since: float) -> bool:
+    now = time.monotonic()
+    return MEMORY in story.said("client", "unknown", since, now) and all(
+        story.said(who, about, since, now).total() >= AFTER
+        for who in ("one", "other", "client")
+        for about in ("revoked", "unknown", "unseen")
+    )

@@ -1,0 +1,231 @@
+"""The feed's text: what is written is what is read, in whatever pieces it comes, and garbage is never a revocation."""
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from revocation_client.feed import (
+    EVENT_MAX_BYTES,
+    EVENT_MAX_REVOCATIONS,
+    PART_REVOCATIONS,
+    Change,
+    Event,
+    FeedError,
+    Heartbeat,
+    Message,
+    Parser,
+    Reset,
+    Snapshot,
+    Synced,
+    decode,
+    encode,
+    snapshots,
+)
+from revocation_client.model import CLAIM_NAMES, Revocation
+from tests.scale import scaled
+
+_TIMES = st.one_of(st.floats(-1e12, 1e12), st.integers(0, 1 << 40).map(float))
+_VALUES = st.text(st.characters(), max_size=40)  # lone surrogates and line ends too: others write keys as they like
+_REVOCATIONS = st.builds(
+    Revocation, st.sampled_from(CLAIM_NAMES), _VALUES, st.none() | _TIMES, st.none(), st.none() | _TIMES
+)
+_LISTS = st.lists(_REVOCATIONS, max_size=5)
+_CURSORS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=60)
+_EVENTS = st.one_of(
+    st.builds(Snapshot, _LISTS),
+    st.builds(Synced, _CURSORS, st.booleans()),
+    st.builds(Change, _CURSORS, _LISTS),
+    st.builds(Heartbeat, st.floats(0, 1e9) | st.just(math.inf), _TIMES, st.booleans()),
+    st.builds(Reset, st.sampled_from(["unknown_cursor", "too_slow", "shutdown", "lost"])),
+)
+
+
+def read(chunks: Iterable[bytes], parser: Parser | None = None) -> list[Event | None]:
+    """The events in these chunks."""
+    parser = parser or Parser()
+    return [decode(message) for chunk in chunks for message in parser.feed(chunk)]
+
+
+def cut(text: bytes, places: list[int]) -> list[bytes]:
+    """The text in pieces, cut at these places; some may be empty."""
+    edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
+    return [text[start:end] for start, end in itertools.pairwise(edges)]
+
+
+@given(st.lists(_EVENTS, max_size=5), st.lists(st.integers(0, 1 << 16), max_size=20))
+def test_what_is_written_is_what_is_read(events: list[Event], places: list[int]) -> None:
+    """Every event, with any text in it, comes back as it was, wherever the stream is cut."""
+    assert read(cut(b"".join(map(encode, events)), places)) == events
+
+
+@given(_EVENTS, st.sampled_from([b"\n", b"\r", b"\r\n"]))
+def test_any_line_end_byte_by_byte(event: Event, line_end: bytes) -> None:
+    """All three line ends of the specification, one byte at a time, after a byte order mark and between comments."""
+    text = b"\xef\xbb\xbf: hello\n\n" + encode(event) + b":\n" + encode(event)
+    text = text.replace(b"\n", line_end)
+    assert read(text[place : place + 1] for place in range(len(text))) == [event, event]
+
+
+@given(_EVENTS, st.integers(1, 100))
+def test_a_stream_that_ends_in_an_event_did_not_send_it(event: Event, missing: int) -> None:
+    """Without its blank line it is nothing, even if all of its data came."""
+    text = encode(event)
+    assert read([text[: max(0, len(text) - missing)]]) == []
+
+
+@given(st.lists(st.binary(max_size=200), max_size=5))
+def test_garbage_is_an_error_or_nothing(chunks: list[bytes]) -> None:
+    """Bytes that nobody meant as a feed raise one kind of error at most, and make no event."""
+    with contextlib.suppress(FeedError):
+        assert not any(read(chunks))
+
+
+@given(
+    st.sampled_from(["snapshot", "change", "synced", "heartbeat", "reset"]),
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=4)
+            | st.dictionaries(
+                st.sampled_from(["revocations", "complete", "behind_seconds", "sent_at", "reason"]), inner, max_size=4
+            )
+        ),
+        max_leaves=12,
+    ),
+)
+def test_wrong_forms_are_refused(name: str, form: Any) -> None:
+    """Whatever JSON stands where an event's should: what is accepted is written back as the same event."""
+    try:
+        event = decode(Message(name, json.dumps(form), "1-1.n"))
+    except FeedError:
+        return
+    assert event is not None
+    assert read([encode(event)]) == [event]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "ident"),
+    [
+        ("snapshot", '{"revocations":[["jti","a",1]]}', None),
+        ("snapshot", '{"revocations":[["jti","a",1,null,2]]}', None),
+        ("snapshot", '{"revocations":[["iss","a",1,null]]}', None),
+        ("snapshot", '{"revocations":[["jti",7,1,null]]}', None),
+        ("snapshot", '{"revocations":[["jti","a","1",null]]}', None),
+        ("snapshot", '{"revocations":[["jti","a",true,null]]}', None),
+        ("snapshot", '{"revocations":[["jti","a",NaN,null]]}', None),
+        ("snapshot", '{"revocations":[["jti","a",1e999,null]]}', None),
+        ("snapshot", '{"revocations":[[["jti"],"a",1,null]]}', None),
+        ("snapshot", '{"revocations":{"jti":1}}', None),
+        ("snapshot", '{"revocations":[' + ",".join(['["jti","a",1,null]'] * 2001) + "]}", None),
+        ("snapshot", "[" * 100_000, None),
+        ("snapshot", "", None),
+        ("change", '{"revocations":[]}', None),
+        ("change", '{"revocations":[]}', "two words"),
+        ("change", '{"revocations":[]}', "1-1\r\nX-Header: 1"),
+        ("change", '{"revocations":[]}', "x" * 201),
+        ("synced", '{"complete":1}', "1-1.n"),
+        ("synced", '{"complete":true}', None),
+        ("heartbeat", '{"behind_seconds":-1,"sent_at":1,"complete":true}', None),
+        ("heartbeat", '{"behind_seconds":0,"sent_at":null,"complete":true}', None),
+        ("heartbeat", '{"behind_seconds":0,"sent_at":1e999,"complete":true}', None),
+        ("heartbeat", '{"behind_seconds":0,"sent_at":1}', None),
+        ("reset", '{"reason":"tired"}', None),
+        ("reset", '{"reason":["lost"]}', None),
+    ],
+)
+def test_an_event_of_a_wrong_form_is_an_error(name: str, data: str, ident: str | None) -> None:
+    """A missing, a strange and a double member; numbers that are none; a cursor that would break a header."""
+    with pytest.raises(FeedError, match=f"an event named {name}"):
+        decode(Message(name, data, ident))
+
+
+def test_an_event_of_a_later_version_is_passed_over() -> None:
+    """What is not known by name is none of ours; nor is one without a name, and a field that nobody knows."""
+    assert read([b"event: news\ndata: {}\n\n", b"data: x\n\n", b"retry: 5\nevent\n\n"]) == [None, None]
+
+
+def test_the_fields_of_server_sent_events() -> None:
+    """Lines of data are one text; an id with NUL is none; only the first space is dropped; nothing is inherited."""
+    parser = Parser()
+    text = b"id: a\ndata:  one\ndata:two\ndata\n\nid: b\0\ndata: x\n\n"
+    assert list(parser.feed(text)) == [Message("message", " one\ntwo\n", "a"), Message("message", "x", None)]
+
+
+@pytest.mark.parametrize("text", [b"data: " + b"x" * 2000, b":\n" * 2000, b"data: x\n" * 500, b"x" * 1000 + b"\n"])
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_an_event_too_large_is_refused_before_it_is_kept(text: bytes, size: int) -> None:
+    """One line without end, lines without end, comments without end: all at the bound, in whatever pieces."""
+    parser = Parser(most_bytes=999)
+    pieces = (text[start : start + size] for start in range(0, len(text), size))
+    most = 0
+
+    def watched() -> Iterator[bytes]:
+        nonlocal most
+        for piece in pieces:
+            yield piece
+            most = max(most, len(parser._line) + sum(map(len, parser._data)))
+
+    with pytest.raises(FeedError, match="larger than 999 bytes"):
+        read(watched(), parser)
+    assert most <= 999
+
+
+def test_many_small_events_are_not_one_large() -> None:
+    """The bound is on each event, not on the stream."""
+    parser = Parser(most_bytes=200)
+    text = encode(Heartbeat(0.0, 1.0, True))
+    assert len(read([text] * 1000, parser)) == 1000
+
+
+def test_the_largest_event_of_the_service_passes() -> None:
+    """2,000 values of 256 characters outside the basic plane, twelve bytes each, are within the bound."""
+    most = [Revocation("client_id", "\U0001f600" * 256, 1e12 + 0.123456, None, 1e12 + 0.123456)] * EVENT_MAX_REVOCATIONS
+    text = encode(Change("1-1.n", most))
+    assert len(text) < EVENT_MAX_BYTES
+    assert read([text]) == [Change("1-1.n", most)]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Change("1-1.n", [Revocation("jti", "a", 1.0, None)] * (EVENT_MAX_REVOCATIONS + 1)),
+        Snapshot([Revocation("jti", "x" * EVENT_MAX_BYTES, 1.0, None)]),
+        Snapshot([Revocation("jti", "a", math.nan, None)]),
+        Synced("two words", True),
+        Synced("", True),
+        Synced("a\nb", True),
+        Heartbeat(0.0, math.inf, True),
+    ],
+)
+def test_what_no_follower_would_take_is_not_written(event: Event) -> None:
+    """The writer hears of it; no follower is sent something that ends its stream."""
+    with pytest.raises(ValueError):  # noqa: PT011 - of several makers
+        encode(event)
+
+
+def test_a_snapshot_is_cut_into_parts_as_it_is_asked_for() -> None:
+    """All of it, in order, in small parts; nothing is a snapshot of no part."""
+    number = scaled(5_001, 100_001)
+    made = [Revocation("jti", str(one), 2.0, None) for one in range(number)]
+    asked = iter(made)
+    parts = snapshots(asked)
+    first = next(parts)
+    assert next(asked) is made[PART_REVOCATIONS]
+    found = [event for event in read([first, *parts]) if isinstance(event, Snapshot)]
+    assert [len(event.revocations) for event in found][:2] == [PART_REVOCATIONS] * 2
+    assert [one for event in found for one in event.revocations] == [
+        one for place, one in enumerate(made) if place != PART_REVOCATIONS
+    ]
+    assert list(snapshots([])) == []
+
+
+def test_reasons_and_actors_are_not_in_it() -> None:
+    """The feed carries what the rule needs; why and by whom somebody was logged out is not every application's."""
+    text = encode(Snapshot([Revocation("sub", "alice", 9.0, 5.0, 4.0, reason="secret-reason", revoked_by="ops")]))
+    assert text == b'event: snapshot\ndata: {"revocations":[["sub","alice",9,4]]}\n\n'
