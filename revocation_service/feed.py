@@ -27,7 +27,7 @@ from revocation_client.feed import (
 from revocation_client.mirror import Mirror
 from revocation_client.model import Revocation
 from revocation_service.errors import FeedUnavailable, TooManySubscribers
-from revocation_service.reader import Reader
+from revocation_service.reader import LATE_SECONDS, Reader
 from revocation_service.ring import Ring, cost
 from revocation_service.tasks import begin, end
 from revocation_service.telemetry import Metrics
@@ -74,7 +74,7 @@ class Snapshot:
 
     async def _make(self, mirror: Mirror) -> None:
         try:
-            for part in snapshots(_tellable(mirror.entries(time.time()))):
+            for part in snapshots(_tellable(mirror.entries(time.time() - LATE_SECONDS))):
                 self._parts.append(part)
                 self._wake()
                 await asyncio.sleep(0)
@@ -231,7 +231,7 @@ class Feed:
 
     def _resumed(self, missed: list[bytes]) -> Stream:
         """Synced is said last, with the cursor that holds when all that was missed has been told."""
-        synced = encode(Synced(self._ring.cursor, self._reader.complete))
+        synced = encode(Synced(self._ring.cursor, self._reader.complete, self._reader.skew_seconds))
 
         async def opening(stream: Stream) -> AsyncGenerator[bytes, None]:
             yield self._heartbeat(vouches=False)
@@ -242,7 +242,7 @@ class Feed:
     def _begun(self, *, reset: bool) -> Stream:
         """From a snapshot on; heartbeats between its parts only tell that there is more to come."""
         snapshot, since = self._shared_snapshot()
-        synced = encode(Synced(snapshot.cursor, self._reader.complete))
+        synced = encode(Synced(snapshot.cursor, self._reader.complete, self._reader.skew_seconds))
 
         async def opening(stream: Stream) -> AsyncGenerator[bytes, None]:
             yield self._heartbeat(vouches=False)

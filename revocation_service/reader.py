@@ -43,9 +43,19 @@ RECENT_MAX: Final = 10_000
 """What this process wrote shortly before the last proof is given back first: others may not have heard it in time."""
 
 ENDING_SECONDS: Final = 1.0
+LATE_SECONDS: Final = 60.0
+"""By how much this machine's clock may be ahead of Redis' without anything that lives being left out."""
+
+JUMP_SECONDS: Final = 1.0
+"""How far the clock on the wall and the even one may part from one heartbeat to the next: a machine that was suspended
+finds the first ahead, one whose clock was set right finds it elsewhere.
+"""
+
 BREATH_SECONDS: Final = 0.01
 
-Reason = Literal["start", "disconnected", "cursor_lost", "missed_heartbeat", "masters_changed", "error", "periodic"]
+Reason = Literal[
+    "start", "disconnected", "cursor_lost", "missed_heartbeat", "masters_changed", "clock_jumped", "error", "periodic"
+]
 
 Listener = Callable[[str, list[Revocation]], None]
 
@@ -87,19 +97,24 @@ class _Session:
 class Reader:
     """Keeps the mirror of one process; every time is passed in, or of the monotonic clock."""
 
-    def __init__(self, changes: Changes, settings: ReaderSettings, metrics: Metrics) -> None:
-        self.mirror = Mirror(whole_values=True, skew_seconds=settings.clock_skew_seconds)
+    def __init__(
+        self, changes: Changes, settings: ReaderSettings, metrics: Metrics, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._wall = wall
+        self.mirror = Mirror(whole_values=True, skew_seconds=settings.clock_skew_seconds, late_seconds=LATE_SECONDS)
         self.synced = False
         """Whether the mirror was ever complete; how old it is, is for `age` to say."""
         self.cursor = ""
         """The newest entry of the change log that the mirror has, and all before it."""
-        self.status = Status("connecting", time.time())
+        self.status = Status("connecting", self._wall())
         self._changes = changes
         self._settings = settings
         self._metrics = metrics
         self._id = secrets.token_hex(8)
         self._number = 0
         self._fresh_at = -math.inf
+        self._ahead = self._wall() - time.monotonic()
+        """By how much the clock on the wall was ahead of the even one when they were last compared."""
         self._trusted: Standing | None = None
         """The masters as they stood when everything up to the cursor was known."""
         self._own: deque[tuple[float, ClaimName, str]] = deque(maxlen=RECENT_MAX)
@@ -118,8 +133,11 @@ class Reader:
         await end(self._tasks)
 
     def age(self, now: float) -> float:
-        """For how long, at `now` on the monotonic clock, a revocation may have been acknowledged and not be here."""
-        return now - self._fresh_at
+        """For how long, at `now` on the monotonic clock, a revocation may have been acknowledged and not be here.
+
+        A suspended machine's monotonic clock stands still: what the clock on the wall is further on counts as well.
+        """
+        return now - self._fresh_at + max(0.0, self._wall() - time.monotonic() - self._ahead)
 
     @property
     def fresh(self) -> bool:
@@ -135,8 +153,13 @@ class Reader:
     def add_own(self, revocation: Revocation) -> None:
         """Know what this process has just written, before it is acknowledged."""
         self._own.append((time.monotonic(), revocation.claim, revocation.value))
-        if self.mirror.add(revocation, time.time()):
+        if self.mirror.add(revocation, self._wall()):
             self._tell([revocation])
+
+    @property
+    def skew_seconds(self) -> float:
+        """By how much the clocks of issuers may be ahead; whoever judges by what is read here judges with that."""
+        return self.mirror.skew_seconds
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have every change told, once, with the cursor up to which all are told then; call the answer to end that.
@@ -153,7 +176,7 @@ class Reader:
 
     async def _keep_time(self) -> None:
         while True:
-            self.mirror.expire(time.time())
+            self.mirror.expire(self._wall())
             self._metrics.mirror_entries.set(len(self.mirror))
             self._metrics.mirror_age.set(self.age(time.monotonic()))
             await asyncio.sleep(BEAT_SECONDS)
@@ -183,7 +206,7 @@ class Reader:
     def _note_stale(self, reason: Reason) -> None:
         if self.status.name == "synced":
             _log.warning("mirror_stale", reason=reason)
-            self.status = Status("stale", time.time(), reason)
+            self.status = Status("stale", self._wall(), reason)
         else:
             self.status = Status(self.status.name, self.status.since, reason)
 
@@ -232,7 +255,7 @@ class Reader:
     def _take(self, entries: list[Entry], session: _Session | None) -> None:
         if not entries:
             return
-        now = time.time()
+        now = self._wall()
         revocations = [entry.revocation for entry in entries if entry.revocation is not None]
         news = [revocation for revocation in revocations if self.mirror.add(revocation, now)]
         self.cursor = entries[-1].cursor
@@ -251,7 +274,16 @@ class Reader:
 
     def _prove(self, session: _Session) -> None:
         if session.beats.prove() and session.whole:
+            self._compare_clocks(session)
             self._freshen(session)
+
+    def _compare_clocks(self, session: _Session) -> None:
+        """Nothing proves anything across a jump; what was forgotten by a clock that was ahead is to be read anew."""
+        ahead = self._wall() - time.monotonic()
+        jumped, self._ahead = abs(ahead - self._ahead) > JUMP_SECONDS, ahead
+        if jumped:
+            self._fresh_at, session.whole = -math.inf, False
+            raise Lost("clock_jumped")
 
     def _freshen(self, session: _Session) -> None:
         self._fresh_at = max(self._fresh_at, session.beats.proven_at)
@@ -259,10 +291,11 @@ class Reader:
             self._own.popleft()
         if self.status.name != "synced" and session.beats.proven_at > -math.inf:
             _log.info("mirror_synced", entries=len(self.mirror))
-            self.status = Status("synced", time.time())
+            self.status = Status("synced", self._wall())
 
     async def _beat(self, session: _Session) -> None:
         while True:
+            self._compare_clocks(session)
             begun = time.monotonic()
             name, number = self._name(), self._number
             session.beats.begun[number] = begun
@@ -285,6 +318,7 @@ class Reader:
             await asyncio.sleep(BEAT_SECONDS / 2)
 
     async def _rescan(self, session: _Session) -> None:
+        again = REFILL_AGAIN_SECONDS / 2
         while True:
             try:
                 if not session.whole:
@@ -293,10 +327,15 @@ class Reader:
                 await self._scan(session)
                 await self._give_back_own()  # what was under way when it was lost has come by now
                 await self._refill()
-                pause = self._settings.rescan_seconds
+                again, pause = REFILL_AGAIN_SECONDS / 2, self._settings.rescan_seconds
             except _RefillFailed:  # what is known stays known, and fresh: it is the store that lacks something
                 _log.warning("store_refill_failed")
-                pause = REFILL_AGAIN_SECONDS
+                again = pause = min(2 * again, self._settings.rescan_seconds)
+            except StoreUnavailable:  # the log goes on, so nothing new is missed: a shard alone is away
+                if not session.whole:
+                    raise
+                _log.warning("mirror_rescan_failed")
+                again = pause = min(2 * again, self._settings.rescan_seconds)
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter, not a secret
             self._metrics.mirror_rescans.labels("periodic").inc()
 
@@ -308,7 +347,7 @@ class Reader:
 
         async def take(some: list[Revocation]) -> None:
             nonlocal foreign
-            begun, now = time.monotonic(), time.time()
+            begun, now = time.monotonic(), self._wall()
             news = [each for each in some if self.mirror.add(each, now)]
             self._tell(news)
             foreign = foreign or any(each.revoked_at is None for each in some)
@@ -338,7 +377,7 @@ class Reader:
 
     async def _give_back_own(self) -> None:
         """Before all else, and in nobody's turn, what others may lack and will soon vouch for: all of it takes long."""
-        now = time.time()
+        now = self._wall()
         held = [self.mirror.held(claim, value, now) for _at, claim, value in self._own]
         written = await self._give_back([each for each in held if each is not None])
         if written:
@@ -346,7 +385,7 @@ class Reader:
 
     async def _refill(self) -> None:
         """Give back all that the mirror has and the store has not."""
-        entries = self.mirror.entries(time.time() + ENDING_SECONDS)
+        entries = self.mirror.entries(self._wall() + ENDING_SECONDS)
         written, taken = 0, False
         async with AsyncExitStack() as stack:
             while some := list(islice(entries, PIECE)):
@@ -377,7 +416,7 @@ class Reader:
         if not revocations:
             return 0
         try:
-            written = await self._changes.refill.offer(revocations, time.time())
+            written = await self._changes.refill.offer(revocations, self._wall())
         except StoreUnavailable as error:
             raise _RefillFailed from error
         self._metrics.mirror_refilled.inc(written)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
-from revocation_client.model import CLAIM_NAMES, ClaimName, Revocation
+from revocation_client.model import CLAIM_NAMES, DEFAULT_CLOCK_SKEW_SECONDS, ClaimName, Revocation
 from revocation_client.wire import number
 
 EVENT_MAX_REVOCATIONS: Final = 2000
@@ -71,6 +71,8 @@ class Synced:
     cursor: str
     complete: bool
     """Whether everything revoked comes this way; not while others write to the same Redis by themselves."""
+    clock_skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS
+    """By how much the sender takes issuers' clocks to be ahead; with that its followers are to judge an `iat`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _form(event: Event) -> tuple[str, dict[str, object], str | None]:
     if isinstance(event, Change):
         return "change", {"revocations": _rows(event.revocations)}, event.cursor
     if isinstance(event, Synced):
-        return "synced", {"complete": event.complete}, event.cursor
+        return "synced", {"complete": event.complete, "clock_skew_seconds": event.clock_skew_seconds}, event.cursor
     if isinstance(event, Reset):
         return "reset", {"reason": event.reason}, None
     behind = event.behind_seconds if math.isfinite(event.behind_seconds) else None
@@ -161,7 +163,7 @@ def decode(message: Message) -> Event | None:
         if message.event == "change":
             return Change(_cursor(message), _revocations(json.loads(message.data)))
         if message.event == "synced":
-            return Synced(_cursor(message), _flag(json.loads(message.data)["complete"]))
+            return _synced(_cursor(message), json.loads(message.data))
         if message.event == "heartbeat":
             return _heartbeat(json.loads(message.data))
         if message.event == "reset":
@@ -169,6 +171,13 @@ def decode(message: Message) -> Event | None:
     except _NOT_UNDERSTOOD:
         raise FeedError(f"an event named {message.event} is not of its form") from None
     return None
+
+
+def _synced(cursor: str, form: dict[str, Any]) -> Synced:
+    skew_seconds = _time(form["clock_skew_seconds"])
+    if skew_seconds < 0:
+        raise ValueError
+    return Synced(cursor, _flag(form["complete"]), skew_seconds)
 
 
 def _heartbeat(form: dict[str, Any]) -> Heartbeat:

@@ -82,6 +82,8 @@ class Follower:
         self._ahead = -math.inf
         """The most that the clock on the wall was ahead of the even one."""
         self._asked_at = 0.0
+        self._asked_ahead = 0.0
+        """By how much the clock on the wall was ahead of the even one when the stream was asked for."""
         self._slice_ends = 0.0
         self._drift_after = DRIFT_AFTER_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
@@ -137,7 +139,7 @@ class Follower:
 
     async def _follow(self) -> RevocationError:
         """One stream, from its beginning to its end; why it ended."""
-        self._asked_at = self._monotonic()
+        self._asked_at, self._asked_ahead = self._monotonic(), self._wall() - self._monotonic()
         self._freshness.asked(self._asked_at)
         try:
             stream = await self._feed.feed(self._cursor, seconds=BEGIN_SECONDS)
@@ -191,6 +193,7 @@ class Follower:
             await self._merge(event.revocations)
         elif isinstance(event, Synced):
             self._tally.add("snapshots", self._cursor is None)
+            self._memory.judge_with(event.clock_skew_seconds)
             self._cursor, self._synced = event.cursor, True
         elif isinstance(event, Reset):
             return self._reset(event)
@@ -219,6 +222,9 @@ class Follower:
             self._cursor = None
             self._memory.doubt()
             return ServiceUnavailable("the clock on the wall was set back: all is read anew")
+        if self._wall() - self._monotonic() - self._asked_ahead > DRIFT_SECONDS:
+            self._memory.doubt()
+            return ServiceUnavailable("the machine was suspended, or its clock set forward: the feed is resumed")
         now = self._monotonic()
         self._freshness.beat(beat.behind_seconds if self._synced else math.inf, beat.sent_at, now)
         if not self._synced:

@@ -145,6 +145,10 @@ class Memory:
     def _is_fresh(self) -> bool:
         return self._monotonic() <= self._until and self._not_before <= self._wall() <= self._not_after
 
+    def judge_with(self, clock_skew_seconds: float) -> None:
+        """Take the clocks of issuers to be ahead by so much at most, as the service does."""
+        self._mirror.skew_seconds = clock_skew_seconds
+
     def learn(self, revocation: Revocation) -> None:
         """Have this too; everything only adds."""
         self._mirror.add(revocation, self._wall())

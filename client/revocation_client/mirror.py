@@ -153,8 +153,17 @@ class Table:
 class Mirror:
     """The revocations of all claims."""
 
-    def __init__(self, *, whole_values: bool = False, skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS) -> None:
-        self._skew_seconds = skew_seconds
+    def __init__(
+        self,
+        *,
+        whole_values: bool = False,
+        skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS,
+        late_seconds: float = 0,
+    ) -> None:
+        self.skew_seconds = skew_seconds
+        """By how much issuers' clocks may be ahead."""
+        self._late_seconds = late_seconds
+        """For how long after its end a revocation is still taken and told: the clock here may be ahead of others'."""
         self._whole_values = whole_values
         self._tables: dict[ClaimName, Table] = {claim: Table(whole_values=whole_values) for claim in CLAIM_NAMES}
         self.jtis = self._tables["jti"].shards
@@ -168,7 +177,7 @@ class Mirror:
         """Merge a revocation into what is there (`model.merge`); whether that changed anything."""
         claim, cutoff = revocation.claim, revocation.issued_before
         end = _rounded_up(revocation.expires_at)
-        if end < now:
+        if end < now - self._late_seconds:
             return False
         table = self._tables[claim]
         held = table.get(revocation.value)
@@ -206,7 +215,7 @@ class Mirror:
             if entry is None or _end(entry) < now:
                 continue
             cutoff = _cutoff(entry)
-            if cutoff is None or issued_at(claims.iat, now, self._skew_seconds) <= cutoff:
+            if cutoff is None or issued_at(claims.iat, now, self.skew_seconds) <= cutoff:
                 return _revocation(claim, value, entry)
         return None
 
@@ -218,7 +227,7 @@ class Mirror:
     def expire(self, now: float, most: int = 10_000) -> None:
         """Forget some of what has ended, which covers nothing anyway; to be called about once a second."""
         for table in self._tables.values():
-            most = table.expire(now, most)
+            most = table.expire(now - self._late_seconds, most)
 
     def entries(self, now: float) -> Iterator[Revocation]:
         """What is there and lives, if its values were kept; what is added meanwhile may be left out."""

@@ -5,6 +5,7 @@ a reader that waits there hears nothing. So with every read the cursor's own ent
 """
 
 import json
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
@@ -113,10 +114,18 @@ def _revocation(change: bytes) -> Revocation | None:
         return Revocation(
             claim=parse_claim(members["claim"]),
             value=str(members["value"]),
-            expires_at=None if end is None else float(end),
+            expires_at=None if end is None else _finite(end),
             revoked_at=None,
-            issued_before=None if cutoff is None else float(cutoff),
+            issued_before=None if cutoff is None else _finite(cutoff),
         )
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         _log.warning("change_log_entry_unreadable")
         return None
+
+
+def _finite(moment: object) -> float:
+    """Epoch seconds; what is no time would stop the mirror of every worker for as long as it is in the log."""
+    seconds = float(str(moment))
+    if not math.isfinite(seconds):
+        raise ValueError
+    return seconds

@@ -141,7 +141,7 @@ async def _replaced(service: ServiceProcess, killed: int) -> bool:
 
 async def test_what_a_worker_was_in_goes_with_it(tmp_path: pathlib.Path, redis: Process) -> None:
     """A worker that saw Redis away and is gone does not keep `revocation_store_up` at 0; its counts stay."""
-    service = prepared(tmp_path, keyed(redis))
+    service = prepared(tmp_path, keyed(redis) | {"REVOCATION_MAX_STALENESS_SECONDS": "0"})
     async with serving(service) as session:
         _oldest, second = await both(service)
         with frozen(second):

@@ -3,9 +3,7 @@
 import itertools
 import math
 import random
-import timeit
 import tracemalloc
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -165,30 +163,6 @@ def test_what_an_entry_takes(spread_seconds: int) -> None:
     buckets = spread_seconds // DUE_SECONDS * 400  # the same for however many entries
     assert len(mirror) == count
     assert (size - buckets) / count < 120
-
-
-def test_the_cost_of_a_question_is_flat() -> None:
-    """A question takes a few lookups, and no longer among many than among few."""
-    mirrors = [_filled(size) for size in (100, scaled(100_000, 1_000_000))]
-    claims = [Claims(f"absent {n}", "session", "bob", "client", START, considers_all=True) for n in range(1000)]
-    few, many_more = (_seconds(mirror, claims) for mirror in mirrors)
-    known = {f"v{number}" for number in range(1000)}
-    bare = min(timeit.repeat(lambda: [each.jti in known for each in claims], number=10, repeat=7))
-    assert many_more < 4 * few
-    assert few < 100 * bare
-
-
-def _filled(size: int) -> Mirror:
-    mirror = Mirror()
-    for number in range(size):
-        mirror.add(Revocation("jti", f"v{number}", START + 1000, None), START)
-    for claim in CLAIM_NAMES[1:]:
-        mirror.add(Revocation(claim, "" if claim == "all" else "alice", START + 1000, None, START - 1000), START)
-    return mirror
-
-
-def _seconds(mirror: Mirror, claims: Sequence[Claims]) -> float:
-    return min(timeit.repeat(lambda: [mirror.covering(each, START) for each in claims], number=10, repeat=7))
 
 
 def test_what_has_no_end_has_none() -> None:
