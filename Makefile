@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PORT ?= 8080
+PROCESSES ?= 2
 
 .PHONY: help install run demo check test campaign bench secrets test-docker clean
 
@@ -37,8 +38,8 @@ check: $(INSTALLED) ## Lint, format, types, and the layers of the code base
 	MYPYPATH=examples/main_api/tests $(BIN)/mypy examples/main_api/tests
 	$(BIN)/pytest -q tests/test_layers.py
 
-test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (some minutes)
-	$(BIN)/pytest -m "not docker"
+test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (PROCESSES=2 at a time; some minutes)
+	$(BIN)/pytest -m "not docker" -n $(PROCESSES) --dist loadfile
 
 campaign: $(INSTALLED) ## The same claims turned up: 10,000 revocations under kills, long fuzzing (much longer)
 	CAMPAIGN=1 $(BIN)/pytest -m "not docker"

@@ -83,7 +83,7 @@ async def test_what_is_asked_meanwhile_leaves_as_one_batch(client: RevocationCli
 async def test_batches_split_by_count(client: RevocationClient, server: Scripted) -> None:
     """None has more than the thousand that the service takes."""
     await client.check_many([{"jti": str(number)} for number in range(2500)])
-    assert [len(batch) for batch in server.asked] == [1000, 1000, 500]
+    assert sorted(len(batch) for batch in server.asked) == [500, 1000, 1000]
 
 
 async def test_batches_split_by_bytes(client: RevocationClient, server: Scripted) -> None:

@@ -67,7 +67,7 @@ async def _connections(service: ServiceProcess, count: int) -> AsyncIterator[lis
 async def test_a_crowd_that_comes_while_redis_restarts_is_answered(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """2,000 checks at once with Redis killed, and started when the first is refused: each gets the truth or 503."""
+    """2,000 checks at once with Redis killed, and started when the first is answered: each gets the truth or 503."""
     async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
 
@@ -81,7 +81,8 @@ async def test_a_crowd_that_comes_while_redis_restarts_is_answered(
         answers = await asyncio.gather(*crowd)
         seen = Counter((answer.status, answer.code or answer.body["revoked"]) for answer in answers)
         assert set(seen) <= {(200, True), (503, "store_unavailable")}, seen
-        assert seen[503, "store_unavailable"], "it was not shown that Redis was away"
+        away = [answer for answer in answers if answer.status == 503 or answer.body["source"] == "mirror"]
+        assert away, "it was not shown that Redis was away"
         assert (await check()).body["revoked"] is True
         assert not service.events("internal_error", "library_message")
 
