@@ -9,21 +9,20 @@ import math
 import random
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable
-from contextlib import AsyncExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
 from typing import Final, Literal
 
 import structlog
 
 from revocation_client.freshness import Status
 from revocation_client.mirror import Mirror
-from revocation_client.model import DEFAULT_CLOCK_SKEW_SECONDS, ClaimName, Revocation
+from revocation_client.model import DEFAULT_CLOCK_SKEW_SECONDS, Revocation
 from revocation_service.errors import StoreUnavailable
 from revocation_service.heartbeats import Heartbeats
-from revocation_service.store.changes import Changes, CursorLost, Entry, Standing, is_less
+from revocation_service.refilling import RefillFailed, Refilling
+from revocation_service.store.changes import Changes, CursorLost, Entry, Standing
 from revocation_service.tasks import begin, end, until_one_ends
 from revocation_service.telemetry import Metrics
 
@@ -34,15 +33,9 @@ MISSED_SECONDS: Final = 2.5
 LONGEST_PAUSE_SECONDS: Final = 1.0
 SHORTEST_PAUSE_SECONDS: Final = 0.05
 REFILL_AGAIN_SECONDS: Final = 2.0
-PIECE: Final = 1_000
 LESS_MAX: Final = 50_000
 """How many records that the store has for less are given back after one scan."""
 
-RECENT_SECONDS: Final = 5.0
-RECENT_MAX: Final = 10_000
-"""What this process wrote shortly before the last proof is given back first: others may not have heard it in time."""
-
-ENDING_SECONDS: Final = 1.0
 LATE_SECONDS: Final = 60.0
 """By how much this machine's clock may be ahead of Redis' without anything that lives being left out."""
 
@@ -80,10 +73,6 @@ class Lost(Exception):
         self.reason = reason
 
 
-class _RefillFailed(Exception):
-    """The store took back not all that it lost, or not yet."""
-
-
 @dataclass(slots=True)
 class _Session:
     """What holds from one beginning to the next loss."""
@@ -107,6 +96,7 @@ class Reader:
         self.cursor = ""
         """The newest entry of the change log that the mirror has, and all before it."""
         self.status = Status("connecting", self._wall())
+        self.refilling = Refilling(changes.refill, self.mirror, metrics, wall)
         self._changes = changes
         self._settings = settings
         self._metrics = metrics
@@ -117,8 +107,9 @@ class Reader:
         """By how much the clock on the wall was ahead of the even one when they were last compared."""
         self._trusted: Standing | None = None
         """The masters as they stood when everything up to the cursor was known."""
-        self._own: deque[tuple[float, ClaimName, str]] = deque(maxlen=RECENT_MAX)
-        """What this process wrote of late, and when."""
+        self._lacked = False
+        self._written_before = 0
+        """How many were written back before the scan that goes on, or is to come."""
         self._foreign_found = False
         self._foreign_met = 0
         self._listeners: list[Listener] = []
@@ -150,9 +141,14 @@ class Reader:
         met = self._foreign_found or self._changes.foreign_met != self._foreign_met
         return self.synced and not met and not self._settings.foreign_writers
 
+    @property
+    def lost_data(self) -> bool:
+        """Whether something had to be written back, or must be still, since a scan last found all in the store."""
+        return self._lacked or self.refilling.written > self._written_before
+
     def add_own(self, revocation: Revocation) -> None:
         """Know what this process has just written, before it is acknowledged."""
-        self._own.append((time.monotonic(), revocation.claim, revocation.value))
+        self.refilling.add_own(revocation)
         if self.mirror.add(revocation, self._wall()):
             self._tell([revocation])
 
@@ -287,8 +283,7 @@ class Reader:
 
     def _freshen(self, session: _Session) -> None:
         self._fresh_at = max(self._fresh_at, session.beats.proven_at)
-        while self._own and self._own[0][0] < self._fresh_at - RECENT_SECONDS:
-            self._own.popleft()
+        self.refilling.forget_own(self._fresh_at)
         if self.status.name != "synced" and session.beats.proven_at > -math.inf:
             _log.info("mirror_synced", entries=len(self.mirror))
             self.status = Status("synced", self._wall())
@@ -320,16 +315,19 @@ class Reader:
     async def _rescan(self, session: _Session) -> None:
         again = REFILL_AGAIN_SECONDS / 2
         while True:
+            self._written_before = self.refilling.written
             try:
                 if not session.whole:
-                    with suppress(_RefillFailed):
-                        await self._give_back_own()
+                    with suppress(RefillFailed):
+                        await self.refilling.own()
                 await self._scan(session)
-                await self._give_back_own()  # what was under way when it was lost has come by now
-                await self._refill()
+                await self.refilling.own()  # what was under way when it was lost has come by now
+                await self.refilling.all()
+                self._lacked = self.refilling.written > self._written_before
                 again, pause = REFILL_AGAIN_SECONDS / 2, self._settings.rescan_seconds
-            except _RefillFailed:  # what is known stays known, and fresh: it is the store that lacks something
+            except RefillFailed:  # what is known stays known, and fresh: it is the store that lacks something
                 _log.warning("store_refill_failed")
+                self._lacked = True
                 again = pause = min(2 * again, self._settings.rescan_seconds)
             except StoreUnavailable:  # the log goes on, so nothing new is missed: a shard alone is away
                 if not session.whole:
@@ -352,7 +350,7 @@ class Reader:
             self._tell(news)
             foreign = foreign or any(each.revoked_at is None for each in some)
             if len(news) < len(some):
-                less.extend(self._held_for_more(some, now)[: LESS_MAX - len(less)])
+                less.extend(self.refilling.held_for_more(some, now)[: LESS_MAX - len(less)])
             await asyncio.sleep(time.monotonic() - begun if session.whole else 0)
 
         await self._changes.scan(take)
@@ -363,61 +361,6 @@ class Reader:
         self._foreign_found, self._foreign_met = foreign, met
         session.whole = self.synced = True
         self._freshen(session)
-        await self._give_back(less)
+        await self.refilling.give_back(less)
         if len(less) == LESS_MAX:
-            raise _RefillFailed
-
-    def _held_for_more(self, some: list[Revocation], now: float) -> list[Revocation]:
-        found = []
-        for each in some:
-            held = self.mirror.held(each.claim, each.value, now)
-            if held is not None and is_less(each, held):
-                found.append(held)
-        return found
-
-    async def _give_back_own(self) -> None:
-        """Before all else, and in nobody's turn, what others may lack and will soon vouch for: all of it takes long."""
-        now = self._wall()
-        held = [self.mirror.held(claim, value, now) for _at, claim, value in self._own]
-        written = await self._give_back([each for each in held if each is not None])
-        if written:
-            _log.warning("store_refilled", entries=written)
-
-    async def _refill(self) -> None:
-        """Give back all that the mirror has and the store has not."""
-        entries = self.mirror.entries(self._wall() + ENDING_SECONDS)
-        written, taken = 0, False
-        async with AsyncExitStack() as stack:
-            while some := list(islice(entries, PIECE)):
-                begun = time.monotonic()
-                absent = await self._absent(some)
-                if absent and not taken:
-                    await self._take_turn(stack)
-                    taken = True
-                if absent:
-                    written += await self._give_back(absent)
-                await asyncio.sleep(min(time.monotonic() - begun, BREATH_SECONDS))
-        if written:
-            _log.warning("store_refilled", entries=written)
-
-    async def _absent(self, some: list[Revocation]) -> list[Revocation]:
-        try:
-            return await self._changes.refill.absent(some)
-        except StoreUnavailable as error:
-            raise _RefillFailed from error
-
-    async def _take_turn(self, stack: AsyncExitStack) -> None:
-        try:
-            await stack.enter_async_context(self._changes.refill.turn())
-        except StoreUnavailable as error:
-            raise _RefillFailed from error
-
-    async def _give_back(self, revocations: list[Revocation]) -> int:
-        if not revocations:
-            return 0
-        try:
-            written = await self._changes.refill.offer(revocations, self._wall())
-        except StoreUnavailable as error:
-            raise _RefillFailed from error
-        self._metrics.mirror_refilled.inc(written)
-        return written
+            raise RefillFailed

@@ -168,12 +168,20 @@ ARROWS: Final[dict[str, set[str]]] = {
     # what was changed, and who follows it
     "revocation_service.heartbeats": set(),
     "revocation_service.tasks": set(),
+    "revocation_service.refilling": {
+        "revocation_client.mirror",
+        "revocation_client.model",
+        "revocation_service.errors",
+        "revocation_service.store",
+        "revocation_service.telemetry",
+    },
     "revocation_service.reader": {
         "revocation_client.freshness",
         "revocation_client.mirror",
         "revocation_client.model",
         "revocation_service.errors",
         "revocation_service.heartbeats",
+        "revocation_service.refilling",
         "revocation_service.store",
         "revocation_service.tasks",
         "revocation_service.telemetry",

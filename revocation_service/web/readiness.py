@@ -61,7 +61,8 @@ class Readiness:
         """What is known by heart; no process needs it while Redis answers, so that it alone makes nobody unready."""
         status = self._reader.status
         incomplete = ("incomplete",) if self._reader.synced and not self._reader.complete else ()
-        return Component("mirror", status.name, ready=True, warnings=incomplete)
+        lost = ("store_lost_data",) if self._reader.lost_data else ()
+        return Component("mirror", status.name, ready=True, warnings=incomplete + lost)
 
     def _keys_component(self) -> Component:
         status = self._keys.status

@@ -319,6 +319,7 @@ async def test_an_emptied_redis_is_filled_again() -> None:
             await running.in_redis(values, NOTICED_SECONDS + scaled(0, 20))
             assert time.monotonic() - begun < NOTICED_SECONDS + scaled(0, 20)
             await running.until(lambda: "store_refilled" in [entry["event"] for entry in logs], "the end of it")
+        await running.until(lambda: running.reader.lost_data, "what /readyz says of it")
         alice = await running.opened.found("alice", "sub")
         assert alice is not None
         assert alice.issued_before == cutoff.issued_before
@@ -330,6 +331,17 @@ async def test_an_emptied_redis_is_filled_again() -> None:
         }
         assert logged == {*values, "alice"}
         await running.fresh(5)
+
+
+async def test_data_was_lost_until_a_scan_finds_all_of_it(server: Process) -> None:
+    """One key deleted behind the service's back is written back by the next scan, and said until the one after it."""
+    async with reading(server.url, ReaderSettings(rescan_seconds=1)) as running:
+        await _with_some(running, 3)
+        assert not running.reader.lost_data
+        await server.command("DEL", running.opened.store.keyspace.key("jti", "v1"))
+        await running.until(lambda: running.reader.lost_data, "a scan that missed it")
+        await running.in_redis(["v1"])
+        await running.until(lambda: not running.reader.lost_data, "a scan that found it")
 
 
 async def test_a_redis_that_restarts_without_its_files_is_filled_again() -> None:

@@ -151,13 +151,14 @@ class ServiceProcess:
         return self._output_path.read_text(errors="replace") if self._output_path.exists() else ""
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        """Its log events of these names, in order; a line that a kill cut off is none."""
+        """Its log events of these names, in order; a line that a kill cut off is none, and the next one follows it."""
         found = []
         for line in self.output().splitlines():
-            with contextlib.suppress(ValueError):
-                event = json.loads(line)
-                if isinstance(event, dict) and event.get("event") in names:
-                    found.append(event)
+            for start in {0, line.rfind('{"')}:
+                with contextlib.suppress(ValueError):
+                    event = json.loads(line[start:])
+                    if isinstance(event, dict) and event.get("event") in names:
+                        found.append(event)
         return found
 
     def redis_pids(self) -> list[int]:
