@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PORT ?= 8080
-PROCESSES ?= 2
+PROCESSES ?= 3
 
 .PHONY: help install run demo check test campaign bench secrets test-docker clean
 
@@ -38,8 +38,8 @@ check: $(INSTALLED) ## Lint, format, types, and the layers of the code base
 	MYPYPATH=examples/main_api/tests $(BIN)/mypy examples/main_api/tests
 	$(BIN)/pytest -q tests/test_layers.py
 
-test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (PROCESSES=2 at a time; some minutes)
-	$(BIN)/pytest -m "not docker" -n $(PROCESSES) --dist loadfile
+test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (PROCESSES=3 at a time; some minutes)
+	$(BIN)/pytest -m "not docker" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 campaign: $(INSTALLED) ## The same claims turned up: 10,000 revocations under kills, long fuzzing (much longer)
 	CAMPAIGN=1 $(BIN)/pytest -m "not docker"

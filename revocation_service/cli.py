@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import contextlib
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from revocation_service.errors import ServiceError
 from revocation_service.gateway.settings import load as load_gateway
 from revocation_service.settings import load, load_watch
 from revocation_service.telemetry import configure_logging
-from revocation_service.watch import watch
+from revocation_service.watch import watch_until_stopped
 from revocation_service.web.serve import serve
 
 _DESCRIPTION = """Takes JSON Web Tokens back: a denylist in Redis behind /revoke and /check.
@@ -84,8 +83,7 @@ def _serve(_parsed: argparse.Namespace) -> None:
 
 
 def _watch(_parsed: argparse.Namespace) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(watch(load_watch(), sys.stdout))
+    asyncio.run(watch_until_stopped(load_watch(), sys.stdout))
 
 
 def _gateway(_parsed: argparse.Namespace) -> None:

@@ -1,6 +1,9 @@
 """`revocation-service watch`: a service's feed, printed for an operator, a line an event."""
 
+import asyncio
+import contextlib
 import json
+import signal
 import time
 from collections.abc import AsyncIterator
 from typing import Final, TextIO
@@ -17,6 +20,15 @@ SILENCE_SECONDS: Final = 5.0
 
 _SHOWN_CHARACTERS: Final = 8
 """Of a `jti`, as in the log: whoever holds all of it may ask about it."""
+
+
+async def watch_until_stopped(settings: WatchSettings, out: TextIO) -> None:
+    """As `watch`, until SIGINT or SIGTERM, which are no failures."""
+    watching = asyncio.create_task(watch(settings, out))
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(stop, watching.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching
 
 
 async def watch(settings: WatchSettings, out: TextIO) -> None:

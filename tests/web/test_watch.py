@@ -16,6 +16,7 @@ from revocation_service.watch import watch
 from tests.redis_processes import eventually, free_port
 from tests.web.serving import API_KEYS, KEYS, Service, Start
 
+ENDED_SECONDS = 20
 LONG_JTI = "0123456789-and-the-rest"
 
 
@@ -81,8 +82,9 @@ async def test_nobody_there_is_an_error() -> None:
         await watch(WatchSettings(url, None), io.StringIO())
 
 
-async def test_ctrl_c_ends_it_quietly(service: Service) -> None:
-    """As a command it prints until SIGINT, and then ends with 0 and without a traceback."""
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_ends_it_quietly(service: Service, stop: signal.Signals) -> None:
+    """As a command it prints until it is stopped, and then ends with 0 and without a traceback."""
     await eventually(lambda: _in_step(service), "a service in step")
     command = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "revocation_service", "watch"),
@@ -93,8 +95,9 @@ async def test_ctrl_c_ends_it_quietly(service: Service) -> None:
     assert command.stdout is not None
     while b"synced" not in await command.stdout.readline():
         assert command.returncode is None
-    command.send_signal(signal.SIGINT)
-    _, complaints = await command.communicate()
+    command.send_signal(stop)
+    async with asyncio.timeout(ENDED_SECONDS):
+        _, complaints = await command.communicate()
     assert (command.returncode, complaints) == (0, b"")
 
 
