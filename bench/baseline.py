@@ -18,6 +18,8 @@ from redis.asyncio import Redis
 
 ANSWER: Final = b'{"revoked":false}'
 CLIENT: Final = web.AppKey("client", Redis)
+WITHOUT_HIREDIS: Final[dict[str, Any]] = {"parser_class": _AsyncRESP2Parser, "protocol": 2}
+"""Options that make redis-py read replies as it does where only redis-py is installed."""
 
 
 async def bare(_request: web.Request) -> web.Response:
@@ -35,8 +37,7 @@ def main() -> None:
     """Serve one baseline."""
     kind, loop, port, url = sys.argv[1:]
     app = web.Application()
-    parser: dict[str, Any] = {"parser_class": _AsyncRESP2Parser, "protocol": 2} if kind == "redis" else {}
-    app[CLIENT] = Redis.from_url(url, **parser)
+    app[CLIENT] = Redis.from_url(url, **(WITHOUT_HIREDIS if kind == "redis" else {}))
     app.router.add_get("/check", bare if kind == "bare" else with_redis)
     made = (uvloop if loop == "uvloop" else asyncio).new_event_loop()
     web.run_app(app, host="127.0.0.1", port=int(port), access_log=None, print=lambda _line: None, loop=made)
