@@ -231,7 +231,7 @@ class Feed:
 
     def _resumed(self, missed: list[bytes]) -> Stream:
         """Synced is said last, with the cursor that holds when all that was missed has been told."""
-        synced = encode(Synced(self._ring.cursor, self._reader.complete, self._reader.skew_seconds))
+        synced = self._synced(self._ring.cursor)
 
         async def opening(stream: Stream) -> AsyncGenerator[bytes, None]:
             yield self._heartbeat(vouches=False)
@@ -242,7 +242,7 @@ class Feed:
     def _begun(self, *, reset: bool) -> Stream:
         """From a snapshot on; heartbeats between its parts only tell that there is more to come."""
         snapshot, since = self._shared_snapshot()
-        synced = encode(Synced(snapshot.cursor, self._reader.complete, self._reader.skew_seconds))
+        synced = self._synced(snapshot.cursor)
 
         async def opening(stream: Stream) -> AsyncGenerator[bytes, None]:
             yield self._heartbeat(vouches=False)
@@ -261,6 +261,9 @@ class Feed:
             stream.push(self._proof())
 
         return Stream(opening, self._leave, since)
+
+    def _synced(self, cursor: str) -> bytes:
+        return encode(Synced(cursor, self._reader.complete, self._reader.mirror.skew_seconds))
 
     def _shared_snapshot(self) -> tuple[Snapshot, list[bytes]]:
         """One that was begun a moment ago, and what changed since; or one that begins now."""

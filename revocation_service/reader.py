@@ -22,6 +22,7 @@ from revocation_client.model import DEFAULT_CLOCK_SKEW_SECONDS, Revocation
 from revocation_service.errors import StoreUnavailable
 from revocation_service.heartbeats import Heartbeats
 from revocation_service.refilling import RefillFailed, Refilling
+from revocation_service.settings import MirrorSettings
 from revocation_service.store.changes import Changes, CursorLost, Entry, Standing
 from revocation_service.tasks import begin, end, until_one_ends
 from revocation_service.telemetry import Metrics
@@ -44,8 +45,6 @@ JUMP_SECONDS: Final = 1.0
 finds the first ahead, one whose clock was set right finds it elsewhere.
 """
 
-BREATH_SECONDS: Final = 0.01
-
 Reason = Literal[
     "start", "disconnected", "cursor_lost", "missed_heartbeat", "masters_changed", "clock_jumped", "error", "periodic"
 ]
@@ -53,16 +52,6 @@ Reason = Literal[
 Listener = Callable[[str, list[Revocation]], None]
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class ReaderSettings:
-    """For how long what is known counts, how often all is looked at again, and whom else the store belongs to."""
-
-    max_staleness_seconds: float = 5
-    rescan_seconds: float = 300
-    foreign_writers: bool = False
-    clock_skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS
 
 
 class Lost(Exception):
@@ -87,10 +76,16 @@ class Reader:
     """Keeps the mirror of one process; every time is passed in, or of the monotonic clock."""
 
     def __init__(
-        self, changes: Changes, settings: ReaderSettings, metrics: Metrics, wall: Callable[[], float] = time.time
+        self,
+        changes: Changes,
+        settings: MirrorSettings,
+        metrics: Metrics,
+        *,
+        clock_skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._wall = wall
-        self.mirror = Mirror(whole_values=True, skew_seconds=settings.clock_skew_seconds, late_seconds=LATE_SECONDS)
+        self.mirror = Mirror(whole_values=True, skew_seconds=clock_skew_seconds, late_seconds=LATE_SECONDS)
         self.synced = False
         """Whether the mirror was ever complete; how old it is, is for `age` to say."""
         self.cursor = ""
@@ -151,11 +146,6 @@ class Reader:
         self.refilling.add_own(revocation)
         if self.mirror.add(revocation, self._wall()):
             self._tell([revocation])
-
-    @property
-    def skew_seconds(self) -> float:
-        """By how much the clocks of issuers may be ahead; whoever judges by what is read here judges with that."""
-        return self.mirror.skew_seconds
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Have every change told, once, with the cursor up to which all are told then; call the answer to end that.
@@ -313,7 +303,7 @@ class Reader:
             await asyncio.sleep(BEAT_SECONDS / 2)
 
     async def _rescan(self, session: _Session) -> None:
-        again = REFILL_AGAIN_SECONDS / 2
+        failures = 0
         while True:
             self._written_before = self.refilling.written
             try:
@@ -324,16 +314,19 @@ class Reader:
                 await self.refilling.own()  # what was under way when it was lost has come by now
                 await self.refilling.all()
                 self._lacked = self.refilling.written > self._written_before
-                again, pause = REFILL_AGAIN_SECONDS / 2, self._settings.rescan_seconds
+                failures = 0
             except RefillFailed:  # what is known stays known, and fresh: it is the store that lacks something
                 _log.warning("store_refill_failed")
                 self._lacked = True
-                again = pause = min(2 * again, self._settings.rescan_seconds)
+                failures += 1
             except StoreUnavailable:  # the log goes on, so nothing new is missed: a shard alone is away
                 if not session.whole:
                     raise
                 _log.warning("mirror_rescan_failed")
-                again = pause = min(2 * again, self._settings.rescan_seconds)
+                failures += 1
+            pause = self._settings.rescan_seconds
+            if failures:
+                pause = min(REFILL_AGAIN_SECONDS * 2 ** (min(failures, 20) - 1), pause)
             await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter, not a secret
             self._metrics.mirror_rescans.labels("periodic").inc()
 

@@ -6,8 +6,8 @@ It decides nothing about what is true: the merge does, so it is safe when two do
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from itertools import islice
 from typing import Final
 
@@ -16,8 +16,7 @@ import structlog
 from revocation_client.mirror import Mirror
 from revocation_client.model import ClaimName, Revocation
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.changes import is_less
-from revocation_service.store.refill import Refill
+from revocation_service.store.refill import Refill, is_less
 from revocation_service.telemetry import Metrics
 
 PIECE: Final = 1_000
@@ -35,6 +34,15 @@ _log = structlog.get_logger()
 
 class RefillFailed(Exception):
     """The store took back not all that it lost, or not yet."""
+
+
+@contextmanager
+def _as_failure() -> Iterator[None]:
+    """The store is away: what is known stays known, so that this is told from a scan that fails."""
+    try:
+        yield
+    except StoreUnavailable as error:
+        raise RefillFailed from error
 
 
 class Refilling:
@@ -78,10 +86,11 @@ class Refilling:
         async with AsyncExitStack() as stack:
             while some := list(islice(entries, PIECE)):
                 begun = time.monotonic()
-                absent = await self._absent(some)
-                if absent and not taken:
-                    await self._take_turn(stack)
-                    taken = True
+                with _as_failure():
+                    absent = await self._refill.absent(some)
+                    if absent and not taken:
+                        await stack.enter_async_context(self._refill.turn())
+                        taken = True
                 written += await self.give_back(absent)
                 await asyncio.sleep(min(time.monotonic() - begun, BREATH_SECONDS))
         self._tell(written)
@@ -102,25 +111,11 @@ class Refilling:
         """
         if not revocations:
             return 0
-        try:
+        with _as_failure():
             written = await self._refill.offer(revocations, self._wall())
-        except StoreUnavailable as error:
-            raise RefillFailed from error
         self._metrics.mirror_refilled.inc(written)
         self.written += written
         return written
-
-    async def _absent(self, some: list[Revocation]) -> list[Revocation]:
-        try:
-            return await self._refill.absent(some)
-        except StoreUnavailable as error:
-            raise RefillFailed from error
-
-    async def _take_turn(self, stack: AsyncExitStack) -> None:
-        try:
-            await stack.enter_async_context(self._refill.turn())
-        except StoreUnavailable as error:
-            raise RefillFailed from error
 
     def _tell(self, written: int) -> None:
         if written:

@@ -78,6 +78,7 @@ class MirrorSettings:
     max_staleness_seconds: float = 5
     """How old the mirror may be and still say "not revoked" in Redis' place; 0: never."""
     rescan_seconds: float = 300
+    """How often all of the store is read again, about."""
     foreign_writers: bool = False
     """Whether other applications write revocations, which the change log then does not tell of."""
     feed_max_subscribers: int = 1_000

@@ -7,12 +7,10 @@ input as it stands.
 
 import binascii
 import json
-import math
 import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -21,18 +19,14 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt import PyJWTError, get_algorithm_by_name
 
 from revocation_client.model import Claims
-from revocation_client.wire import WireError, check_seconds, check_value
+from revocation_client.wire import WireError, check_seconds, check_value, hash_name, token_issued_at, token_name
 from revocation_service.algorithms import VerifyingKey
 from revocation_service.errors import InvalidToken, UnsupportedToken
 from revocation_service.keys import SigningKeys
 from revocation_service.settings import SigningSettings
 
-HASH_PREFIX: Final = "sha256:"
-"""Begins the names that are computed; no token may claim such a name for itself."""
-
 _SCHEME: Final = re.compile(r"(?:\s*bearer(?:\s+|$))*\s*", re.IGNORECASE)
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_SEGMENTS: Final = re.compile(rb"[A-Za-z0-9+/_=.-]*")
 _BASE64_CHARACTERS: Final = (string.ascii_letters + string.digits + "+/-_").encode()
 _FOREIGN_BYTES: Final = bytes(set(range(256)).difference(_BASE64_CHARACTERS))
 _ONE_ALPHABET: Final = bytes.maketrans(b"-_", b"+/")
@@ -134,7 +128,7 @@ def _opaque(text: str, parts: list[str]) -> Token:
         raise InvalidToken("The token begins as a JWT does and has not three parts.")
     if _UNPRINTABLE.search(text):
         raise InvalidToken("The token holds control characters.")
-    return Token(Claims(jti=_hash_name(text.encode()), considers_all=True), exp=None, verified=False)
+    return Token(Claims(jti=hash_name(text.encode()), considers_all=True), exp=None, verified=False)
 
 
 def _is_jose_header(segment: str) -> bool:
@@ -252,7 +246,7 @@ def _token(jws: _Jws, *, verified: bool) -> Token:
         sid=_identifier(payload, "sid"),
         sub=_identifier(payload, "sub"),
         client_id=_identifier(payload, "azp") if client_id is None else client_id,
-        iat=_issued_at(payload.get("iat")),
+        iat=token_issued_at(payload.get("iat")),
         considers_all=True,
     )
     return Token(claims, _expiry(payload.get("exp")), verified)
@@ -270,31 +264,10 @@ def _identifier(payload: Mapping[str, Any], claim: str) -> str | None:
 
 
 def _name(jws: _Jws, jti: str | None) -> str:
-    """The token's own `jti`, or a hash of what its signature covers, which no re-encoding can change.
-
-    A verifier that cleans foreign characters away before it verifies would see another signing input than the one
-    that is hashed here, so such a writing has no name.
-    """
-    if jti is not None and not jti.startswith(HASH_PREFIX):
-        return jti
-    if not _SEGMENTS.fullmatch(jws.signing_input):
+    name = token_name(jws.signing_input, jti)
+    if name is None:
         raise InvalidToken("The token has no jti of its own and holds characters outside base64url.")
-    return _hash_name(jws.signing_input)
-
-
-def _hash_name(covered: bytes) -> str:
-    return HASH_PREFIX + sha256(covered).hexdigest()
-
-
-def _issued_at(value: object) -> float | None:
-    """Its `iat`; one that is no finite number is none, and the token then counts as issued before every cutoff."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        iat = float(value)
-    except OverflowError:
-        return None
-    return iat if math.isfinite(iat) else None
+    return name
 
 
 def _expiry(value: object) -> float | None:

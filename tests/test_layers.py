@@ -42,11 +42,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.verdicts",
         "revocation_client.wire",
     },
-    "revocation_client.tokens": {
-        "revocation_client.model",
-        "revocation_client.questions",
-        "revocation_client.wire",
-    },
+    "revocation_client.tokens": {"revocation_client.model", "revocation_client.wire"},
     "revocation_client.memory": {
         "revocation_client.counters",
         "revocation_client.freshness",
@@ -182,6 +178,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.errors",
         "revocation_service.heartbeats",
         "revocation_service.refilling",
+        "revocation_service.settings",
         "revocation_service.store",
         "revocation_service.tasks",
         "revocation_service.telemetry",

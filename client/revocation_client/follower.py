@@ -114,7 +114,7 @@ class Follower:
     async def _forget_for_ever(self) -> None:
         while True:
             await asyncio.sleep(FORGET_SECONDS)
-            self._ahead = max(self._ahead, self._wall() - self._monotonic())
+            self._ahead = max(self._ahead, self._wall_ahead())
             self._memory.forget()
 
     async def _follow_for_ever(self) -> None:
@@ -139,7 +139,7 @@ class Follower:
 
     async def _follow(self) -> RevocationError:
         """One stream, from its beginning to its end; why it ended."""
-        self._asked_at, self._asked_ahead = self._monotonic(), self._wall() - self._monotonic()
+        self._asked_at, self._asked_ahead = self._monotonic(), self._wall_ahead()
         self._freshness.asked(self._asked_at)
         try:
             stream = await self._feed.feed(self._cursor, seconds=BEGIN_SECONDS)
@@ -222,7 +222,7 @@ class Follower:
             self._cursor = None
             self._memory.doubt()
             return ServiceUnavailable("the clock on the wall was set back: all is read anew")
-        if self._wall() - self._monotonic() - self._asked_ahead > DRIFT_SECONDS:
+        if self._wall_ahead() - self._asked_ahead > DRIFT_SECONDS:
             self._memory.doubt()
             return ServiceUnavailable("the machine was suspended, or its clock set forward: the feed is resumed")
         now = self._monotonic()
@@ -235,9 +235,12 @@ class Follower:
             return ServiceUnavailable("its clock and ours have drifted apart: the feed is resumed")
         return None
 
+    def _wall_ahead(self) -> float:
+        return self._wall() - self._monotonic()
+
     def _clock_was_set_back(self) -> bool:
         """What ends is forgotten by the wall's clock; one that was ahead has let go, or not taken, what still lives."""
-        ahead = self._wall() - self._monotonic()
+        ahead = self._wall_ahead()
         was = max(self._ahead, ahead)
         self._ahead = ahead if was - ahead > SET_BACK_SECONDS else was
         return was - ahead > SET_BACK_SECONDS

@@ -14,10 +14,10 @@ from revocation_client.counters import Tally
 from revocation_client.freshness import Name
 from revocation_client.mirror import HASH_BITS, SHARD_BITS, Mirror
 from revocation_client.model import Claims, Revocation
-from revocation_client.questions import HASH_PREFIX, Inquiry
+from revocation_client.questions import Inquiry
 from revocation_client.tokens import Problem, read_token
 from revocation_client.verdicts import Verdict
-from revocation_client.wire import VALUE_MAX_CHARACTERS
+from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS
 
 Clock = Callable[[], float]
 

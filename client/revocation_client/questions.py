@@ -8,10 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from revocation_client.errors import RequestRefused, TokenNeeded
 from revocation_client.model import ClaimName, Claims
-from revocation_client.wire import VALUE_MAX_CHARACTERS, WireError, check_seconds, check_token, check_value
-
-HASH_PREFIX: Final = "sha256:"
-"""Begins the names that the service computes; no token may claim such a name for itself (section 1)."""
+from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS, WireError, check_seconds, check_token, check_value
 
 FRAME_BYTES: Final = len(b'{"checks":[]}')
 BODY_MAX_BYTES: Final = 1024 * 1024

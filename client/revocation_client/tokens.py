@@ -2,17 +2,13 @@
 
 import binascii
 import json
-import math
 import re
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 from revocation_client.model import Claims
-from revocation_client.questions import HASH_PREFIX
-from revocation_client.wire import WireError, check_seconds, check_value
+from revocation_client.wire import WireError, check_seconds, check_value, hash_name, token_issued_at, token_name
 
-_SEGMENTS: Final = re.compile(r"[A-Za-z0-9+/_=.-]*")
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9+/]")
 _UNPRINTABLE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -60,7 +56,7 @@ def read_token(token: str) -> Token:
         raise Problem("unsupported_token", "The token has five parts: the claims of an encrypted JWT cannot be read.")
     if _UNPRINTABLE.search(token) or (len(parts) > 1 and _is_jose_header(parts[0])):
         raise Problem("invalid_token", "The token begins as a JWT does, or holds control characters.")
-    return Token(Claims(jti=_hash_name(token), considers_all=True), None)
+    return Token(Claims(jti=hash_name(token.encode()), considers_all=True), None)
 
 
 def _is_jose_header(segment: str) -> bool:
@@ -81,7 +77,7 @@ def _jwt(header: str, payload: str, signature: str) -> Token:
         sid=_identifier(members, "sid"),
         sub=_identifier(members, "sub"),
         client_id=_identifier(members, "azp") if client_id is None else client_id,
-        iat=_issued_at(members.get("iat")),
+        iat=token_issued_at(members.get("iat")),
         considers_all=True,
     )
     return Token(claims, _expiry(members.get("exp")))
@@ -118,23 +114,10 @@ def _identifier(members: dict[str, Any], claim: str) -> str | None:
 
 
 def _name(signing_input: str, jti: str | None) -> str:
-    if jti is not None and not jti.startswith(HASH_PREFIX):
-        return jti
-    if not _SEGMENTS.fullmatch(signing_input):
+    name = token_name(signing_input.encode(errors="surrogatepass"), jti)
+    if name is None:
         raise Problem("invalid_token", "The token has no jti of its own and holds characters outside base64url.")
-    return _hash_name(signing_input)
-
-
-def _hash_name(covered: str) -> str:
-    return HASH_PREFIX + sha256(covered.encode()).hexdigest()
-
-
-def _issued_at(value: object) -> float | None:
-    try:
-        iat = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    except OverflowError:
-        return None
-    return iat if math.isfinite(iat) else None
+    return name
 
 
 def _expiry(value: object) -> float | None:

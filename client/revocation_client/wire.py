@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final, Literal
 
 from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation
@@ -15,11 +16,15 @@ from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation
 VALUE_MAX_CHARACTERS: Final = 256
 REASON_MAX_CHARACTERS: Final = 256
 BATCH_MAX_CHECKS: Final = 1000
+HASH_PREFIX: Final = "sha256:"
+"""Begins the names that are computed; no token may claim such a name for itself (section 1)."""
+
 AGREEMENT_SECONDS: Final = 0.05
 """How far apart the two times of a key's end may be and still be the same: the server's has milliseconds."""
 
 _UNFIT_IN_VALUE: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNFIT_IN_REASON: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_SEGMENTS: Final = re.compile(rb"[A-Za-z0-9+/_=.-]*")
 _LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 _FORMS: Final[tuple[ClaimName | Literal["token"], ...]] = ("token", *CLAIM_NAMES)
@@ -135,6 +140,33 @@ def check_seconds(field: str, value: object) -> float:
     if not math.isfinite(seconds) or seconds < 0:
         raise WireError(field, "must be a finite number of seconds, 0 or more")
     return seconds
+
+
+def hash_name(covered: bytes) -> str:
+    """The name of a token that has none of its own: a hash of what its signature covers, or of all of it."""
+    return HASH_PREFIX + sha256(covered).hexdigest()
+
+
+def token_name(signing_input: bytes, jti: str | None) -> str | None:
+    """A JWT's own `jti`, or a hash of what its signature covers, which no re-encoding can change.
+
+    A verifier that cleans foreign characters away before it verifies would see another signing input than the one
+    that is hashed here, so such a writing has no name: None.
+    """
+    if jti is not None and not jti.startswith(HASH_PREFIX):
+        return jti
+    return hash_name(signing_input) if _SEGMENTS.fullmatch(signing_input) else None
+
+
+def token_issued_at(value: object) -> float | None:
+    """A token's `iat`; one that is no finite number is none: the token counts as issued before every cutoff."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        iat = float(value)
+    except OverflowError:
+        return None
+    return iat if math.isfinite(iat) else None
 
 
 def check_token(value: object) -> str:

@@ -14,10 +14,10 @@ from revocation_service.errors import StoreUnavailable
 from revocation_service.store.change_log import CursorLost, Entry, Tail, open_tail
 from revocation_service.store.node import FAILURES, Node, info_fields
 from revocation_service.store.redis import DEADLINE_SECONDS, Store
-from revocation_service.store.refill import Refill, is_less
+from revocation_service.store.refill import Refill
 from revocation_service.store.scan import Take, scan
 
-__all__ = ["Changes", "CursorLost", "Entry", "Standing", "is_less"]
+__all__ = ["Changes", "CursorLost", "Entry", "Standing"]
 
 MARK_SECONDS: Final = 2 * 86_400
 """How long a master keeps its mark when nobody looks."""

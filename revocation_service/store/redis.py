@@ -85,8 +85,11 @@ class Store:
         self.foreign_met = 0
         """How often a record of a foreign application was met."""
         self._away: set[Node] = set()
-        self.away = False
+
+    @property
+    def away(self) -> bool:
         """Whether a master said nothing when it was last asked to read."""
+        return bool(self._away)
 
     async def aclose(self) -> None:
         """End what is under way, and close every connection."""
@@ -260,12 +263,10 @@ class Store:
         if reading.now and not self._up:
             self._note("get", up=True)
         self._away.intersection_update(self.connections.known_masters())
-        self.away = bool(self._away)
         return reading
 
     def _turned(self, node: Node, away: bool) -> None:
         (self._away.add if away else self._away.discard)(node)
-        self.away = bool(self._away)
 
     def _add(self, reading: Reading, keys: Mapping[str, tuple[ClaimName, str]], answer: Answer) -> None:
         """What an answer says of these keys, in their order, so that the same state always reads the same."""

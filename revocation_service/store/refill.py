@@ -6,16 +6,14 @@ harm. A lease makes the processes take turns, so that the later ones find nothin
 
 import asyncio
 import random
-import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, ItemsView, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from typing import Any, Final
 
 from revocation_client.model import Revocation
 from revocation_client.wire import revocation_from_record
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.node import FAILURES, Command
+from revocation_service.store.node import FAILURES, Command, Node
 from revocation_service.store.redis import Put, Store
 
 BATCH: Final = 200
@@ -31,19 +29,15 @@ class Refill:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._id = secrets.token_hex(8)
 
     async def absent(self, revocations: Sequence[Revocation]) -> list[Revocation]:
         """Those among which some are not in the store, found cheaply: a master counts the keys it has.
 
         Raises StoreUnavailable.
         """
-        keys = {self._store.keyspace.key(each.claim, each.value): each for each in revocations}
-        parts, orphans = self._store.connections.parts(list(keys))
-        if orphans:
-            raise StoreUnavailable("a slot of the cluster belongs to nobody")
+        keys = self._keys(revocations)
         suspects: list[Revocation] = []
-        for node, part in parts.items():
+        for node, part in self._parts(keys):
             groups = list(self._store.connections.by_slot(list(part)))
             try:
                 counts = await node.run([("EXISTS", *group) for group in groups])
@@ -53,6 +47,16 @@ class Refill:
                 if count != len(group):  # an error, where the slot is on the move, is looked into like a loss
                     suspects += [keys[key] for key in group]
         return suspects
+
+    def _keys(self, revocations: Sequence[Revocation]) -> dict[str, Revocation]:
+        return {self._store.keyspace.key(each.claim, each.value): each for each in revocations}
+
+    def _parts(self, keys: Collection[str]) -> ItemsView[Node, Sequence[str]]:
+        """The keys of each master."""
+        parts, orphans = self._store.connections.parts(list(keys))
+        if orphans:
+            raise StoreUnavailable("a slot of the cluster belongs to nobody")
+        return parts.items()
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -70,7 +74,7 @@ class Refill:
 
     async def _lease(self, condition: str) -> bool:
         key = self._store.keyspace.refill_lease
-        return await self._run(("SET", key, self._id, condition, "PX", int(LEASE_SECONDS * 1000))) is not None
+        return await self._run(("SET", key, "1", condition, "PX", int(LEASE_SECONDS * 1000))) is not None
 
     async def _run(self, command: Command) -> Any:
         until = asyncio.get_running_loop().time() + BATCH_SECONDS
@@ -99,13 +103,10 @@ class Refill:
         """Records first, then the log, each as safe as a revocation's; the log names what was missing, no more."""
         if not revocations:
             return 0
-        keys = {self._store.keyspace.key(each.claim, each.value): each for each in revocations}
-        parts, orphans = self._store.connections.parts(list(keys))
-        if orphans:
-            raise StoreUnavailable("a slot of the cluster belongs to nobody")
+        keys = self._keys(revocations)
         until = asyncio.get_running_loop().time() + BATCH_SECONDS
         stored: list[Revocation] = []
-        for part in parts.values():
+        for _node, part in self._parts(keys):
             commands = [self._store.put_command(_handed_on(keys[key])) for key in part]
             replies = await self._store.write(part[0], commands, until)
             stored += [
@@ -132,6 +133,5 @@ def is_less(stored: Revocation | None, held: Revocation) -> bool:
     return stored.expires_at < held.expires_at - ENDING_SECONDS
 
 
-def _handed_on(revocation: Revocation) -> Put:
-    put = Put(revocation.claim, revocation.value, expires_at=revocation.expires_at)
-    return replace(put, issued_before=revocation.issued_before)
+def _handed_on(held: Revocation) -> Put:
+    return Put(held.claim, held.value, expires_at=held.expires_at, issued_before=held.issued_before)

@@ -12,7 +12,7 @@ from aiohttp import web
 from revocation_service.errors import StoreUnavailable
 from revocation_service.feed import Feed
 from revocation_service.keys import SigningKeys
-from revocation_service.reader import Reader, ReaderSettings
+from revocation_service.reader import Reader
 from revocation_service.revocations import Revocations
 from revocation_service.settings import Settings, StoreSettings
 from revocation_service.store.changes import Changes
@@ -129,13 +129,8 @@ async def _end_streams(app: web.Application) -> None:
 
 async def _reading(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Reader:
     """The process's own reader of the change log, begun; the store is not waited for."""
-    kept = ReaderSettings(
-        max_staleness_seconds=settings.mirror.max_staleness_seconds,
-        rescan_seconds=settings.mirror.rescan_seconds,
-        foreign_writers=settings.mirror.foreign_writers,
-        clock_skew_seconds=settings.limits.clock_skew_seconds,
-    )
-    reader = Reader(Changes(store), kept, metrics)
+    skew_seconds = settings.limits.clock_skew_seconds
+    reader = Reader(Changes(store), settings.mirror, metrics, clock_skew_seconds=skew_seconds)
     await reader.start()
     stack.push_async_callback(reader.aclose)
     return reader

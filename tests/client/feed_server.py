@@ -11,7 +11,7 @@ from aiohttp import web
 
 from revocation_client import Revocation, RevocationClient, merge
 from revocation_client.feed import Change, Event, Heartbeat, Reset, Synced, encode, snapshots
-from tests.client.scripted import not_revoked
+from tests.client.scripted import listening, not_revoked
 from tests.redis_processes import HOST
 
 BEAT_SECONDS = 0.1
@@ -182,12 +182,8 @@ async def serving_feed(server: FeedServer | None = None, port: int = 0) -> Async
     app.router.add_get("/feed", server.feed)
     app.router.add_post("/check/batch", server.check)
     app.router.add_post("/revoke", server.revoke_one)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, port).start()
-        server.port = runner.addresses[0][1]
-        yield server
-    finally:
-        server.cut()
-        await runner.cleanup()
+    async with listening(app, port) as server.port:
+        try:
+            yield server
+        finally:
+            server.cut()

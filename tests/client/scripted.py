@@ -90,19 +90,25 @@ class Scripted:
 
 
 @contextlib.asynccontextmanager
+async def listening(app: web.Application, port: int) -> AsyncIterator[int]:
+    """The port on which it is served: this one or, for 0, any."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, HOST, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
 async def scripted(port: int = 0) -> AsyncIterator[Scripted]:
     """One that runs, on this port or on any."""
     server = Scripted()
     app = web.Application(client_max_size=1 << 22)
     app.router.add_route("*", "/{path:.*}", server.handle)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, HOST, port).start()
-        server.port = runner.addresses[0][1]
+    async with listening(app, port) as server.port:
         yield server
-    finally:
-        await runner.cleanup()
 
 
 class Gate:

@@ -24,9 +24,9 @@ from revocation_client.feed import (
 )
 from revocation_client.model import Revocation
 from revocation_service.feed import QUEUE_MAX_BYTES, TELL_MAX_EVENTS, Feed, Stream
-from revocation_service.reader import Reader, ReaderSettings
+from revocation_service.reader import Reader
 from revocation_service.ring import RING_MAX_BYTES, cost
-from revocation_service.settings import load
+from revocation_service.settings import MirrorSettings, load
 from revocation_service.store.changes import Changes
 from revocation_service.store.connect import connect
 from revocation_service.store.redis import Store
@@ -181,7 +181,7 @@ async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
     async with contextlib.AsyncExitStack() as stack:
         store = Store(connect(settings.store), settings.store, settings.limits, metrics)
         stack.push_async_callback(store.aclose)
-        reader = Reader(Changes(store), ReaderSettings(), metrics)
+        reader = Reader(Changes(store), MirrorSettings(), metrics)
         reader.synced = True
         feed = Feed(reader, 1, metrics)
         await feed.start()

@@ -9,8 +9,8 @@ import pytest
 import pytest_asyncio
 
 from revocation_service.keys import SigningKeys
-from revocation_service.reader import Reader, ReaderSettings
-from revocation_service.settings import load
+from revocation_service.reader import Reader
+from revocation_service.settings import MirrorSettings, load
 from revocation_service.store.changes import Changes
 from revocation_service.store.connect import connect
 from revocation_service.store.redis import Store
@@ -159,7 +159,7 @@ async def test_a_mended_store_is_ready_again(sick: Process) -> None:
     """Strict, the store is refused until it is mended, which shows at the next look, without a restart."""
     settings, clock = load(variables(sick, STRICT_STORE="true")).settings, Clock()
     store = Store(connect(settings.store), settings.store, settings.limits, Metrics())
-    reader = Reader(Changes(store), ReaderSettings(), Metrics())
+    reader = Reader(Changes(store), MirrorSettings(), Metrics())
     readiness = Readiness(store, reader, SigningKeys(settings.signing), Traffic(), clock)
 
     async def status() -> str:
