@@ -210,8 +210,8 @@ class Feed:
 
         Raises FeedUnavailable, TooManySubscribers.
         """
-        if self._leaving or not self._reader.synced:
-            raise FeedUnavailable("this process is about to stop, or its mirror was never in step with Redis yet")
+        if self._leaving or not self._reader.synced or self._reader.doubt.doubtful:
+            raise FeedUnavailable("this process is about to stop, or its mirror is not in step with Redis yet")
         if len(self._streams) >= self._max_subscribers:
             raise TooManySubscribers("as many mirrors follow this process as REVOCATION_FEED_MAX_SUBSCRIBERS allows")
         self._tell()

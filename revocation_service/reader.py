@@ -7,9 +7,8 @@ heartbeat of its own: written as a revocation is written, acknowledged, and read
 import asyncio
 import math
 import random
-import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -19,11 +18,12 @@ import structlog
 from revocation_client.freshness import Status
 from revocation_client.mirror import Mirror
 from revocation_client.model import DEFAULT_CLOCK_SKEW_SECONDS, Revocation
+from revocation_service.doubt import Doubt
 from revocation_service.errors import StoreUnavailable
 from revocation_service.heartbeats import Heartbeats
 from revocation_service.refilling import RefillFailed, Refilling
 from revocation_service.settings import MirrorSettings
-from revocation_service.store.changes import Changes, CursorLost, Entry, Standing
+from revocation_service.store.changes import NOWHERE, Changes, CursorLost, Entry, Standing, place_of
 from revocation_service.tasks import begin, end, until_one_ends
 from revocation_service.telemetry import Metrics
 
@@ -31,7 +31,7 @@ BEAT_SECONDS: Final = 1.0
 MISSED_SECONDS: Final = 2.5
 """How long no heartbeat may be proven before everything is looked at anew."""
 
-LONGEST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 0.5
 SHORTEST_PAUSE_SECONDS: Final = 0.05
 REFILL_AGAIN_SECONDS: Final = 2.0
 LESS_MAX: Final = 50_000
@@ -95,13 +95,17 @@ class Reader:
         self._changes = changes
         self._settings = settings
         self._metrics = metrics
-        self._id = secrets.token_hex(8)
         self._number = 0
+        self.doubt = Doubt(changes)
+        self._newest = NOWHERE
+        """Where the newest revocation stands that the log told of; at first, where it was begun to listen."""
         self._fresh_at = -math.inf
         self._ahead = self._wall() - time.monotonic()
         """By how much the clock on the wall was ahead of the even one when they were last compared."""
-        self._trusted: Standing | None = None
-        """The masters as they stood when everything up to the cursor was known."""
+        self._histories: Hashable = None
+        """Of the masters, when a session last began."""
+        self._trusted: Hashable = None
+        """The histories of the masters while everything up to the cursor was known."""
         self._lacked = False
         self._written_before = 0
         """How many were written back before the scan that goes on, or is to come."""
@@ -123,12 +127,19 @@ class Reader:
 
         A suspended machine's monotonic clock stands still: what the clock on the wall is further on counts as well.
         """
+        if self.doubt.doubtful:
+            return math.inf
         return now - self._fresh_at + max(0.0, self._wall() - time.monotonic() - self._ahead)
 
     @property
     def fresh(self) -> bool:
         """Whether the mirror may say "not revoked" by itself; one that was never whole is infinitely old."""
         return self.complete and self.age(time.monotonic()) <= self._settings.max_staleness_seconds
+
+    @property
+    def _young(self) -> bool:
+        """Whether all was known a moment ago, whatever may have been lost since."""
+        return self.synced and self.age(time.monotonic()) <= MISSED_SECONDS
 
     @property
     def complete(self) -> bool:
@@ -183,6 +194,7 @@ class Reader:
             except Exception as error:  # noqa: BLE001 - whatever it was: a mirror that nobody feeds helps nobody
                 _log.error("mirror_reader_failed", error=error)
                 reason = "error"
+            self.doubt.looked.set()
             failures = 0 if self._fresh_at > was_at else failures + 1
             self._note_stale(reason)
             longest = min(LONGEST_PAUSE_SECONDS, SHORTEST_PAUSE_SECONDS * 2 ** min(failures, 10))
@@ -209,15 +221,32 @@ class Reader:
                 self._rescan(session),
             )
         finally:
-            self._trusted = session.standing if session.whole and session.standing.certain else None
+            self._trusted = session.standing.histories if session.whole and session.standing.certain else None
 
     async def _begin(self) -> _Session:
         """Go on from the cursor where that is sure to lose nothing; else the log's end is where an own heartbeat is."""
-        standing = await self._changes.standing()
+        owed = self.doubt.owes
+        await self.doubt.come(self._newest, holds=len(self.mirror) > 0)
+        try:
+            standing = await self._changes.begin()
+        except StoreUnavailable:  # perhaps a part of it alone, and the rest of a newcomer's keys can be read
+            if not self.synced:
+                await self.doubt.begin(knows_all=False)
+            raise
         begun = time.monotonic()
-        if self.cursor and await self._still_there():
-            return _Session(standing, Heartbeats(), whole=standing == self._trusted)
+        nothing_lost = standing.certain and standing.histories == self._histories
+        self._histories = standing.histories
+        goes_on = bool(self.cursor) and await self._still_there()
+        whole = goes_on and standing.histories == self._trusted
+        if goes_on:
+            self.doubt.know(self._newest)
+        if whole or (nothing_lost and not owed):
+            await self.doubt.settle()
+        await self.doubt.begin(knows_all=self._young or nothing_lost)
+        if goes_on:
+            return _Session(standing, Heartbeats(), whole=whole)
         self.cursor = await self._changes.beat(self._name())
+        self._newest = self._newest if self._newest > NOWHERE else place_of(self.cursor)
         return _Session(standing, Heartbeats(begun), whole=False)
 
     async def _still_there(self) -> bool:
@@ -230,7 +259,7 @@ class Reader:
 
     def _name(self) -> str:
         self._number += 1
-        return f"{self._id}.{self._number}"
+        return f"{self._changes.process}.{self._number}"
 
     async def _follow(self, session: _Session) -> None:
         async with self._changes.tail(self.cursor) as tail:
@@ -245,10 +274,14 @@ class Reader:
         revocations = [entry.revocation for entry in entries if entry.revocation is not None]
         news = [revocation for revocation in revocations if self.mirror.add(revocation, now)]
         self.cursor = entries[-1].cursor
+        if revocations:
+            self._newest = place_of(next(entry.cursor for entry in reversed(entries) if entry.revocation is not None))
+            if session is not None and session.whole:
+                self.doubt.know(self._newest)
         self._tell(news)
         for entry in entries:
             process, _, number = (entry.heartbeat or "").partition(".")
-            if session is not None and process == self._id:
+            if session is not None and process == self._changes.process:
                 self._read_back(int(number), session)
 
     def _read_back(self, number: int, session: _Session) -> None:
@@ -273,8 +306,10 @@ class Reader:
 
     def _freshen(self, session: _Session) -> None:
         self._fresh_at = max(self._fresh_at, session.beats.proven_at)
+        self.doubt.know(self._newest)
         self.refilling.forget_own(self._fresh_at)
-        if self.status.name != "synced" and session.beats.proven_at > -math.inf:
+        proven = session.beats.proven_at > -math.inf and not self.doubt.doubtful
+        if self.status.name != "synced" and proven:
             _log.info("mirror_synced", entries=len(self.mirror))
             self.status = Status("synced", self._wall())
 
@@ -297,6 +332,8 @@ class Reader:
             with suppress(StoreUnavailable):
                 if await self._changes.standing() != session.standing:
                     raise Lost("masters_changed")
+            with suppress(StoreUnavailable):
+                await self.doubt.look()
             now = time.monotonic()
             if now - max(begun, session.beats.proven_at) > MISSED_SECONDS:
                 raise Lost("missed_heartbeat")
@@ -313,6 +350,7 @@ class Reader:
                 await self._scan(session)
                 await self.refilling.own()  # what was under way when it was lost has come by now
                 await self.refilling.all()
+                await self.doubt.settle()
                 self._lacked = self.refilling.written > self._written_before
                 failures = 0
             except RefillFailed:  # what is known stays known, and fresh: it is the store that lacks something

@@ -24,6 +24,9 @@ from revocation_service.tokens import Token, TokenReader
 LOGGED_CHARACTERS: Final = 8
 WARN_EVERY_SECONDS: Final = 60.0
 
+NOT_IN_TIME: Final = "Redis, or a part of it, did not answer within the deadline"
+IN_DOUBT: Final = "Redis has lost data, or may have; others have still to write back what they hold"
+
 _log = structlog.get_logger()
 
 
@@ -116,6 +119,7 @@ class Revocations:
         Raises RequestError, Unavailable.
         """
         subject = _described(question) if isinstance(question, Claims) else await self._given(question)
+        doubtful = self._reader.doubt.doubtful  # before the reading: what it did not find may be given back since
         if self._store.away and self._is_answered_without_redis(subject):
             reading = await self._store.glance(subject.identifiers)
         else:
@@ -123,7 +127,7 @@ class Revocations:
                 reading = await self._store.get(subject.identifiers)
             except StoreUnavailable:
                 reading = _nothing_read(subject.identifiers)
-        verdict = self._verdict(subject, reading.found, reading)
+        verdict = self._verdict(subject, reading.found, reading, doubtful=doubtful)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
         return verdict
 
@@ -139,9 +143,10 @@ class Revocations:
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
         subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
         wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
+        doubtful = self._reader.doubt.doubtful
         reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
         records = {(record.claim, record.value): record for record in reading.found}
-        verdicts = [self._verdict_of_many(subject, records, reading) for subject in subjects]
+        verdicts = [self._verdict_of_many(subject, records, reading, doubtful=doubtful) for subject in subjects]
         given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
         if wanted and not reading.now and not given:
             raise StoreUnavailable("Redis did not answer within the deadline")
@@ -172,15 +177,18 @@ class Revocations:
         subject: _Subject | ServiceError,
         records: Mapping[tuple[ClaimName, str], Revocation],
         reading: Reading,
+        *,
+        doubtful: bool,
     ) -> Verdict | ServiceError:
         if isinstance(subject, ServiceError):
             return subject
         try:
-            return self._verdict(subject, [records[one] for one in subject.identifiers if one in records], reading)
+            found = [records[one] for one in subject.identifiers if one in records]
+            return self._verdict(subject, found, reading, doubtful=doubtful)
         except StoreUnavailable as error:
             return error
 
-    def _verdict(self, subject: _Subject, found: Sequence[Revocation], reading: Reading) -> Verdict:
+    def _verdict(self, subject: _Subject, found: Sequence[Revocation], reading: Reading, *, doubtful: bool) -> Verdict:
         """One covering revocation is an answer; that there is none is one only if every key was spoken of."""
         claims, identifiers, token = subject
         now = reading.now or time.time()  # Redis' clock decides, where it can be asked
@@ -188,8 +196,9 @@ class Revocations:
         covering = first_covering(found, claims, now, self._limits.clock_skew_seconds) if found else None
         if covering is None:
             covering = self._reader.mirror.covering(claims, now)
-            if covering is not None or (reading.unread and not reading.unread.isdisjoint(identifiers)):
-                stale_seconds = self._from_the_mirror(covering)
+            doubtful = doubtful or self._reader.doubt.doubtful
+            if covering is not None or doubtful or not reading.unread.isdisjoint(identifiers):
+                stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple([claim for claim, _value in identifiers])
         if token is None:
             return Verdict(covering, considered, verified=False, stale_seconds=stale_seconds)
@@ -197,10 +206,10 @@ class Revocations:
         self._watch_lifetime(token, now)
         return Verdict(covering, considered, token.verified, expired, stale_seconds)
 
-    def _from_the_mirror(self, covering: Revocation | None) -> float:
+    def _from_the_mirror(self, covering: Revocation | None, *, doubtful: bool) -> float:
         """The age of what the mirror answers; that it knows of no revocation is an answer only while it is fresh."""
-        if covering is None and not self._reader.fresh:
-            raise StoreUnavailable("Redis, or a part of it, did not answer within the deadline")
+        if covering is None and (doubtful or not self._reader.fresh):
+            raise StoreUnavailable(IN_DOUBT if doubtful else NOT_IN_TIME)
         self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
         return self._reader.age(time.monotonic())
 
@@ -220,9 +229,12 @@ class Revocations:
         That there is none is Redis' alone to say. Raises NoSuchRevocation, StoreUnavailable.
         """
         known = self._reader.mirror.held(claim, value, time.time())
+        doubtful = self._reader.doubt.doubtful
         reading = await (self._store.get if known is None else self._store.glance)([(claim, value)])
         if reading.found:
             return reading.found[0]
+        if known is None and (doubtful or self._reader.doubt.doubtful):
+            raise StoreUnavailable(IN_DOUBT)
         if known is None:
             raise NoSuchRevocation("there is no live revocation of that claim and value")
         return known

@@ -171,10 +171,12 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.store",
         "revocation_service.telemetry",
     },
+    "revocation_service.doubt": {"revocation_service.errors", "revocation_service.store"},
     "revocation_service.reader": {
         "revocation_client.freshness",
         "revocation_client.mirror",
         "revocation_client.model",
+        "revocation_service.doubt",
         "revocation_service.errors",
         "revocation_service.heartbeats",
         "revocation_service.refilling",

@@ -22,7 +22,18 @@ READ_MAX_ENTRIES: Final = 500
 BLOCK_SECONDS: Final = 1.0
 """How long a read waits for news; heartbeats come as often, so that it seldom does in vain."""
 
+Place = tuple[int, int]
+"""Of an entry in the log: milliseconds on the clock of its master, and a number among those of one millisecond."""
+
+NOWHERE: Final[Place] = (0, 0)
+
 _log = structlog.get_logger()
+
+
+def place_of(cursor: str) -> Place:
+    """Where the entry of a cursor stands; NOWHERE for none."""
+    milliseconds, _, number = cursor.partition(".")[0].partition("-")
+    return (int(milliseconds), int(number)) if cursor else NOWHERE
 
 
 class CursorLost(StoreUnavailable):
@@ -76,8 +87,8 @@ async def _both(line: Line, own: Command, read: Command, seconds: float) -> tupl
 
 
 @asynccontextmanager
-async def open_tail(store: Store, cursor: str) -> AsyncIterator[Tail]:
-    """The log behind `cursor`, over a connection of its own.
+async def open_tail(store: Store, cursor: str, name: str) -> AsyncIterator[Tail]:
+    """The log behind `cursor`, over a connection of its own, which the server lists under that name.
 
     Raises StoreUnavailable.
     """
@@ -85,6 +96,7 @@ async def open_tail(store: Store, cursor: str) -> AsyncIterator[Tail]:
     line = store.connections.owner(log).line()
     try:
         opened = await line.__aenter__()
+        await opened.run([("CLIENT", "SETNAME", name)])
     except FAILURES as error:
         raise StoreUnavailable("the master that has the change log cannot be reached") from error
     try:

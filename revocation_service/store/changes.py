@@ -4,26 +4,34 @@ It keeps no state of what is revoked.
 """
 
 import asyncio
+import re
 import secrets
-from collections.abc import Hashable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from hashlib import sha1
+from typing import Any, Final, TypeVar, cast
 
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.change_log import CursorLost, Entry, Tail, open_tail
-from revocation_service.store.node import FAILURES, Node, info_fields
+from revocation_service.store.change_log import NOWHERE, CursorLost, Entry, Place, Tail, open_tail, place_of
+from revocation_service.store.debts import EVERYWHERE, SAID_SECONDS, Debts
+from revocation_service.store.node import FAILURES, Command, Node, info_fields
 from revocation_service.store.redis import DEADLINE_SECONDS, Store
 from revocation_service.store.refill import Refill
 from revocation_service.store.scan import Take, scan
 
-__all__ = ["Changes", "CursorLost", "Entry", "Standing"]
+__all__ = ["EVERYWHERE", "NOWHERE", "SAID_SECONDS", "Changes", "CursorLost", "Entry", "Place", "Standing", "place_of"]
+
+FOLLOWED_AGAIN_SECONDS: Final = 0.25
+"""Who follows may just have let go, to begin anew: after so long he follows again, or has said what he owes."""
 
 MARK_SECONDS: Final = 2 * 86_400
 """How long a master keeps its mark when nobody looks."""
 
 MOST_MARKS: Final = 100_000
 """How many names are tried for one that belongs to a master; a single slot takes about 16,000."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +50,20 @@ class Standing:
 
 
 class Changes:
-    """What changes in one store."""
+    """What changes in one store; one that is private has no other process."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, private: bool = False) -> None:
+        self.process = secrets.token_hex(8)
+        """The name under which this process is known to the others."""
+        self.new = False
+        """Whether a master was met without a mark: it was never followed, or has lost everything."""
         self._store = store
+        self._private = private
+        log = store.keyspace.change_log.encode()
+        self._followers = f"revocation-reader:{sha1(log, usedforsecurity=False).hexdigest()[:12]}:"
         self._numbers: dict[tuple[Hashable, Node], int] = {}
         self.refill = Refill(store)
+        self.debts = Debts(store)
 
     @property
     def foreign_met(self) -> int:
@@ -64,38 +80,76 @@ class Changes:
 
     def tail(self, cursor: str) -> AbstractAsyncContextManager[Tail]:
         """What is appended behind `cursor`. Raises StoreUnavailable."""
-        return open_tail(self._store, cursor)
+        return open_tail(self._store, cursor, self._followers + self.process)
 
     async def scan(self, take: Take) -> None:
         """Have all records taken, a slice at a time. Raises StoreUnavailable."""
         await scan(self._store, take)
+
+    async def unheard_seconds(self, longest: float) -> float:
+        """How long to listen for others, who follow this store but may have said nothing yet; at most `longest`.
+
+        Whoever follows names his connection. A store that has run for less than `longest` he may not have found yet.
+        Raises StoreUnavailable.
+        """
+        if self._private:
+            return 0
+        for pause in (FOLLOWED_AGAIN_SECONDS, 0):
+            server, clients = await self._run(("INFO", "server"), ("CLIENT", "LIST", "TYPE", "normal"))
+            if not isinstance(clients, bytes) or self._names_others(clients):
+                return longest
+            await asyncio.sleep(pause)
+        return max(0.0, longest - int(_told(server, "uptime_in_seconds") or 0))
+
+    def _names_others(self, clients: bytes) -> bool:
+        found = re.findall(rb" name=(\S*)", clients)
+        own = self.process.encode()
+        return any(name.startswith(self._followers.encode()) and not name.endswith(own) for name in found)
+
+    async def _run(self, *commands: Command) -> list[Any]:
+        """The replies of the master that has the log; a refused one's is its error. Raises StoreUnavailable."""
+        try:
+            return await self._store.connections.owner(self._store.keyspace.change_log).run(commands)
+        except FAILURES as error:
+            raise StoreUnavailable("the master that has the change log cannot be asked") from error
+
+    async def begin(self) -> Standing:
+        """How the masters stand just now, each with a mark from here on; where one had none, `new` says so.
+
+        Raises StoreUnavailable.
+        """
+        await self._of_each_master(self._set_mark)
+        return await self.standing()
 
     async def standing(self) -> Standing:
         """How the masters stand just now.
 
         Raises StoreUnavailable.
         """
+        histories = await self._of_each_master(self._history)
+        return Standing(self._store.connections.topology(), frozenset(histories))
+
+    async def _of_each_master(self, ask: Callable[[Node], Awaitable[T]]) -> list[T]:
         connections = self._store.connections
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
                 await connections.look_again()
-                masters = await connections.masters()
-                histories = await asyncio.gather(*map(self._history, masters))
+                told = await asyncio.gather(*map(ask, await connections.masters()), return_exceptions=True)
+                for each in told:
+                    if isinstance(each, BaseException):
+                        raise each
+                return cast(list[T], told)
         except FAILURES as error:
             raise StoreUnavailable("the masters cannot be asked how they stand") from error
-        return Standing(connections.topology(), frozenset(histories))
+
+    async def _set_mark(self, node: Node) -> None:
+        (reply,) = await node.run([("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)])
+        self.new = self.new or reply == b"OK"
 
     async def _history(self, node: Node) -> tuple[Hashable, ...]:
-        mark = self._mark(node)
-        server, replication, _set, marked = await node.run(
-            [
-                ("INFO", "server"),
-                ("INFO", "replication"),
-                ("SET", mark, secrets.token_hex(8), "NX", "EX", MARK_SECONDS),
-                ("GETEX", mark, "EX", MARK_SECONDS),
-            ]
-        )
+        commands = (("INFO", "server"), ("INFO", "replication"), ("GETEX", self._mark(node), "EX", MARK_SECONDS))
+        server, replication, marked = await node.run(commands)
         run_id, replication_id = _told(server, "run_id"), _told(replication, "master_replid")
         return node.address, run_id, replication_id, marked if isinstance(marked, bytes) else None
 

@@ -24,6 +24,8 @@ class Keyspace:
         self.change_log = prefix + _CHANGE_LOG
         self._mark = prefix + _MARK
         self.refill_lease = prefix + _REFILL_LEASE
+        self.debts = f"{{{self.change_log}}}:debts"
+        """In the slot of the change log, so that both can be had or neither."""
         self.records_pattern = _GLOB.sub(r"\\\1", prefix) + "token_[bc]*"
         """What the keys of all records match, and few others."""
         self._window = prefix + _WINDOW

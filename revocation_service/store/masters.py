@@ -6,6 +6,7 @@ leave on one connection, in one round trip.
 
 import asyncio
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,9 @@ from revocation_service.store.node import FAILURES, Command, Node
 REFRESH_PAUSE_SECONDS: Final = 0.05
 PAUSE_SECONDS: Final = (0.01, 0.06)
 """Between two attempts, at random, so that those who failed together do not come back together."""
+
+_ON_THE_MOVE: Final = re.compile(rb"\[\d+-[<>]-")
+"""How a node says of itself, in CLUSTER NODES, that it gives a slot away or is given one."""
 
 _PASSING: Final = (
     RedisConnectionError,
@@ -103,6 +107,10 @@ class Connections(ABC):
     @abstractmethod
     def topology(self) -> Hashable:
         """Which keys are where, as far as is known; it differs when that has changed."""
+
+    async def moving(self) -> bool:
+        """Whether keys are on their way from one master to another just now."""
+        return False
 
     @abstractmethod
     def suspect(self) -> None:
@@ -232,6 +240,10 @@ class Cluster(Connections):
             self.suspect()
             await asyncio.shield(self._refreshing or asyncio.sleep(0))
         return self.known_masters()
+
+    async def moving(self) -> bool:
+        told = await asyncio.gather(*(node.run([("CLUSTER", "NODES")]) for node in await self.masters()))
+        return any(isinstance(reply, Exception) or _ON_THE_MOVE.search(reply) for (reply,) in told)
 
     def known_masters(self) -> list[Node]:
         return [self.at(*address) for address in sorted(set(self._slots.values()))]

@@ -36,10 +36,16 @@ async def scan(store: Store, take: Take) -> None:
     Raises StoreUnavailable.
     """
     try:
-        for node in await store.connections.masters():
-            await _steadily(store, node, take)
+        await _one_after_another(store, take)
+        if await store.connections.moving():  # from where it was not yet scanned to where it had been
+            await _one_after_another(store, take)
     except FAILURES as error:
         raise StoreUnavailable("a master cannot be scanned") from error
+
+
+async def _one_after_another(store: Store, take: Take) -> None:
+    for node in await store.connections.masters():
+        await _steadily(store, node, take)
 
 
 async def _steadily(store: Store, node: Node, take: Take) -> None:

@@ -1,7 +1,8 @@
 """The one place where all is wired: `create_app(settings)`."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
@@ -37,6 +38,9 @@ SHUTDOWN_SECONDS: Final = 0.5
 """aiohttp may wait this long twice for what the drain gave up; all waits together stay below Docker's 10 s."""
 
 KEEPALIVE_SECONDS: Final = 75.0
+
+START_SECONDS: Final = 3.0
+"""How long nobody is let in because others may know what a new store, or an emptied one, has not got."""
 
 _log = structlog.get_logger()
 
@@ -128,11 +132,14 @@ async def _end_streams(app: web.Application) -> None:
 
 
 async def _reading(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Reader:
-    """The process's own reader of the change log, begun; the store is not waited for."""
+    """The process's own reader of the change log, begun; a store that is away is not waited for."""
+    changes = Changes(store, private=settings.store.embedded_directory is not None)
     skew_seconds = settings.limits.clock_skew_seconds
-    reader = Reader(Changes(store), settings.mirror, metrics, clock_skew_seconds=skew_seconds)
+    reader = Reader(changes, settings.mirror, metrics, clock_skew_seconds=skew_seconds)
     await reader.start()
     stack.push_async_callback(reader.aclose)
+    with suppress(TimeoutError):
+        await asyncio.wait_for(reader.doubt.looked.wait(), START_SECONDS)
     return reader
 
 

@@ -58,11 +58,13 @@ class Readiness:
         return server, await self._store_component(), self._mirror_component(), self._keys_component()
 
     def _mirror_component(self) -> Component:
-        """What is known by heart; no process needs it while Redis answers, so that it alone makes nobody unready."""
+        """What is known by heart; while Redis answers nobody needs it, unless others know what Redis has lost."""
         status = self._reader.status
         incomplete = ("incomplete",) if self._reader.synced and not self._reader.complete else ()
         lost = ("store_lost_data",) if self._reader.lost_data else ()
-        return Component("mirror", status.name, ready=True, warnings=incomplete + lost)
+        doubt = ("store_in_doubt",) if self._reader.doubt.others_owe else ()
+        ready = not self._reader.doubt.doubtful
+        return Component("mirror", status.name, ready, warnings=incomplete + lost + doubt)
 
     def _keys_component(self) -> Component:
         status = self._keys.status

@@ -46,7 +46,7 @@ async def test_the_four_methods(blacklist: TokenBlacklist) -> None:
 async def test_it_shares_the_keys_of_the_old_module(redis: Process, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the old module still writes is seen, and the old module sees what is written here."""
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
-    async with serving(redis, API_KEYS=API_KEYS) as service, redis.client() as old:
+    async with serving(redis, API_KEYS=API_KEYS, FOREIGN_WRITERS="true") as service, redis.client() as old:
         prefix = service.settings.store.key_prefix
         blacklist = TokenBlacklist()
         await blacklist.init(str(service.url))

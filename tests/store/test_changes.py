@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from redis.crc import key_slot
 
 from revocation_client.model import CLAIM_NAMES, ClaimName, Revocation
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.changes import Changes, CursorLost, Standing
+from revocation_service.store.changes import NOWHERE, Changes, CursorLost, Standing
 from revocation_service.store.redis import Put
 from tests.redis_processes import Cluster, Process, cluster, eventually, standalone
 from tests.scale import scaled
@@ -215,7 +216,7 @@ async def test_the_standing_is_the_same_while_nothing_happens(clustered: Cluster
     for url in (clustered.url, server.url):
         async with open_store(url) as opened:
             changes = Changes(opened.store)
-            first = await changes.standing()
+            first = await changes.begin()
             assert first.certain
             for number in range(5):
                 await opened.revoke(f"v{number}")
@@ -227,7 +228,7 @@ async def test_the_standing_tells_of_a_loss(loss: str) -> None:
     """A new process, an emptied one, or one that was a replica meanwhile: not what it was."""
     async with standalone() as process, open_store(process.url) as opened:
         changes = Changes(opened.store)
-        first = await changes.standing()
+        first = await changes.begin()
         if loss == "restart":
             process.kill()
             await process.start()
@@ -308,8 +309,40 @@ async def test_every_key_of_the_mirror_has_an_expiry(server: Process) -> None:
     """The marks and the lease end by themselves, should nobody look any more."""
     async with open_store(server.url) as opened:
         changes = Changes(opened.store)
-        await changes.standing()
+        await changes.begin()
+        await changes.debts.announce("somebody", NOWHERE)
         async with changes.refill.turn():
             keyspace = opened.store.keyspace
-            for key in (keyspace.mark(0), keyspace.refill_lease):
+            for key in (keyspace.mark(0), keyspace.refill_lease, keyspace.debts):
                 assert await server.command("PTTL", key) > 0
+
+
+async def test_a_scan_finds_what_moves_behind_its_back(clustered: Cluster) -> None:
+    """A record goes over from a master that is scanned last to one that has been scanned: it is taken all the same."""
+    async with open_store(clustered.url, wait_replicas=0) as opened:
+        await opened.revoke_all([f"v{number}" for number in range(30)])
+        keyspace = opened.store.keyspace
+        masters = await opened.store.connections.masters()
+        owners = {f"v{n}": opened.store.connections.owner(keyspace.key("jti", f"v{n}")) for n in range(30)}
+        moved = next(value for value, owner in owners.items() if owner is masters[-1])
+        source = await clustered.master_of(keyspace.key("jti", moved))
+        first = next(value for value, owner in owners.items() if owner is masters[0])
+        target = await clustered.master_of(keyspace.key("jti", first))
+        slot = key_slot(keyspace.key("jti", moved).encode())
+        ids = [str(await node.command("CLUSTER", "MYID")) for node in (source, target)]
+        await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+        await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        taken: set[str] = set()
+
+        async def take(some: list[Revocation]) -> None:
+            if not taken:
+                await source.command("MIGRATE", "127.0.0.1", target.port, keyspace.key("jti", moved), 0, 2000)
+                assert owners[some[0].value] is masters[0]
+            taken.update(each.value for each in some)
+
+        try:
+            await Changes(opened.store).scan(take)
+            assert taken >= {*owners}
+        finally:
+            for node in (target, source):
+                await node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])

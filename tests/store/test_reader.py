@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation
@@ -37,6 +38,7 @@ class Running:
     """A reader that runs over a store of its own."""
 
     opened: Opened
+    changes: Changes
     reader: Reader
 
     @property
@@ -91,10 +93,11 @@ async def reading(
 ) -> AsyncIterator[Running]:
     """A reader over this URL, started; ended with the test, with all its tasks."""
     async with open_store(url, **store) as opened:
-        reader = Reader(Changes(opened.store), settings or MirrorSettings(), opened.metrics, wall=wall)
+        changes = Changes(opened.store)
+        reader = Reader(changes, settings or MirrorSettings(), opened.metrics, wall=wall)
         await reader.start()
         try:
-            yield Running(opened, reader)
+            yield Running(opened, changes, reader)
         finally:
             async with asyncio.timeout(5):
                 await reader.aclose()
@@ -183,7 +186,8 @@ async def test_listeners_are_told_all_in_order_with_cursors(server: Process) -> 
 async def test_what_the_process_wrote_itself_it_knows_before_the_log_says_so(server: Process) -> None:
     """`add_own` is in the mirror when it returns, synced or not, and is told once: not again when the log says so."""
     async with open_store(server.url) as opened:
-        reader = Reader(Changes(opened.store), MirrorSettings(), opened.metrics)
+        changes = Changes(opened.store)
+        reader = Reader(changes, MirrorSettings(), opened.metrics)
         told: list[str] = []
         reader.subscribe(lambda _cursor, some: told.extend(each.value for each in some))
         record = await opened.record(Put("jti", "mine", expires_in=600))
@@ -193,7 +197,7 @@ async def test_what_the_process_wrote_itself_it_knows_before_the_log_says_so(ser
         assert told == ["mine"]
         await reader.start()
         try:
-            running = Running(opened, reader)
+            running = Running(opened, changes, reader)
             await running.fresh()
             reader.add_own(await opened.record(Put("jti", "mine too", expires_in=600)))
             await opened.revoke("another's")
@@ -618,6 +622,35 @@ async def test_one_master_of_a_cluster_emptied(clustered: Cluster) -> None:
         assert await missing(running.opened, values)
         await running.in_redis(values, NOTICED_SECONDS + 4)
         await running.fresh(5)
+
+
+async def test_a_cluster_that_moves_its_slots(clustered: Cluster) -> None:
+    """A slot changes hands, and nothing can be scanned: the mirror goes on from the log, and is proven fresh."""
+    async with reading(clustered.url, wait_replicas=0) as running:
+        values = await _with_some(running, 20)
+        source = await clustered.master_of(running.opened.store.keyspace.key("jti", values[0]))
+        slot = key_slot(running.opened.store.keyspace.key("jti", values[0]).encode())
+        masters = [node for node in clustered.nodes if (await node.info("replication"))["role"] == "master"]
+        target = next(node for node in masters if node is not source)
+        ids = [str(await node.command("CLUSTER", "MYID")) for node in (source, target)]
+        for node in masters:
+            await node.command("ACL", "SETUSER", "default", "-scan")
+        try:
+            await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
+            await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+            for key in await source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
+                await source.command("MIGRATE", "127.0.0.1", target.port, key, 0, 2000, "AUTH", "secret")
+            for node in masters:
+                await node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            changed = functools.partial(running.counted, "mirror_rescans_total", reason="masters_changed")
+            await running.until(lambda: changed() > 0, "that it was noticed")
+            await running.caught_up()
+            assert running.reader.fresh
+            assert not running.reader.doubt.doubtful
+        finally:
+            for node in masters:
+                await node.command("ACL", "SETUSER", "default", "+scan")
+        await running.in_redis(values)
 
 
 async def test_a_master_of_a_cluster_killed(clustered: Cluster) -> None:

@@ -57,11 +57,6 @@ class Row:
         return self.what.replace(",", "").replace(" ", "-")
 
     @property
-    def renews_one(self) -> bool:
-        """Whether the first instance starts anew on a Redis that was emptied under it."""
-        return self.repair is _start_one_on_an_empty_redis
-
-    @property
     def silences_the_application(self) -> bool:
         """Whether the application answers nothing while it lasts."""
         return self.client_revoked == _NONE

@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from revocation_service.doubt import LISTEN_SECONDS
 from tests.redis_processes import Process, eventually, free_port, standalone
 from tests.scale import CAMPAIGN, scaled
 from tests.system.service_process import Answer, ServiceProcess, ask, ending, serving
@@ -138,9 +139,11 @@ async def _seconds_until_back(http: aiohttp.ClientSession, service: ServiceProce
     return time.monotonic() - began
 
 
-async def _is_back(http: aiohttp.ClientSession, service: ServiceProcess) -> None:
+async def _is_back(
+    http: aiohttp.ClientSession, service: ServiceProcess, within_seconds: float = BACK_WITHIN_SECONDS
+) -> None:
     """Within a second, for everybody, and ready."""
-    assert await _seconds_until_back(http, service) < BACK_WITHIN_SECONDS
+    assert await _seconds_until_back(http, service) < within_seconds
     for method, path, body in ROUTES.values():
         if path.startswith("/revocations"):
             continue
@@ -172,13 +175,16 @@ async def test_an_outage_is_told_within_a_second_and_over_within_a_second(
 async def test_a_service_may_start_before_its_redis(
     outage: Outage, tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """It comes up and says 503 in time while Redis is away, in its log too, and works within a second of its return."""
+    """It comes up and says 503 in time while Redis is away, in its log too, and works within a second of its return.
+
+    That Redis is new: for two seconds more others might come and say what it has lost.
+    """
     await outage.begin()
     async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url} | NOT_FROM_MEMORY, probe="/healthz") as service:
         assert service.events("store_unavailable_at_start")
         await _all_are_told(http, service, in_a_row=0)
         await outage.end()
-        await _is_back(http, service)
+        await _is_back(http, service, BACK_WITHIN_SECONDS + LISTEN_SECONDS)
 
 
 @contextlib.asynccontextmanager

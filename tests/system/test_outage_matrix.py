@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from tests.scale import scaled
-from tests.system.outage_stories import Heard, Story, live_through
+from tests.system.outage_stories import Story, live_through
 from tests.system.outage_worlds import STALE_SECONDS, world_in
 from tests.system.outages import KNOWN, MEMORY, NOTHING, POLICY, REDIS, REFUSED, ROWS, STORED, Row, table
 
@@ -75,7 +75,7 @@ def _never(row: Row, story: Story) -> list[str]:
     for each in story.heard:
         accepted = each.said in {MEMORY, REDIS, POLICY}
         holds = each.who == "client" or row.kept
-        if accepted and each.about == "revoked" and holds and not _is_new(row, story, each):
+        if accepted and each.about == "revoked" and holds:
             wrong.append(f"a known revocation was denied: {each}, +{each.began - story.struck:.2f} s")
         # What was acknowledged after the strike, but was known to nobody who is asked here.
         if each.about == "unseen" and story.unseen_at is not None:
@@ -88,14 +88,6 @@ def _never(row: Row, story: Story) -> list[str]:
             if each.who in away and not {MEMORY, REDIS} & {*away[each.who]}:
                 wrong.append(f"memory was believed for too long: {each}")
     return wrong
-
-
-def _is_new(row: Row, story: Story, each: Heard) -> bool:
-    """Whether Redis said so to an instance that started anew on it when it had been emptied.
-
-    It has nothing to go by until the other instance has written back what it holds; from then on it may not.
-    """
-    return row.renews_one and each.who == "one" and each.said == REDIS and each.ended < story.over
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -131,6 +123,4 @@ async def test_the_outage_matrix(row: Row, stories: dict[str, Story], record_pro
     assert not wrong, f"{row.what}: {len(wrong)} wrong:\n" + "\n".join(wrong[:12])
     for answer in story.refused:
         assert answer is None or (answer.status, answer.code) == (503, "store_unavailable"), answer
-    new = [each for each in story.heard if each.about == "revoked" and _is_new(row, story, each)]
-    record_property("denied_by_a_new_instance_until_written_back", len(new))
     record_property("seconds_until_all_was_well", round(story.over - story.repaired, 2))

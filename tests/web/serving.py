@@ -14,6 +14,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from yarl import URL
 
 from revocation_service.settings import Settings, load
@@ -167,6 +168,7 @@ async def serving(server: Process, host: str = "127.0.0.1", **given: str) -> Asy
     """The service as `serve` runs it, on a free port of `host`, which the settings need not allow."""
     settings = load(variables(server, **given)).settings
     server_runner = runner(settings)
+    await _followed_before(server, settings.store.key_prefix)
     await server_runner.setup()
     try:
         await web.TCPSite(server_runner, host, 0).start()
@@ -179,6 +181,13 @@ async def serving(server: Process, host: str = "127.0.0.1", **given: str) -> Asy
             yield Service(url, settings, server_runner.app, session, client, headers)
     finally:
         await server_runner.cleanup()
+
+
+async def _followed_before(server: Process, prefix: str) -> None:
+    """Have it look as if services had used it before: on a new store each would listen for others at its start."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with asyncio.timeout(1):
+            await server.command("SET", Keyspace(prefix).mark(0), "the mark of before", "NX", "EX", 3600)
 
 
 def _reachable(host: str) -> str:

@@ -182,7 +182,7 @@ async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
         store = Store(connect(settings.store), settings.store, settings.limits, metrics)
         stack.push_async_callback(store.aclose)
         reader = Reader(Changes(store), MirrorSettings(), metrics)
-        reader.synced = True
+        reader.synced, reader.doubt.doubtful = True, False
         feed = Feed(reader, 1, metrics)
         await feed.start()
         stack.push_async_callback(feed.aclose)

@@ -1,0 +1,207 @@
+"""Who comes to a store that has lost data believes no "not revoked" before those who know have given it back."""
+
+import asyncio
+import contextlib
+import math
+import shutil
+from collections.abc import AsyncIterator
+
+import pytest
+
+from revocation_service.doubt import LISTEN_SECONDS
+from revocation_service.settings import MirrorSettings
+from revocation_service.store.changes import NOWHERE, Changes
+from revocation_service.store.debts import SAID_SECONDS
+from tests.redis_processes import Process, cluster, eventually, free_port, standalone
+from tests.store.conftest import Proxy, missing, open_store
+from tests.store.test_reader import Running, reading
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+VALUES = [f"v{number}" for number in range(300)]
+
+
+@contextlib.asynccontextmanager
+async def nobodys_turn(process: Process, running: Running) -> AsyncIterator[None]:
+    """As if somebody else wrote back, and took his time: meanwhile everything but the newest stays lost."""
+    lease = running.opened.store.keyspace.refill_lease
+    await process.command("SET", lease, "the test's")
+    try:
+        yield
+    finally:
+        await process.command("DEL", lease)
+
+
+async def knowing(running: Running) -> None:
+    """Have it know some revocations, which are not the newest any more."""
+    await running.fresh()
+    await running.opened.revoke_all(VALUES)
+    await running.until(lambda: all(map(running.knows, VALUES)), "all in the mirror")
+
+
+def doubts(running: Running) -> bool:
+    """Whether a "not revoked" of the store or the mirror is to be believed by nobody."""
+    return running.reader.doubt.doubtful
+
+
+async def believes(running: Running, seconds: float = 15) -> None:
+    """Wait until it is in no doubt."""
+    await running.until(lambda: not doubts(running), "no doubt", seconds)
+
+
+@pytest.mark.parametrize("noticed", [False, True], ids=["nobody has noticed", "it was noticed"])
+async def test_who_comes_to_an_emptied_store_waits_until_it_is_given_back(noticed: bool) -> None:
+    """Emptied, and the one who knows has still to write back: the newcomer doubts, is not fresh, and says so."""
+    async with standalone() as process, reading(process.url) as first:
+        await knowing(first)
+        await process.command("FLUSHALL")
+        async with nobodys_turn(process, first):
+            if noticed:
+                await first.until(lambda: first.reader.status.name == "stale", "that it was noticed")
+            async with reading(process.url, key_prefix=first.opened.settings.key_prefix) as new:
+                await new.until(lambda: new.reader.synced, "a scan of what is there")
+                await new.until(lambda: new.reader.doubt.others_owe, "that others owe")
+                for _ in range(20):
+                    assert doubts(new)
+                    assert new.age == math.inf
+                    assert not new.reader.fresh
+                    await asyncio.sleep(0.1)
+                assert await missing(new.opened, VALUES), "a test in which all is back early proves nothing"
+                assert new.reader.status.name != "synced"
+                await process.command("DEL", first.opened.store.keyspace.refill_lease)
+                await believes(new)
+                assert not await missing(new.opened, VALUES)
+                await new.fresh()
+
+
+async def both_owe(process: Process, running: Running) -> bool:
+    """Whether two have said that they have something to write back."""
+    return bool(await process.command("HLEN", running.opened.store.keyspace.debts) == 2)
+
+
+def sure(running: Running) -> bool:
+    """Whether it has been there for long enough to know that nobody knew more."""
+    return running.reader.doubt.known_to > NOWHERE
+
+
+async def test_who_knew_everything_goes_on() -> None:
+    """Two that were in step when the store was emptied: neither doubts for a moment, though both have to write back."""
+    async with standalone() as process, reading(process.url) as one:
+        await knowing(one)
+        async with reading(process.url, key_prefix=one.opened.settings.key_prefix) as two:
+            await two.until(lambda: all(map(two.knows, VALUES)), "all in the mirror of the other")
+            for each in (one, two):
+                await each.until(lambda each=each: sure(each), "one who is sure")  # type: ignore[misc]
+                await each.fresh()
+            await process.command("FLUSHALL")
+            async with nobodys_turn(process, one):
+                await eventually(lambda: both_owe(process, one), "that both owe")
+                for _ in range(40):
+                    assert not doubts(one)
+                    assert not doubts(two)
+                    await asyncio.sleep(0.05)
+                await one.caught_up()
+                assert await missing(one.opened, VALUES), "a test in which all is back early proves nothing"
+
+
+async def test_after_a_long_outage_only_who_lacks_something_waits() -> None:
+    """Redis is back without its files after memories grew old: who was cut off earlier waits for the others' sake."""
+    old = MirrorSettings(max_staleness_seconds=1)
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(standalone())
+        one = await stack.enter_async_context(reading(process.url, old))
+        prefix = one.opened.settings.key_prefix
+        two = await stack.enter_async_context(reading(process.url, old, key_prefix=prefix))
+        proxy = await stack.enter_async_context(Proxy(process.port).running())
+        cut_off = await stack.enter_async_context(reading(proxy.url, old, key_prefix=prefix))
+        for each in (one, two, cut_off):
+            await each.until(lambda each=each: sure(each), "one who is sure")  # type: ignore[misc]
+        await knowing(one)
+        for each in (two, cut_off):
+            await each.until(lambda each=each: all(map(each.knows, VALUES)), "all in all mirrors")  # type: ignore[misc]
+        proxy.port = free_port()
+        proxy.cut()
+        await one.opened.revoke("late")
+        await two.until(lambda: two.knows("late"), "the late one")
+        process.kill()
+        for each in (one, two, cut_off):
+            await each.until(lambda each=each: each.age > 3, "an old mirror")  # type: ignore[misc]
+        assert not cut_off.knows("late")
+        shutil.rmtree(process.directory / "appendonlydir")
+        await process.start()
+        async with nobodys_turn(process, one):
+            proxy.port = process.port
+            await cut_off.until(lambda: cut_off.reader.doubt.others_owe, "that others owe")
+            await believes(one, LISTEN_SECONDS + 3)
+            await believes(two, LISTEN_SECONDS + 3)
+            assert doubts(cut_off)
+        await believes(cut_off)
+        assert cut_off.knows("late") or not await missing(cut_off.opened, ["late"])
+
+
+async def test_who_dies_before_he_has_given_back_is_not_waited_for() -> None:
+    """What he held is gone with him; after seconds nobody waits any more."""
+    async with standalone() as process, reading(process.url) as first:
+        await knowing(first)
+        await process.command("FLUSHALL")
+        prefix = first.opened.settings.key_prefix
+        async with nobodys_turn(process, first), reading(process.url, key_prefix=prefix) as new:
+            await new.until(lambda: new.reader.doubt.others_owe, "that others owe")
+            await first.reader.aclose()
+            assert doubts(new)
+            await believes(new, SAID_SECONDS + 3)
+
+
+async def test_nobody_waits_for_nobody() -> None:
+    """A store that is known, one where nobody follows, and a private one are believed before anybody could listen."""
+    async with standalone() as process, reading(process.url) as running:
+        await running.fresh()
+        async with asyncio.timeout(LISTEN_SECONDS):
+            async with reading(process.url, key_prefix=running.opened.settings.key_prefix) as known:
+                await known.reader.doubt.looked.wait()
+                assert not doubts(known)
+    async with standalone() as fresh, reading(fresh.url) as one:
+        others = Changes(one.opened.store)
+        assert await Changes(one.opened.store, private=True).unheard_seconds(1_000_000) == 0, "it is nobody else's"
+        assert await others.unheard_seconds(1_000_000) > 900_000, "so young that others may not have found it yet"
+        await one.fresh()
+        assert await one.changes.unheard_seconds(0.1) <= 0.1, "nobody follows but itself"
+        assert await others.unheard_seconds(0.1) == 0.1, "one follows"
+
+
+async def test_several_who_come_at_once_all_wait() -> None:
+    """Three newcomers to an emptied store, whoever of them leaves the first trace: none believes what is not back."""
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(standalone())
+        first = await stack.enter_async_context(reading(process.url))
+        await knowing(first)
+        prefix = first.opened.settings.key_prefix
+        for _ in range(3):
+            await process.command("FLUSHALL")
+            async with nobodys_turn(process, first), contextlib.AsyncExitStack() as newcomers:
+                opening = [newcomers.enter_async_context(reading(process.url, key_prefix=prefix)) for _ in range(3)]
+                new = await asyncio.gather(*opening)
+                while not all(each.reader.doubt.others_owe for each in new):
+                    assert all(map(doubts, new))
+                    await asyncio.sleep(0.002)
+                assert await missing(first.opened, VALUES), "a test in which all is back early proves nothing"
+            await first.in_redis(VALUES)
+            await first.until(lambda: not first.reader.doubt.owes, "the end of the writing back")
+            await first.fresh()
+
+
+async def test_who_comes_while_a_shard_is_away_believes_the_others() -> None:
+    """A cluster without one of its shards: there is nobody to wait for, and what the rest says is an answer."""
+    async with cluster() as clustered, open_store(clustered.url, wait_replicas=0) as opened:
+        keyspace = opened.store.keyspace
+        with_log = await clustered.master_of(keyspace.change_log)
+        keys = [keyspace.key("jti", value) for value in VALUES[:20]]
+        masters = [await clustered.master_of(key) for key in keys]
+        key = next(key for key, master in zip(keys, masters, strict=True) if master is not with_log)
+        killed = await clustered.kill_master_of(key)
+        await clustered.new_master_of(key, after=killed)
+        await clustered.kill_master_of(key)
+        async with reading(clustered.url, key_prefix=opened.settings.key_prefix, wait_replicas=0) as new:
+            await believes(new, LISTEN_SECONDS + 5)
+            assert not new.reader.synced
+            assert not new.reader.fresh
