@@ -33,7 +33,7 @@ class Doubt:
         self.others_owe = False
         """Whether others said that they hold what this process may lack."""
         self.looked = asyncio.Event()
-        """Set once the doubt was over, or the store could not be asked."""
+        """Set once the doubt was over, or to begin has failed."""
         self._changes = changes
         self._sure = False
         """Whether all is known that anybody may have known."""
@@ -45,6 +45,8 @@ class Doubt:
         """Up to where the log told what this process may have to give back; None: it owes nothing."""
         self._listen_until = self._watch_until = -math.inf
         self._saying = asyncio.Lock()
+        self._listens = False
+        """Whether it has said that it listens."""
 
     @property
     def owes(self) -> bool:
@@ -65,7 +67,7 @@ class Doubt:
         if holds:
             self._owed_to = place if self._owed_to is None else max(place, self._owed_to)
             await self._say_what_is_owed()
-        else:
+        elif self.doubtful:
             await self._say_that_i_listen(SAID_SECONDS)
 
     async def _say_what_is_owed(self) -> None:
@@ -74,9 +76,10 @@ class Doubt:
                 await self._changes.debts.announce(self._changes.process, self._owed_to)
 
     async def _say_that_i_listen(self, seconds: float) -> None:
-        if not self._sure and self._owed_to is None:
-            with suppress(StoreUnavailable):  # one that takes no writes is read all the same
-                await self._changes.debts.announce(self._changes.process, EVERYWHERE, seconds)
+        self._listens = False
+        with suppress(StoreUnavailable):  # one that takes no writes is read all the same
+            await self._changes.debts.announce(self._changes.process, EVERYWHERE, seconds)
+            self._listens = seconds > 0
 
     async def settle(self) -> None:
         """Say that all is given back.
@@ -99,7 +102,9 @@ class Doubt:
             seconds = await self._changes.unheard_seconds(LISTEN_SECONDS) if not self._sure else 0
             self._listen_until = max(self._listen_until, time.monotonic() + seconds)
             self._changes.new = False
-        await self._say_that_i_listen(max(0.0, self._listen_until - time.monotonic()))
+        seconds = max(0.0, self._listen_until - time.monotonic())
+        if self._owed_to is None and (self._listens or seconds):
+            await self._say_that_i_listen(seconds)
         await self.look()
 
     async def look(self) -> None:

@@ -229,25 +229,30 @@ class Reader:
         await self.doubt.come(self._newest, holds=len(self.mirror) > 0)
         try:
             standing = await self._changes.begin()
-        except StoreUnavailable:  # perhaps a part of it alone, and the rest of a newcomer's keys can be read
-            if not self.synced:
-                await self.doubt.begin(knows_all=False)
+        except StoreUnavailable:
+            await self._begin_nothing(owed=owed)
             raise
         begun = time.monotonic()
         nothing_lost = standing.certain and standing.histories == self._histories
-        self._histories = standing.histories
         goes_on = bool(self.cursor) and await self._still_there()
         whole = goes_on and standing.histories == self._trusted
         if goes_on:
-            self.doubt.know(self._newest)
+            self.doubt.know(place_of(self.cursor))
         if whole or (nothing_lost and not owed):
             await self.doubt.settle()
         await self.doubt.begin(knows_all=self._young or nothing_lost)
+        self._histories = standing.histories
         if goes_on:
             return _Session(standing, Heartbeats(), whole=whole)
         self.cursor = await self._changes.beat(self._name())
         self._newest = self._newest if self._newest > NOWHERE else place_of(self.cursor)
         return _Session(standing, Heartbeats(begun), whole=False)
+
+    async def _begin_nothing(self, *, owed: bool) -> None:
+        """A part of the store is away, perhaps no more than that, and of the rest what can be read is an answer."""
+        if not owed and not self._changes.new:
+            await self.doubt.settle()
+        await (self.doubt.begin(knows_all=False) if self.doubt.doubtful else self.doubt.look())
 
     async def _still_there(self) -> bool:
         try:
@@ -276,8 +281,8 @@ class Reader:
         self.cursor = entries[-1].cursor
         if revocations:
             self._newest = place_of(next(entry.cursor for entry in reversed(entries) if entry.revocation is not None))
-            if session is not None and session.whole:
-                self.doubt.know(self._newest)
+        if session is not None and session.whole:
+            self.doubt.know(place_of(self.cursor))
         self._tell(news)
         for entry in entries:
             process, _, number = (entry.heartbeat or "").partition(".")
@@ -306,7 +311,7 @@ class Reader:
 
     def _freshen(self, session: _Session) -> None:
         self._fresh_at = max(self._fresh_at, session.beats.proven_at)
-        self.doubt.know(self._newest)
+        self.doubt.know(place_of(self.cursor))
         self.refilling.forget_own(self._fresh_at)
         proven = session.beats.proven_at > -math.inf and not self.doubt.doubtful
         if self.status.name != "synced" and proven:

@@ -41,7 +41,7 @@ class Standing:
     topology: Hashable
     """Which keys are where."""
     histories: frozenset[tuple[Hashable, ...]]
-    """Of each master: the address, the run id, the replication id, and the mark in its data; None for what it hides."""
+    """Of each master: address, run id, replication id, and the mark in its data; None for what it hides or lacks."""
 
     @property
     def certain(self) -> bool:

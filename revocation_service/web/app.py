@@ -132,7 +132,7 @@ async def _end_streams(app: web.Application) -> None:
 
 
 async def _reading(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Reader:
-    """The process's own reader of the change log, begun; a store that is away is not waited for."""
+    """The process's own reader of the change log, begun; what it finds is waited for START_SECONDS at most."""
     changes = Changes(store, private=settings.store.embedded_directory is not None)
     skew_seconds = settings.limits.clock_skew_seconds
     reader = Reader(changes, settings.mirror, metrics, clock_skew_seconds=skew_seconds)

@@ -201,7 +201,32 @@ async def test_who_comes_while_a_shard_is_away_believes_the_others() -> None:
         killed = await clustered.kill_master_of(key)
         await clustered.new_master_of(key, after=killed)
         await clustered.kill_master_of(key)
-        async with reading(clustered.url, key_prefix=opened.settings.key_prefix, wait_replicas=0) as new:
-            await believes(new, LISTEN_SECONDS + 5)
-            assert not new.reader.synced
-            assert not new.reader.fresh
+        async with contextlib.AsyncExitStack() as stack:
+            prefix = opened.settings.key_prefix
+            opening = [reading(clustered.url, key_prefix=prefix, wait_replicas=0) for _ in range(3)]
+            new = await asyncio.gather(*map(stack.enter_async_context, opening))
+            for each in new:
+                await believes(each, LISTEN_SECONDS + 5)
+            for _ in range(40):
+                assert not any(map(doubts, new))
+                assert not any(each.reader.fresh for each in new)
+                await asyncio.sleep(0.05)
+
+
+async def test_who_lacks_nothing_waits_for_nobody_after_an_outage() -> None:
+    """Two that came one after the other, and no revocation since: Redis is back with its data, and neither doubts."""
+    async with standalone() as process, reading(process.url) as one:
+        await knowing(one)
+        async with reading(process.url, key_prefix=one.opened.settings.key_prefix) as two:
+            for each in (one, two):
+                await each.until(lambda each=each: sure(each), "one who is sure")  # type: ignore[misc]
+                await each.fresh()
+            process.kill()
+            for each in (one, two):
+                await each.until(lambda each=each: each.age > 3, "an old mirror")  # type: ignore[misc]
+            await process.start()
+            async with asyncio.timeout(10):
+                while one.age > 1 or two.age > 1:
+                    assert not doubts(one)
+                    assert not doubts(two)
+                    await asyncio.sleep(0.005)
