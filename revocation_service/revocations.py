@@ -80,6 +80,8 @@ class Revocations:
         self._limits = limits
         self._metrics = metrics
         self._warn_again_at = 0.0
+        self._redis_ahead = 0.0
+        """By how much Redis' clock was ahead of this machine's when it was last asked, in seconds."""
         self._counted_revoked = metrics.checks.labels("revoked")
         self._counted_not_revoked = metrics.checks.labels("not_revoked")
 
@@ -164,7 +166,7 @@ class Revocations:
             return _nothing_read(wanted)
 
     def _is_answered_without_redis(self, subject: _Subject) -> bool:
-        return self._reader.fresh or self._reader.mirror.covering(subject.claims, time.time()) is not None
+        return self._reader.fresh or self._reader.mirror.covering(subject.claims, self._redis_now()) is not None
 
     async def _subject(self, raw: str) -> _Subject | ServiceError:
         try:
@@ -191,7 +193,7 @@ class Revocations:
     def _verdict(self, subject: _Subject, found: Sequence[Revocation], reading: Reading, *, doubtful: bool) -> Verdict:
         """One covering revocation is an answer; that there is none is one only if every key was spoken of."""
         claims, identifiers, token = subject
-        now = reading.now or time.time()  # Redis' clock decides, where it can be asked
+        now = self._redis_now(reading.now)
         stale_seconds = None
         covering = first_covering(found, claims, now, self._limits.clock_skew_seconds) if found else None
         if covering is None:
@@ -205,6 +207,13 @@ class Revocations:
         expired = token.exp is not None and token.exp <= now
         self._watch_lifetime(token, now)
         return Verdict(covering, considered, token.verified, expired, stale_seconds)
+
+    def _redis_now(self, told: float = 0) -> float:
+        """Redis' clock decides: what it has just told, or else what it would."""
+        now = time.time()
+        if told:
+            self._redis_ahead = told - now
+        return now + self._redis_ahead
 
     def _from_the_mirror(self, covering: Revocation | None, *, doubtful: bool) -> float:
         """The age of what the mirror answers; that it knows of no revocation is an answer only while it is fresh."""
@@ -228,7 +237,7 @@ class Revocations:
 
         That there is none is Redis' alone to say. Raises NoSuchRevocation, StoreUnavailable.
         """
-        known = self._reader.mirror.held(claim, value, time.time())
+        known = self._reader.mirror.held(claim, value, self._redis_now())
         doubtful = self._reader.doubt.doubtful
         reading = await (self._store.get if known is None else self._store.glance)([(claim, value)])
         if reading.found:

@@ -172,3 +172,13 @@ async def test_services_whose_clocks_are_off_judge_the_same(
                 for issued, revoked in ((cutoff, True), (cutoff + 1, False), (cutoff + 1000, True)):
                     asked = {"sub": f"carol-{number}", "iat": issued}
                     assert (await _check(http, service, asked))["revoked"] is revoked, asked
+
+
+async def test_without_redis_its_clock_decides_still(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
+    """A service whose clock is 50 s fast holds a revocation for 20 s: it does not forget it when Redis goes away."""
+    async with _services(tmp_path, shifts=(50,)) as (server, (fast,)):
+        await _revoke(http, fast, {"jti": "short", "expires_in": 20})
+        assert (await _check(http, fast, {"jti": "short"}))["source"] == "redis"
+        server.kill()
+        answer = await _check(http, fast, {"jti": "short"})
+        assert (answer["revoked"], answer["source"]) == (True, "mirror")
