@@ -8,8 +8,9 @@ import asyncio
 import math
 from typing import Any, Final
 
+from revocation_service.errors import StoreUnavailable
 from revocation_service.store.change_log import Place
-from revocation_service.store.node import Command
+from revocation_service.store.node import FAILURES, Command
 from revocation_service.store.redis import DEADLINE_SECONDS, Store
 
 SAID_SECONDS: Final = 5.0
@@ -58,8 +59,18 @@ class Debts:
         return found
 
     async def _run(self, *commands: Command) -> list[Any]:
-        until = asyncio.get_running_loop().time() + DEADLINE_SECONDS
-        return await self._store.connections.run(self._key, commands, until)
+        """The replies, at the first attempt or never: whoever asks comes again soon."""
+        connections = self._store.connections
+        try:
+            await connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
+            replies = await connections.owner(self._key).run(commands)
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        except FAILURES as error:
+            connections.suspect()
+            raise StoreUnavailable("the master that has the change log takes no word of what is owed") from error
+        return replies
 
 
 def _read(said: bytes) -> tuple[Place, float]:
