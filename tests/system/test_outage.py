@@ -21,8 +21,13 @@ from tests.system.slow_proxy import slow_proxy
 
 AT_ONCE = 20
 IN_A_ROW = scaled(2, 20)
-TOLD_WITHIN_SECONDS = 1.0
-BACK_WITHIN_SECONDS = 1.0
+A_SECOND = 1.0 if CAMPAIGN else 1.5
+"""The claim is a second, and the campaign, which has the machine to itself, holds it to that; the rest of the day's
+tests keep this one waiting.
+"""
+
+TOLD_WITHIN_SECONDS = A_SECOND
+BACK_WITHIN_SECONDS = A_SECOND
 SLOW_SECONDS = 3.0
 
 LITTLE_DISK = """
