@@ -13,7 +13,9 @@ from typing import Final
 import structlog
 
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.changes import EVERYWHERE, NOWHERE, SAID_SECONDS, Changes, Place
+from revocation_service.store.change_log import NOWHERE, Place
+from revocation_service.store.changes import Changes
+from revocation_service.store.debts import EVERYWHERE, SAID_SECONDS
 
 LISTEN_SECONDS: Final = 2.0
 """Within which a process that follows has noticed that the store was emptied, and said so."""
@@ -73,12 +75,12 @@ class Doubt:
     async def _say_what_is_owed(self) -> None:
         async with self._saying:
             if self._owed_to is not None:
-                await self._changes.debts.announce(self._changes.process, self._owed_to)
+                await self._changes.debts.announce(self._owed_to)
 
     async def _say_that_i_listen(self, seconds: float) -> None:
         self._listens = False
         with suppress(StoreUnavailable):  # one that takes no writes is read all the same
-            await self._changes.debts.announce(self._changes.process, EVERYWHERE, seconds)
+            await self._changes.debts.announce(EVERYWHERE, seconds)
             self._listens = seconds > 0
 
     async def settle(self) -> None:
@@ -89,7 +91,7 @@ class Doubt:
         async with self._saying:
             if self._owed_to is not None:
                 self._owed_to = None
-                await self._changes.debts.withdraw(self._changes.process)
+                await self._changes.debts.withdraw()
 
     async def begin(self, *, knows_all: bool) -> None:
         """A session begins; `knows_all` who knew it a moment ago, or knows that nothing can have been lost since.
@@ -115,7 +117,7 @@ class Doubt:
         await self._say_what_is_owed()
         if self._sure:
             return
-        others = await self._changes.debts.of_others(self._changes.process)
+        others = await self._changes.debts.of_others()
         now = time.monotonic()
         others_owe = any(self.known_to < known_to < EVERYWHERE for known_to in others)
         listening = now < self._listen_until or (self._waits and EVERYWHERE in others)

@@ -23,7 +23,8 @@ from revocation_service.errors import StoreUnavailable
 from revocation_service.heartbeats import Heartbeats
 from revocation_service.refilling import RefillFailed, Refilling
 from revocation_service.settings import MirrorSettings
-from revocation_service.store.changes import NOWHERE, Changes, CursorLost, Entry, Standing, place_of
+from revocation_service.store.change_log import NOWHERE, place_of
+from revocation_service.store.changes import Changes, CursorLost, Entry, Standing
 from revocation_service.tasks import begin, end, until_one_ends
 from revocation_service.telemetry import Metrics
 
@@ -92,11 +93,11 @@ class Reader:
         """The newest entry of the change log that the mirror has, and all before it."""
         self.status = Status("connecting", self._wall())
         self.refilling = Refilling(changes.refill, self.mirror, metrics, wall)
+        self.doubt = Doubt(changes)
         self._changes = changes
         self._settings = settings
         self._metrics = metrics
         self._number = 0
-        self.doubt = Doubt(changes)
         self._newest = NOWHERE
         """Where the newest revocation stands that the log told of; at first, where it was begun to listen."""
         self._fresh_at = -math.inf

@@ -10,17 +10,17 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.change_log import NOWHERE, CursorLost, Entry, Place, Tail, open_tail, place_of
-from revocation_service.store.debts import EVERYWHERE, SAID_SECONDS, Debts
+from revocation_service.store.change_log import CursorLost, Entry, Tail, open_tail
+from revocation_service.store.debts import Debts
 from revocation_service.store.node import FAILURES, Command, Node, info_fields
 from revocation_service.store.redis import DEADLINE_SECONDS, Store
 from revocation_service.store.refill import Refill
 from revocation_service.store.scan import Take, scan
 
-__all__ = ["EVERYWHERE", "NOWHERE", "SAID_SECONDS", "Changes", "CursorLost", "Entry", "Place", "Standing", "place_of"]
+__all__ = ["Changes", "CursorLost", "Entry", "Standing"]
 
 FOLLOWED_AGAIN_SECONDS: Final = 0.25
 """Who follows may just have let go, to begin anew: after so long he follows again, or has said what he owes."""
@@ -31,7 +31,8 @@ MARK_SECONDS: Final = 2 * 86_400
 MOST_MARKS: Final = 100_000
 """How many names are tried for one that belongs to a master; a single slot takes about 16,000."""
 
-T = TypeVar("T")
+History = tuple[Hashable, ...]
+"""Of one master: address, run id, replication id, and the mark in its data; None for what it hides or lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Standing:
 
     topology: Hashable
     """Which keys are where."""
-    histories: frozenset[tuple[Hashable, ...]]
-    """Of each master: address, run id, replication id, and the mark in its data; None for what it hides or lacks."""
+    histories: frozenset[History]
+    """Those of the masters."""
 
     @property
     def certain(self) -> bool:
@@ -63,7 +64,7 @@ class Changes:
         self._followers = f"revocation-reader:{sha1(log, usedforsecurity=False).hexdigest()[:12]}:"
         self._numbers: dict[tuple[Hashable, Node], int] = {}
         self.refill = Refill(store)
-        self.debts = Debts(store)
+        self.debts = Debts(store, self.process)
 
     @property
     def foreign_met(self) -> int:
@@ -94,11 +95,12 @@ class Changes:
         """
         if self._private:
             return 0
-        for pause in (FOLLOWED_AGAIN_SECONDS, 0):
-            server, clients = await self._run(("INFO", "server"), ("CLIENT", "LIST", "TYPE", "normal"))
+        commands = (("INFO", "server"), ("CLIENT", "LIST", "TYPE", "normal"))
+        for pause in (0, FOLLOWED_AGAIN_SECONDS):
+            await asyncio.sleep(pause)
+            server, clients = await self._store.ask_once(self._store.keyspace.change_log, *commands)
             if not isinstance(clients, bytes) or self._names_others(clients):
                 return longest
-            await asyncio.sleep(pause)
         return max(0.0, longest - int(_told(server, "uptime_in_seconds") or 0))
 
     def _names_others(self, clients: bytes) -> bool:
@@ -106,52 +108,45 @@ class Changes:
         own = self.process.encode()
         return any(name.startswith(self._followers.encode()) and not name.endswith(own) for name in found)
 
-    async def _run(self, *commands: Command) -> list[Any]:
-        """The replies of the master that has the log; a refused one's is its error. Raises StoreUnavailable."""
-        try:
-            return await self._store.connections.owner(self._store.keyspace.change_log).run(commands)
-        except FAILURES as error:
-            raise StoreUnavailable("the master that has the change log cannot be asked") from error
-
     async def begin(self) -> Standing:
         """How the masters stand just now, each with a mark from here on; where one had none, `new` says so.
 
         Raises StoreUnavailable.
         """
-        await self._of_each_master(self._set_mark)
-        return await self.standing()
+        return await self._standing(self._marked_history)
 
     async def standing(self) -> Standing:
         """How the masters stand just now.
 
         Raises StoreUnavailable.
         """
-        histories = await self._of_each_master(self._history)
-        return Standing(self._store.connections.topology(), frozenset(histories))
+        return await self._standing(self._history)
 
-    async def _of_each_master(self, ask: Callable[[Node], Awaitable[T]]) -> list[T]:
+    async def _standing(self, history: Callable[[Node], Awaitable[History]]) -> Standing:
         connections = self._store.connections
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
                 await connections.look_again()
-                told = await asyncio.gather(*map(ask, await connections.masters()), return_exceptions=True)
+                told = await asyncio.gather(*map(history, await connections.masters()), return_exceptions=True)
                 for each in told:
                     if isinstance(each, BaseException):
                         raise each
-                return cast(list[T], told)
         except FAILURES as error:
             raise StoreUnavailable("the masters cannot be asked how they stand") from error
+        return Standing(connections.topology(), frozenset(cast(list[History], told)))
 
-    async def _set_mark(self, node: Node) -> None:
-        (reply,) = await node.run([("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)])
+    async def _marked_history(self, node: Node) -> History:
+        set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
+        reply, *told = await node.run([set_mark, *self._questions(node)])
         self.new = self.new or reply == b"OK"
+        return _history(node, *told)
 
-    async def _history(self, node: Node) -> tuple[Hashable, ...]:
-        commands = (("INFO", "server"), ("INFO", "replication"), ("GETEX", self._mark(node), "EX", MARK_SECONDS))
-        server, replication, marked = await node.run(commands)
-        run_id, replication_id = _told(server, "run_id"), _told(replication, "master_replid")
-        return node.address, run_id, replication_id, marked if isinstance(marked, bytes) else None
+    async def _history(self, node: Node) -> History:
+        return _history(node, *await node.run(self._questions(node)))
+
+    def _questions(self, node: Node) -> tuple[Command, ...]:
+        return ("INFO", "server"), ("INFO", "replication"), ("GETEX", self._mark(node), "EX", MARK_SECONDS)
 
     def _mark(self, node: Node) -> str:
         """A key in one of the slots of this master."""
@@ -165,6 +160,11 @@ class Changes:
             self._numbers = {known: owned for known, owned in self._numbers.items() if known[0] == place[0]}
             self._numbers[place] = number
         return keyspace.mark(self._numbers[place])
+
+
+def _history(node: Node, server: Any, replication: Any, marked: Any) -> History:
+    run_id, replication_id = _told(server, "run_id"), _told(replication, "master_replid")
+    return node.address, run_id, replication_id, marked if isinstance(marked, bytes) else None
 
 
 def _told(reply: Any, field: str) -> str | None:

@@ -4,14 +4,13 @@ A process that comes to a store which has lost data cannot know what is missing.
 leave any other trace of having seen the loss.
 """
 
-import asyncio
 import math
 from typing import Any, Final
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.store.change_log import Place
-from revocation_service.store.node import FAILURES, Command
-from revocation_service.store.redis import DEADLINE_SECONDS, Store
+from revocation_service.store.node import Command, epoch_seconds
+from revocation_service.store.redis import Store
 
 SAID_SECONDS: Final = 5.0
 """For how long it is believed of a process that says no more."""
@@ -22,54 +21,49 @@ EVERYWHERE: Final[Place] = (2**63, 0)
 
 
 class Debts:
-    """What the processes of one deployment say that they owe to one store."""
+    """What the processes of one deployment say that they owe to one store; `process` is the name of this one."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, process: str) -> None:
         self._store = store
+        self._process = process
         self._key = store.keyspace.debts
 
-    async def announce(self, process: str, known_to: Place, seconds: float = SAID_SECONDS) -> None:
+    async def announce(self, known_to: Place, seconds: float = SAID_SECONDS) -> None:
         """Say, for so long, that this process may hold what the store has lost, of the log up to that place.
 
         Raises StoreUnavailable.
         """
         (time,) = await self._run(("TIME",))
-        until = _seconds(time) + seconds
+        until = epoch_seconds(*time) + seconds
         said = f"{known_to[0]} {known_to[1]} {until}"
-        await self._run(("HSET", self._key, process, said), ("PEXPIRE", self._key, int(SAID_SECONDS * 1000)))
+        await self._run(("HSET", self._key, self._process, said), ("PEXPIRE", self._key, int(SAID_SECONDS * 1000)))
 
-    async def withdraw(self, process: str) -> None:
+    async def withdraw(self) -> None:
         """Say that all is given back.
 
         Raises StoreUnavailable.
         """
-        await self._run(("HDEL", self._key, process))
+        await self._run(("HDEL", self._key, self._process))
 
-    async def of_others(self, process: str) -> list[Place]:
-        """How far those know the log who owe something just now, this process left out.
+    async def of_others(self) -> list[Place]:
+        """How far those others know the log who owe something just now.
 
         Raises StoreUnavailable.
         """
         time, flat = await self._run(("TIME",), ("HGETALL", self._key))
-        now, found = _seconds(time), []
+        now, found = epoch_seconds(*time), []
         for other, said in zip(flat[::2], flat[1::2], strict=True):
             place, until = _read(said)
-            if other != process.encode() and until > now:
+            if other != self._process.encode() and until > now:
                 found.append(place)
         return found
 
     async def _run(self, *commands: Command) -> list[Any]:
-        """The replies, at the first attempt or never: whoever asks comes again soon."""
-        connections = self._store.connections
-        try:
-            await connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
-            replies = await connections.owner(self._key).run(commands)
-            for reply in replies:
-                if isinstance(reply, Exception):
-                    raise reply
-        except FAILURES as error:
-            connections.suspect()
-            raise StoreUnavailable("the master that has the change log takes no word of what is owed") from error
+        replies = await self._store.ask_once(self._key, *commands)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._store.connections.suspect()
+                raise StoreUnavailable("Redis takes no word of what is owed") from reply
         return replies
 
 
@@ -80,8 +74,3 @@ def _read(said: bytes) -> tuple[Place, float]:
         return (int(milliseconds), int(number)), float(until)
     except ValueError:
         return ANYWHERE, math.inf
-
-
-def _seconds(time: list[bytes]) -> float:
-    """What TIME says, as epoch seconds."""
-    return int(time[0]) + int(time[1]) / 1e6

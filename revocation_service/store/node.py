@@ -173,6 +173,11 @@ async def _reply(connection: Any) -> Any:
         return refused
 
 
+def epoch_seconds(seconds: bytes | int, microseconds: bytes | int) -> float:
+    """A server's clock, from the two numbers of TIME."""
+    return int(seconds) + int(microseconds) / 1e6
+
+
 def info_fields(reply: bytes) -> dict[str, str]:
     """The fields of a reply to INFO."""
     lines = reply.decode("utf-8", "replace").splitlines()

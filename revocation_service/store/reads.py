@@ -16,7 +16,7 @@ from redis.exceptions import AskError, TryAgainError
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.store.masters import Connections
-from revocation_service.store.node import FAILURES, GET, Node
+from revocation_service.store.node import FAILURES, GET, Node, epoch_seconds
 
 COMMAND_MAX_KEYS: Final = 1_000
 RETRIES_AT_ONCE: Final = 8
@@ -280,7 +280,7 @@ def _answer(groups: list[list[str]], replies: Iterable[Any]) -> Answer:
             unread.update(keys)
             continue
         seconds, microseconds, *rows = reply
-        now = max(now, int(seconds) + int(microseconds) / 1_000_000)
+        now = max(now, epoch_seconds(seconds, microseconds))
         for index, value, left in rows:
             found[keys[index - 1]] = Found(value, left / 1_000 if left >= 0 else None)
     return Answer(now, found, unread)

@@ -168,6 +168,18 @@ class Store:
             (entry_id,) = await self.write(self.keyspace.change_log, [self.append_command(*fields)], until)
             return str(entry_id.decode())
 
+    async def ask_once(self, key: str, *commands: Command) -> list[Any]:
+        """The replies of the key's owner, at the first attempt or never; a refused one's is its error.
+
+        For who comes again soon. Raises StoreUnavailable.
+        """
+        try:
+            await self.connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
+            return await self.connections.owner(key).run(commands)
+        except FAILURES as error:
+            self.connections.suspect()
+            raise StoreUnavailable("a master of Redis cannot be asked") from error
+
     async def write(self, key: str, commands: Sequence[Command], until: float) -> list[Any]:
         """The replies to idempotent writes, once the replicas have them too (WAIT, on the connection that wrote).
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from revocation_client.model import ClaimName, Revocation
 from revocation_client.wire import AGREEMENT_SECONDS, revocation_from_record
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.node import FAILURES, GET, LOAD_SCRIPTS, Line, Node
+from revocation_service.store.node import FAILURES, GET, LOAD_SCRIPTS, Line, Node, epoch_seconds
 from revocation_service.store.redis import Store
 
 SCAN_COUNT: Final = 1_000
@@ -89,7 +89,7 @@ async def _read(store: Store, line: Line, names: Sequence[bytes], take: Take) ->
                 await take(await _elsewhere(store, [records[key] for key in group]))
                 continue
             for rows in _pieces(reply[2:], SLICE):
-                await take([_revocation(records, group, row, int(reply[0]) + int(reply[1]) / 1e6) for row in rows])
+                await take([_revocation(records, group, row, epoch_seconds(*reply[:2])) for row in rows])
 
 
 async def _elsewhere(store: Store, identifiers: Sequence[tuple[ClaimName, str]]) -> list[Revocation]:

@@ -7,14 +7,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
-from redis.crc import key_slot
 
 from revocation_client.model import CLAIM_NAMES, ClaimName, Revocation
 from revocation_service.errors import StoreUnavailable
-from revocation_service.store.changes import NOWHERE, Changes, CursorLost, Standing
+from revocation_service.store.change_log import NOWHERE
+from revocation_service.store.changes import Changes, CursorLost, Standing
 from revocation_service.store.redis import Put
 from tests.redis_processes import Cluster, Process, cluster, eventually, standalone
 from tests.scale import scaled
+from tests.slot_moves import slot_move
 from tests.store.conftest import Opened, Proxy, open_store, read_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -310,7 +311,7 @@ async def test_every_key_of_the_mirror_has_an_expiry(server: Process) -> None:
     async with open_store(server.url) as opened:
         changes = Changes(opened.store)
         await changes.begin()
-        await changes.debts.announce("somebody", NOWHERE)
+        await changes.debts.announce(NOWHERE)
         async with changes.refill.turn():
             keyspace = opened.store.keyspace
             for key in (keyspace.mark(0), keyspace.refill_lease, keyspace.debts):
@@ -325,18 +326,15 @@ async def test_a_scan_finds_what_moves_behind_its_back(clustered: Cluster) -> No
         masters = await opened.store.connections.masters()
         owners = {f"v{n}": opened.store.connections.owner(keyspace.key("jti", f"v{n}")) for n in range(30)}
         moved = next(value for value, owner in owners.items() if owner is masters[-1])
-        source = await clustered.master_of(keyspace.key("jti", moved))
         first = next(value for value, owner in owners.items() if owner is masters[0])
         target = await clustered.master_of(keyspace.key("jti", first))
-        slot = key_slot(keyspace.key("jti", moved).encode())
-        ids = [str(await node.command("CLUSTER", "MYID")) for node in (source, target)]
-        await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-        await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
+        move = await slot_move(clustered, keyspace.key("jti", moved), target)
+        await move.begin()
         taken: set[str] = set()
 
         async def take(some: list[Revocation]) -> None:
             if not taken:
-                await source.command("MIGRATE", "127.0.0.1", target.port, keyspace.key("jti", moved), 0, 2000)
+                await move.carry(keyspace.key("jti", moved))
                 assert owners[some[0].value] is masters[0]
             taken.update(each.value for each in some)
 
@@ -344,5 +342,4 @@ async def test_a_scan_finds_what_moves_behind_its_back(clustered: Cluster) -> No
             await Changes(opened.store).scan(take)
             assert taken >= {*owners}
         finally:
-            for node in (target, source):
-                await node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            await move.finish()

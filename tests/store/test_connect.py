@@ -11,7 +11,6 @@ from urllib.parse import quote
 
 import pytest
 import pytest_asyncio
-from redis.crc import key_slot
 
 from revocation_service.errors import SettingsError, StoreUnavailable
 from revocation_service.settings import StoreSettings, load
@@ -32,6 +31,7 @@ from tests.redis_processes import (
     standalone,
     tls_front,
 )
+from tests.slot_moves import SlotMove, slot_move
 from tests.store.conftest import Opened, Proxy, missing, open_store
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -287,35 +287,30 @@ class Migration:
     """A slot on its way from one master to another, and values of it."""
 
     opened: Opened
-    slot: int
-    source: Process
-    target: Process
-    other: Process
+    slot_move: SlotMove
     values: Sequence[str]
+
+    @property
+    def source(self) -> Process:
+        """The master that had the slot."""
+        return self.slot_move.source
+
+    @property
+    def target(self) -> Process:
+        """The master that is to have it."""
+        return self.slot_move.target
 
     def key(self, value: str) -> str:
         """The key of a value."""
         return self.opened.store.keyspace.key("jti", value)
 
-    async def begin(self) -> None:
-        """Both masters learn that the slot is on the move."""
-        source, target = await self.source.command("CLUSTER", "MYID"), await self.target.command("CLUSTER", "MYID")
-        await self.target.command("CLUSTER", "SETSLOT", self.slot, "IMPORTING", str(source))
-        await self.source.command("CLUSTER", "SETSLOT", self.slot, "MIGRATING", str(target))
-
     async def move(self, *values: str) -> None:
-        """Some keys go over."""
-        for value in values:
-            await self.source.command("MIGRATE", HOST, self.target.port, self.key(value), 0, 2000)
+        """The keys of some values go over."""
+        await self.slot_move.carry(*map(self.key, values))
 
     async def finish(self) -> None:
         """The rest goes over, and the slot changes hands."""
-        while keys := await self.source.command("CLUSTER", "GETKEYSINSLOT", self.slot, 100):
-            for key in keys:
-                await self.source.command("MIGRATE", HOST, self.target.port, key, 0, 2000)
-        owner = str(await self.target.command("CLUSTER", "MYID"))
-        for node in (self.target, self.source, self.other):
-            await node.command("CLUSTER", "SETSLOT", self.slot, "NODE", owner)
+        await self.slot_move.finish()
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -323,17 +318,14 @@ async def migration(clustered: Cluster) -> AsyncIterator[Migration]:
     """Six revoked values of one slot, and three of it that are not; the store knows the cluster as it was."""
     async with open_store(clustered.url, wait_replicas=0) as opened:
         values = [f"{{moving}}{number}" for number in range(9)]
-        key = opened.store.keyspace.key("jti", values[0])
         await opened.revoke_all(values[:6])
-        source = await clustered.master_of(key)
-        masters = [n for n in clustered.nodes if (await n.info("replication"))["role"] == "master"]
-        target, other = (node for node in masters if node is not source)
-        moving = Migration(opened, key_slot(key.encode()), source, target, other, values)
-        await moving.begin()
+        moving = Migration(opened, await slot_move(clustered, opened.store.keyspace.key("jti", values[0])), values)
+        await moving.slot_move.begin()
         yield moving
         await moving.finish()
         for node in clustered.nodes:
-            await eventually(functools.partial(_owns, node, target, moving.slot), "the slot in its new place")
+            owned = functools.partial(_owns, node, moving.target, moving.slot_move.slot)
+            await eventually(owned, "the slot in its new place")
 
 
 async def _owns(node: Process, owner: Process, slot: int) -> bool:

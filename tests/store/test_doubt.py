@@ -2,21 +2,26 @@
 
 import asyncio
 import contextlib
+import functools
 import math
 import shutil
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
 from revocation_service.doubt import LISTEN_SECONDS
 from revocation_service.settings import MirrorSettings
-from revocation_service.store.changes import NOWHERE, Changes
+from revocation_service.store.change_log import NOWHERE
+from revocation_service.store.changes import Changes
 from revocation_service.store.debts import SAID_SECONDS
 from tests.redis_processes import Process, cluster, eventually, free_port, standalone
 from tests.store.conftest import Proxy, missing, open_store
 from tests.store.test_reader import Running, reading
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+LOOK_SECONDS = 0.002
 
 VALUES = [f"v{number}" for number in range(300)]
 
@@ -36,12 +41,36 @@ async def knowing(running: Running) -> None:
     """Have it know some revocations, which are not the newest any more."""
     await running.fresh()
     await running.opened.revoke_all(VALUES)
-    await running.until(lambda: all(map(running.knows, VALUES)), "all in the mirror")
+    await all_come_to([running], knows_all, "all in the mirror")
+
+
+def knows_all(running: Running) -> bool:
+    """Whether its mirror has all of them."""
+    return all(map(running.knows, VALUES))
+
+
+def old_one(running: Running) -> bool:
+    """Whether nothing has been proven for so long that nobody takes it for young."""
+    return running.age > 3
 
 
 def doubts(running: Running) -> bool:
     """Whether a "not revoked" of the store or the mirror is to be believed by nobody."""
     return running.reader.doubt.doubtful
+
+
+async def all_come_to(some: Sequence[Running], check: Callable[[Running], bool], what: str) -> None:
+    """Wait until something is so of each of these."""
+    for each in some:
+        await each.until(functools.partial(check, each), what)
+
+
+async def throughout(seconds: float, check: Callable[[], bool]) -> None:
+    """Something is so for as long as that, as often as one looks."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        assert check()
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def believes(running: Running, seconds: float = 15) -> None:
@@ -61,11 +90,7 @@ async def test_who_comes_to_an_emptied_store_waits_until_it_is_given_back(notice
             async with reading(process.url, key_prefix=first.opened.settings.key_prefix) as new:
                 await new.until(lambda: new.reader.synced, "a scan of what is there")
                 await new.until(lambda: new.reader.doubt.others_owe, "that others owe")
-                for _ in range(20):
-                    assert doubts(new)
-                    assert new.age == math.inf
-                    assert not new.reader.fresh
-                    await asyncio.sleep(0.1)
+                await throughout(2, lambda: doubts(new) and new.age == math.inf and not new.reader.fresh)
                 assert await missing(new.opened, VALUES), "a test in which all is back early proves nothing"
                 assert new.reader.status.name != "synced"
                 await process.command("DEL", first.opened.store.keyspace.refill_lease)
@@ -89,17 +114,13 @@ async def test_who_knew_everything_goes_on() -> None:
     async with standalone() as process, reading(process.url) as one:
         await knowing(one)
         async with reading(process.url, key_prefix=one.opened.settings.key_prefix) as two:
-            await two.until(lambda: all(map(two.knows, VALUES)), "all in the mirror of the other")
-            for each in (one, two):
-                await each.until(lambda each=each: sure(each), "one who is sure")  # type: ignore[misc]
-                await each.fresh()
+            await all_come_to([two], knows_all, "all in the mirror of the other")
+            await all_come_to([one, two], sure, "one who is sure")
+            await asyncio.gather(one.fresh(), two.fresh())
             await process.command("FLUSHALL")
             async with nobodys_turn(process, one):
                 await eventually(lambda: both_owe(process, one), "that both owe")
-                for _ in range(40):
-                    assert not doubts(one)
-                    assert not doubts(two)
-                    await asyncio.sleep(0.05)
+                await throughout(2, lambda: not doubts(one) and not doubts(two))
                 await one.caught_up()
                 assert await missing(one.opened, VALUES), "a test in which all is back early proves nothing"
 
@@ -114,18 +135,15 @@ async def test_after_a_long_outage_only_who_lacks_something_waits() -> None:
         two = await stack.enter_async_context(reading(process.url, old, key_prefix=prefix))
         proxy = await stack.enter_async_context(Proxy(process.port).running())
         cut_off = await stack.enter_async_context(reading(proxy.url, old, key_prefix=prefix))
-        for each in (one, two, cut_off):
-            await each.until(lambda each=each: sure(each), "one who is sure")  # type: ignore[misc]
+        await all_come_to([one, two, cut_off], sure, "one who is sure")
         await knowing(one)
-        for each in (two, cut_off):
-            await each.until(lambda each=each: all(map(each.knows, VALUES)), "all in all mirrors")  # type: ignore[misc]
+        await all_come_to([two, cut_off], knows_all, "all in all mirrors")
         proxy.port = free_port()
         proxy.cut()
         await one.opened.revoke("late")
         await two.until(lambda: two.knows("late"), "the late one")
         process.kill()
-        for each in (one, two, cut_off):
-            await each.until(lambda each=each: each.age > 3, "an old mirror")  # type: ignore[misc]
+        await all_come_to([one, two, cut_off], old_one, "an old mirror")
         assert not cut_off.knows("late")
         shutil.rmtree(process.directory / "appendonlydir")
         await process.start()
@@ -183,7 +201,7 @@ async def test_several_who_come_at_once_all_wait() -> None:
                 new = await asyncio.gather(*opening)
                 while not all(each.reader.doubt.others_owe for each in new):
                     assert all(map(doubts, new))
-                    await asyncio.sleep(0.002)
+                    await asyncio.sleep(LOOK_SECONDS)
                 assert await missing(first.opened, VALUES), "a test in which all is back early proves nothing"
             await first.in_redis(VALUES)
             await first.until(lambda: not first.reader.doubt.owes, "the end of the writing back")
@@ -207,10 +225,7 @@ async def test_who_comes_while_a_shard_is_away_believes_the_others() -> None:
             new = await asyncio.gather(*map(stack.enter_async_context, opening))
             for each in new:
                 await believes(each, LISTEN_SECONDS + 5)
-            for _ in range(40):
-                assert not any(map(doubts, new))
-                assert not any(each.reader.fresh for each in new)
-                await asyncio.sleep(0.05)
+            await throughout(2, lambda: not any(doubts(each) or each.reader.fresh for each in new))
 
 
 async def test_who_lacks_nothing_waits_for_nobody_after_an_outage() -> None:
@@ -218,15 +233,13 @@ async def test_who_lacks_nothing_waits_for_nobody_after_an_outage() -> None:
     async with standalone() as process, reading(process.url) as one:
         await knowing(one)
         async with reading(process.url, key_prefix=one.opened.settings.key_prefix) as two:
-            for each in (one, two):
-                await each.until(lambda each=each: sure(each), "one who is sure")  # type: ignore[misc]
-                await each.fresh()
+            await all_come_to([one, two], sure, "one who is sure")
+            await asyncio.gather(one.fresh(), two.fresh())
             process.kill()
-            for each in (one, two):
-                await each.until(lambda each=each: each.age > 3, "an old mirror")  # type: ignore[misc]
+            await all_come_to([one, two], old_one, "an old mirror")
             await process.start()
             async with asyncio.timeout(10):
                 while one.age > 1 or two.age > 1:
                     assert not doubts(one)
                     assert not doubts(two)
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(LOOK_SECONDS)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from redis.crc import key_slot
 from structlog.testing import capture_logs
 
 from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation
@@ -23,6 +22,7 @@ from revocation_service.store.changes import Changes
 from revocation_service.store.redis import DEADLINE_SECONDS, Put
 from tests.redis_processes import Cluster, Process, SentinelSet, cluster, eventually, sentinel, standalone
 from tests.scale import scaled
+from tests.slot_moves import slot_move
 from tests.store.conftest import Opened, Proxy, Writers, missing, open_store, read_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -628,27 +628,19 @@ async def test_a_cluster_that_moves_its_slots(clustered: Cluster) -> None:
     """A slot changes hands, and nothing can be scanned: the mirror goes on from the log, and is proven fresh."""
     async with reading(clustered.url, wait_replicas=0) as running:
         values = await _with_some(running, 20)
-        source = await clustered.master_of(running.opened.store.keyspace.key("jti", values[0]))
-        slot = key_slot(running.opened.store.keyspace.key("jti", values[0]).encode())
-        masters = [node for node in clustered.nodes if (await node.info("replication"))["role"] == "master"]
-        target = next(node for node in masters if node is not source)
-        ids = [str(await node.command("CLUSTER", "MYID")) for node in (source, target)]
-        for node in masters:
+        move = await slot_move(clustered, running.opened.store.keyspace.key("jti", values[0]))
+        for node in move.masters:
             await node.command("ACL", "SETUSER", "default", "-scan")
         try:
-            await target.command("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[0])
-            await source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[1])
-            for key in await source.command("CLUSTER", "GETKEYSINSLOT", slot, 100):
-                await source.command("MIGRATE", "127.0.0.1", target.port, key, 0, 2000, "AUTH", "secret")
-            for node in masters:
-                await node.command("CLUSTER", "SETSLOT", slot, "NODE", ids[1])
+            await move.begin()
+            await move.finish()
             changed = functools.partial(running.counted, "mirror_rescans_total", reason="masters_changed")
             await running.until(lambda: changed() > 0, "that it was noticed")
             await running.caught_up()
             assert running.reader.fresh
             assert not running.reader.doubt.doubtful
         finally:
-            for node in masters:
+            for node in move.masters:
                 await node.command("ACL", "SETUSER", "default", "+scan")
         await running.in_redis(values)
 
