@@ -13,12 +13,12 @@ from typing import Any, Final
 
 import uvloop
 from aiohttp import web
-from redis._parsers import _AsyncRESP2Parser
+from redis._parsers import _AsyncRESP3Parser
 from redis.asyncio import Redis
 
 ANSWER: Final = b'{"revoked":false}'
 CLIENT: Final = web.AppKey("client", Redis)
-WITHOUT_HIREDIS: Final[dict[str, Any]] = {"parser_class": _AsyncRESP2Parser, "protocol": 2}
+WITHOUT_HIREDIS: Final[dict[str, Any]] = {"parser_class": _AsyncRESP3Parser}
 """Options that make redis-py read replies as it does where only redis-py is installed."""
 
 
