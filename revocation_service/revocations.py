@@ -6,8 +6,9 @@ only if Redis spoke of every key, or the mirror is synced, complete and fresh.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 import structlog
@@ -26,6 +27,8 @@ WARN_EVERY_SECONDS: Final = 60.0
 
 NOT_IN_TIME: Final = "Redis, or a part of it, did not answer within the deadline"
 IN_DOUBT: Final = "Redis has lost data, or may have; others have still to write back what they hold"
+
+_CLAIM: Final = itemgetter(0)
 
 _log = structlog.get_logger()
 
@@ -129,7 +132,8 @@ class Revocations:
                 reading = await self._store.get(subject.identifiers)
             except StoreUnavailable:
                 reading = _nothing_read(subject.identifiers)
-        verdict = self._verdict(subject, reading.found, reading, doubtful=doubtful)
+        now = self._redis_now(reading.now)
+        verdict = self._verdict(subject, reading.found, reading.unread, now, doubtful=doubtful)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
         return verdict
 
@@ -148,7 +152,8 @@ class Revocations:
         doubtful = self._reader.doubt.doubtful
         reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
         records = {(record.claim, record.value): record for record in reading.found}
-        verdicts = [self._verdict_of_many(subject, records, reading, doubtful=doubtful) for subject in subjects]
+        now = self._redis_now(reading.now)
+        verdicts = [self._verdict_of_many(one, records, reading.unread, now, doubtful=doubtful) for one in subjects]
         given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
         if wanted and not reading.now and not given:
             raise StoreUnavailable("Redis did not answer within the deadline")
@@ -178,7 +183,8 @@ class Revocations:
         self,
         subject: _Subject | ServiceError,
         records: Mapping[tuple[ClaimName, str], Revocation],
-        reading: Reading,
+        unread: Set[tuple[ClaimName, str]],
+        now: float,
         *,
         doubtful: bool,
     ) -> Verdict | ServiceError:
@@ -186,22 +192,29 @@ class Revocations:
             return subject
         try:
             found = [records[one] for one in subject.identifiers if one in records]
-            return self._verdict(subject, found, reading, doubtful=doubtful)
+            return self._verdict(subject, found, unread, now, doubtful=doubtful)
         except StoreUnavailable as error:
             return error
 
-    def _verdict(self, subject: _Subject, found: Sequence[Revocation], reading: Reading, *, doubtful: bool) -> Verdict:
+    def _verdict(
+        self,
+        subject: _Subject,
+        found: Sequence[Revocation],
+        unread: Set[tuple[ClaimName, str]],
+        now: float,
+        *,
+        doubtful: bool,
+    ) -> Verdict:
         """One covering revocation is an answer; that there is none is one only if every key was spoken of."""
         claims, identifiers, token = subject
-        now = self._redis_now(reading.now)
         stale_seconds = None
         covering = first_covering(found, claims, now, self._limits.clock_skew_seconds) if found else None
         if covering is None:
             covering = self._reader.mirror.covering(claims, now)
             doubtful = doubtful or self._reader.doubt.doubtful
-            if covering is not None or doubtful or not reading.unread.isdisjoint(identifiers):
+            if covering is not None or doubtful or not unread.isdisjoint(identifiers):
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
-        considered = tuple([claim for claim, _value in identifiers])
+        considered = tuple(map(_CLAIM, identifiers))
         if token is None:
             return Verdict(covering, considered, verified=False, stale_seconds=stale_seconds)
         expired = token.exp is not None and token.exp <= now

@@ -130,11 +130,10 @@ class Metrics:
     def __init__(self, *, several_workers: bool = False) -> None:
         self.registry = CollectorRegistry()
         self._several_workers = several_workers
-        self.requests = self._counter("http_requests", "Requests answered", "route", "method", "status")
-        self.latency = Histogram(
+        self.requests = Histogram(
             "revocation_http_request_duration_seconds",
             "Time to answer a request",
-            ["route"],
+            ["route", "method", "status"],
             registry=self.registry,
             buckets=_LATENCY_BUCKETS,
         )

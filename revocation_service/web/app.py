@@ -1,7 +1,7 @@
 """The one place where all is wired: `create_app(settings)`."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from typing import Final
@@ -23,11 +23,12 @@ from revocation_service.store.redis import Store
 from revocation_service.telemetry import Metrics
 from revocation_service.tokens import TokenReader
 from revocation_service.traffic import Traffic
-from revocation_service.web.answers import Answers, Handler
+from revocation_service.web.answering import Answering, Handler, for_aiohttp
+from revocation_service.web.answers import Answer
 from revocation_service.web.auth import authorizer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES
 from revocation_service.web.check import check_batch, check_body, check_query, look_up
-from revocation_service.web.connection import Runner
+from revocation_service.web.connection import ROUTES, Route, Runner
 from revocation_service.web.feed import feed
 from revocation_service.web.probes import healthz, metrics, readyz
 from revocation_service.web.readiness import Readiness
@@ -52,7 +53,6 @@ _ROUTES: Final[dict[str, dict[str, Handler]]] = {
     "/check": {"GET": check_query, "POST": check_body},
     "/check/batch": {"POST": check_batch},
     "/revocations": {"GET": look_up},
-    "/feed": {"GET": feed},
     "/healthz": {"GET": healthz, "HEAD": healthz},
     "/readyz": {"GET": readyz, "HEAD": readyz},
     "/metrics": {"GET": metrics, "HEAD": metrics},
@@ -63,13 +63,13 @@ def _only(handlers: Iterable[str]) -> Handler:
     """The handler for every other method."""
     allowed = frozenset(handlers)
 
-    async def refuse(request: web.Request) -> web.StreamResponse:
+    async def refuse(request: web.Request) -> Answer:
         raise web.HTTPMethodNotAllowed(request.method, allowed)
 
     return refuse
 
 
-async def _nothing(_request: web.Request) -> web.StreamResponse:
+async def _nothing(_request: web.Request) -> Answer:
     raise web.HTTPNotFound
 
 
@@ -90,17 +90,27 @@ def create_app(settings: Settings) -> web.Application:
     app[METRICS] = counted
     app[TRAFFIC] = traffic
     app[AUTHORIZE] = authorizer(settings)
-    answers = Answers(counted, traffic, protected=settings.protected, log_all=settings.log_level == "debug")
-    for path, handlers in _ROUTES.items():
-        for method, handler in handlers.items():
-            app.router.add_route(method, path, answers.of(method, path, handler))
-        app.router.add_route("*", path, answers.of(_ANY, path, _only(handlers)))
-    anywhere = _Anywhere("/{path}")
-    anywhere.add_route("*", answers.of(_ANY, "(none)", _nothing))
-    app.router.register_resource(anywhere)
+    answering = Answering(counted, traffic, protected=settings.protected, log_all=settings.log_level == "debug")
+    app[ROUTES] = dict(_routes(app, answering))
     app.cleanup_ctx.append(_resources(settings))
     app.on_shutdown.append(_end_streams)
     return app
+
+
+def _routes(app: web.Application, answering: Answering) -> Iterator[tuple[tuple[str, str], Route]]:
+    """Make all routes of the application, and tell those that are answered without its router, too."""
+    for path, handlers in _ROUTES.items():
+        for method, handler in handlers.items():
+            answered = answering.of(method, path, handler)
+            route = app.router.add_route(method, path, for_aiohttp(answered))
+            if method != "HEAD":
+                yield (method, path), Route.of(app, route, answered)
+        app.router.add_route("*", path, for_aiohttp(answering.of(_ANY, path, _only(handlers))))
+    app.router.add_get("/feed", for_aiohttp(answering.of("GET", "/feed", feed)), allow_head=False)
+    app.router.add_route("*", "/feed", for_aiohttp(answering.of(_ANY, "/feed", _only({"GET"}))))
+    anywhere = _Anywhere("/{path}")
+    anywhere.add_route("*", for_aiohttp(answering.of(_ANY, "(none)", _nothing)))
+    app.router.register_resource(anywhere)
 
 
 def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[None]]:

@@ -6,7 +6,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from revocation_service.api_keys import ApiKey, Scope
 from revocation_service.errors import InsufficientScope, ProtectedMode, Unauthorized
@@ -37,7 +37,7 @@ class Callers:
 
         Raises Unauthorized, InsufficientScope.
         """
-        caller = self._caller(request.headers.getall("Authorization", []))
+        caller = self._caller(request.headers.getall(hdrs.AUTHORIZATION, []))
         if scope not in caller.scopes and "admin" not in caller.scopes:
             raise InsufficientScope(f"this needs a key with the scope {scope}", scope=scope)
         return caller.name

@@ -67,9 +67,10 @@ def query_members(request: web.Request) -> dict[str, Any]:
 
     Raises WireError.
     """
-    if "#" in request.raw_path:  # what follows would be dropped, and another value judged
+    target = request.raw_path
+    if "#" in target:  # who reads it as a URL drops what follows, and judges another value
         raise WireError("query", "must not hold #, which is written %23")
-    return form_members("query", request.rel_url.raw_query_string)
+    return form_members("query", target.partition("?")[2])
 
 
 def form_members(where: str, text: str) -> dict[str, Any]:

@@ -17,28 +17,28 @@ from revocation_client.wire import (
 )
 from revocation_service.errors import InvalidRequest, ServiceError
 from revocation_service.revocations import Verdict
-from revocation_service.web.answers import encoded_answer, json_answer
+from revocation_service.web.answers import Answer, json_answer
 from revocation_service.web.bodies import BATCH_BODY_MAX_BYTES, query_members, read_members
 from revocation_service.web.problems import problem_form
 from revocation_service.web.state import AUTHORIZE, REVOCATIONS
 
 
-async def check_query(request: web.Request) -> web.Response:
+async def check_query(request: web.Request) -> Answer:
     """Whether the token that the query names, or describes by claims, is revoked."""
     app = request.app
     app[AUTHORIZE](request, "check")
     return _answer(await app[REVOCATIONS].check(parse_question(query_members(request))))
 
 
-async def check_body(request: web.Request) -> web.Response:
+async def check_body(request: web.Request) -> Answer:
     """The same question in a body, which no proxy logs."""
     request.app[AUTHORIZE](request, "check")
     question = parse_question(await read_members(request))
     return _answer(await request.app[REVOCATIONS].check(question))
 
 
-def _answer(verdict: Verdict) -> web.Response:
-    return encoded_answer(_encoded(verdict))
+def _answer(verdict: Verdict) -> Answer:
+    return Answer(_encoded(verdict))
 
 
 def _encoded(verdict: Verdict) -> bytes:
@@ -52,13 +52,13 @@ def _not_revoked(verdict: Verdict) -> bytes:
     return dumps(_form(verdict))
 
 
-async def check_batch(request: web.Request) -> web.Response:
+async def check_batch(request: web.Request) -> Answer:
     """Up to 1,000 questions at once, answered in order; one bad element spoils no other."""
     request.app[AUTHORIZE](request, "check")
     elements = parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES))
     verdicts = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
     results = b",".join([_result(one) for one in verdicts])
-    return encoded_answer(b'{"results":[%b]}' % results)
+    return Answer(b'{"results":[%b]}' % results)
 
 
 def _question(element: object) -> Question | ServiceError:
@@ -86,7 +86,7 @@ def _form(verdict: Verdict) -> dict[str, object]:
     return form
 
 
-async def look_up(request: web.Request) -> web.Response:
+async def look_up(request: web.Request) -> Answer:
     """The live revocation of one claim and value."""
     request.app[AUTHORIZE](request, "check")
     members = query_members(request)

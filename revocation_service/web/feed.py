@@ -9,7 +9,7 @@ from aiohttp import web
 
 from revocation_service.feed import Stream
 from revocation_service.telemetry import request_id
-from revocation_service.web.answers import finish
+from revocation_service.web.answers import common_headers
 from revocation_service.web.state import AUTHORIZE, FEED
 
 WRITE_SECONDS: Final = 10.0
@@ -28,9 +28,8 @@ async def feed(request: web.Request) -> web.StreamResponse:
     request.app[AUTHORIZE](request, "check")
     stream = request.app[FEED].follow(_cursor(request))
     try:
-        response = web.StreamResponse(headers=_HEADERS)
+        response = web.StreamResponse(headers=_HEADERS | common_headers(request_id.get() or ""))
         response.force_close()
-        finish(response, request_id.get() or "")
         await _tell(request, response, stream)
         return response
     finally:

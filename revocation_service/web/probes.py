@@ -5,25 +5,24 @@ from typing import Final
 
 from aiohttp import web
 
-from revocation_service.web.answers import json_answer
+from revocation_service.web.answers import Answer, json_answer
 from revocation_service.web.readiness import Component
 from revocation_service.web.state import METRICS, READINESS
 
-_PROMETHEUS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+_PROMETHEUS: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def healthz(_request: web.Request) -> web.Response:
+async def healthz(_request: web.Request) -> Answer:
     """The process lives."""
     return json_answer({"status": "ok"})
 
 
-async def readyz(request: web.Request) -> web.Response:
+async def readyz(request: web.Request) -> Answer:
     """The process can do its job, or the most of it (`degraded`); 503 while it cannot."""
     components = await request.app[READINESS].components()
     status = _overall(components)
-    response = json_answer({"status": status, "components": {one.name: _form(one) for one in components}})
-    response.set_status(503 if status == "not_ready" else 200)
-    return response
+    form = {"status": status, "components": {one.name: _form(one) for one in components}}
+    return json_answer(form, 503 if status == "not_ready" else 200)
 
 
 def _overall(components: Sequence[Component]) -> str:
@@ -37,6 +36,6 @@ def _form(component: Component) -> dict[str, object]:
     return form | {"warnings": list(component.warnings)} if component.warnings else form
 
 
-async def metrics(request: web.Request) -> web.Response:
+async def metrics(request: web.Request) -> Answer:
     """Everything that is counted."""
-    return web.Response(body=request.app[METRICS].exposition(), headers=_PROMETHEUS)
+    return Answer(request.app[METRICS].exposition(), content_type=_PROMETHEUS)

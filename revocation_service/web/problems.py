@@ -7,7 +7,6 @@ from aiohttp import web
 
 from revocation_client.wire import dumps
 from revocation_service.errors import (
-    CallerError,
     ExpRequired,
     ExpTooFar,
     FeedUnavailable,
@@ -26,6 +25,7 @@ from revocation_service.errors import (
     UnsupportedToken,
 )
 from revocation_service.problem_json import CONTENT_TYPE, problem_members
+from revocation_service.web.answers import Answer
 
 REALM: Final = 'Bearer realm="revocation-service"'
 
@@ -63,42 +63,40 @@ def problem_form(error: ServiceError) -> dict[str, object]:
     return problem_members(status, title, error.detail, error.code)
 
 
-def problem(error: ServiceError) -> web.Response:
+def problem(error: ServiceError) -> Answer:
     """The answer that tells of an error."""
-    response = _response(problem_form(error))
+    return _answer(problem_form(error), _headers(error))
+
+
+def _headers(error: ServiceError) -> dict[str, str] | None:
+    """What goes with an error beside its problem: when to come back, or how to ask for what is lacking (RFC 6750)."""
     if isinstance(error, Unavailable):
-        response.headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, CallerError):
-        _challenge(response, error)
-    return response
-
-
-def _challenge(response: web.Response, error: CallerError) -> None:
-    """RFC 6750 section 3."""
+        return {"Retry-After": str(error.retry_after_seconds)}
     if isinstance(error, Unauthorized):
-        response.headers["WWW-Authenticate"] = REALM
-    elif isinstance(error, InsufficientScope):
-        response.headers["WWW-Authenticate"] = f'{REALM}, error="insufficient_scope", scope="{error.scope}"'
+        return {"WWW-Authenticate": REALM}
+    if isinstance(error, InsufficientScope):
+        return {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{error.scope}"'}
+    return None
 
 
-def http_problem(error: web.HTTPException, detail: str | None = None) -> web.Response:
+def http_problem(error: web.HTTPException, detail: str | None = None) -> Answer:
     """The answer for what aiohttp itself refuses: no such route, a method that is not there, a body too large."""
     status = HTTPStatus(error.status)
-    response = _response(
-        problem_members(status, status.phrase, detail or status.description, _HTTP_CODES.get(status, "http_error"))
+    members = problem_members(
+        status, status.phrase, detail or status.description, _HTTP_CODES.get(status, "http_error")
     )
     if isinstance(error, web.HTTPMethodNotAllowed):
-        response.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
-    return response
+        return _answer(members, {"Allow": ", ".join(sorted(error.allowed_methods))})
+    return _answer(members)
 
 
-def internal_problem() -> web.Response:
+def internal_problem() -> Answer:
     """The answer where this service is at fault; what went wrong is in the log, under the request id."""
     detail = "something went wrong here; the log has it under this answer's X-Request-ID"
-    return _response(problem_members(500, "Internal error", detail, "internal_error"))
+    return _answer(problem_members(500, "Internal error", detail, "internal_error"))
 
 
-def _response(form: dict[str, object]) -> web.Response:
+def _answer(form: dict[str, object], headers: dict[str, str] | None = None) -> Answer:
     status = form["status"]
     assert isinstance(status, int)
-    return web.Response(status=status, body=dumps(form), content_type=CONTENT_TYPE)
+    return Answer(dumps(form), status, CONTENT_TYPE, headers)

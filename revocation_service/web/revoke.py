@@ -7,14 +7,14 @@ from aiohttp import web
 from revocation_client.model import ClaimName
 from revocation_client.wire import RevokeToken, number, parse_revoke
 from revocation_service.revocations import Revoked
-from revocation_service.web.answers import json_answer
+from revocation_service.web.answers import Answer, json_answer
 from revocation_service.web.bodies import read_members
 from revocation_service.web.state import AUTHORIZE, REVOCATIONS
 
 _WIDE: Final[frozenset[ClaimName]] = frozenset({"client_id", "all"})
 
 
-async def revoke(request: web.Request) -> web.Response:
+async def revoke(request: web.Request) -> Answer:
     """Revoke what the body names; answered 200 only after the write is safe."""
     authorize = request.app[AUTHORIZE]
     caller = authorize(request, "revoke")

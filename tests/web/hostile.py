@@ -74,7 +74,7 @@ class Target:
         """It still answers, and has answered nothing with 5xx."""
         assert self.process.poll() is None, self.printed()
         metrics = self.ask("GET /metrics").data.decode()
-        assert "revocation_http_requests_total" in metrics
+        assert "revocation_http_request_duration_seconds" in metrics
         assert 'status="5' not in metrics
 
     def assert_silent(self, *, since_start: bool = False) -> None:

@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 
 from revocation_service.telemetry import Metrics
 from revocation_service.traffic import Traffic
-from revocation_service.web.answers import Answers
+from revocation_service.web.answering import Answering, for_aiohttp
+from revocation_service.web.answers import Answer as Answered
 from tests.redis_processes import free_port
 from tests.web.serving import API_KEYS, KEYS, Answer, Service, Start, bearer, request_bytes, talk
 
@@ -206,13 +207,13 @@ async def test_503_says_when_to_come_back(start: Start) -> None:
 async def test_a_fault_of_ours_tells_nothing() -> None:
     """500 is a problem like the others: no trace, no message; the request id leads to the log, and it is counted."""
 
-    async def failing(_request: web.Request) -> web.Response:
+    async def failing(_request: web.Request) -> Answered:
         raise ZeroDivisionError("secret-in-a-message")
 
     metrics = Metrics()
     app = web.Application()
-    answers = Answers(metrics, Traffic(), protected=False, log_all=True)
-    app.router.add_get("/failing", answers.of("GET", "/failing", failing))
+    answering = Answering(metrics, Traffic(), protected=False, log_all=True)
+    app.router.add_get("/failing", for_aiohttp(answering.of("GET", "/failing", failing)))
     with capture_logs() as logged:
         async with TestClient(TestServer(app)) as client, client.get("/failing") as response:
             answer = Answer(response.status, response.headers, await response.read())

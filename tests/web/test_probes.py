@@ -253,7 +253,7 @@ async def test_metrics_are_prometheus_text(service: Service) -> None:
     await service.check({"jti": "a"})
     answer = await service.get("/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
-    asked = 'revocation_http_requests_total{method="POST",route="/revoke",status="200"}'
+    asked = 'revocation_http_request_duration_seconds_count{method="POST",route="/revoke",status="200"}'
     assert await service.metric(asked) == 2
     assert await service.metric('revocation_revocations_total{claim="jti",result="revoked"}') == 1
     assert await service.metric('revocation_revocations_total{claim="jti",result="already_revoked"}') == 1
@@ -284,10 +284,13 @@ async def test_no_label_comes_from_a_claim(service: Service) -> None:
 async def test_one_label_stands_for_all_unknown_paths(service: Service) -> None:
     """A scan of thousand paths makes one series, not a thousand."""
     await asyncio.gather(*(service.get(f"/admin/{number}") for number in range(50)))
-    asked = 'revocation_http_requests_total{method="(any)",route="(none)",status="404"}'
+    asked = 'revocation_http_request_duration_seconds_count{method="(any)",route="(none)",status="404"}'
     assert await service.metric(asked) == 50
     text = (await service.get("/metrics")).body.decode()
-    assert len([line for line in text.splitlines() if line.startswith("revocation_http_requests_total{")]) == 2
+    assert (
+        len([line for line in text.splitlines() if line.startswith("revocation_http_request_duration_seconds_count{")])
+        == 2
+    )
 
 
 async def test_a_failing_store_is_counted(start: Start) -> None:
