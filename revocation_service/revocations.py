@@ -216,7 +216,7 @@ class Revocations:
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple(map(_CLAIM, identifiers))
         if token is None:
-            return Verdict(covering, considered, verified=False, stale_seconds=stale_seconds)
+            return Verdict(covering, considered, False, None, stale_seconds)
         expired = token.exp is not None and token.exp <= now
         self._watch_lifetime(token, now)
         return Verdict(covering, considered, token.verified, expired, stale_seconds)

@@ -22,6 +22,8 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from revocation_service.tallies import TalliedCounter, TalliedHistogram
+
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -130,7 +132,8 @@ class Metrics:
     def __init__(self, *, several_workers: bool = False) -> None:
         self.registry = CollectorRegistry()
         self._several_workers = several_workers
-        self.requests = Histogram(
+        histogram = Histogram if several_workers else TalliedHistogram
+        self.requests = histogram(
             "revocation_http_request_duration_seconds",
             "Time to answer a request",
             ["route", "method", "status"],
@@ -152,7 +155,7 @@ class Metrics:
         self.feed_streams_ended = self._counter("feed_streams_ended", "Streams of the feed that ended", "reason")
         self.exp_too_far = self._counter("checked_exp_too_far", "Tokens checked that outlive the longest lifetime set")
         self.store_failures = self._counter("store_failures", "Store operations that failed", "operation")
-        self.read_batch = Histogram(
+        self.read_batch = histogram(
             "revocation_store_read_batch_keys",
             "Keys that one read of the store carried",
             registry=self.registry,
@@ -179,7 +182,7 @@ class Metrics:
             registry=self.registry,
             multiprocess_mode="livemax",
         )
-        self.mirror_lag = Histogram(
+        self.mirror_lag = histogram(
             "revocation_mirror_lag_seconds",
             "From the writing of an entry of the change log until the mirror has it",
             registry=self.registry,
@@ -189,7 +192,8 @@ class Metrics:
         self.mirror_refilled = self._counter("mirror_refilled", "Revocations written back to a store that lost them")
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
-        return Counter(f"revocation_{name}_total", documentation, labels, registry=self.registry)
+        counter = Counter if self._several_workers else TalliedCounter
+        return counter(f"revocation_{name}_total", documentation, labels, registry=self.registry)
 
     def exposition(self) -> bytes:
         """The metrics in Prometheus' text format, summed over the workers where several share them."""

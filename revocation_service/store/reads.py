@@ -7,9 +7,9 @@ Each asker waits no longer than its own deadline; one that gives up disturbs no 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import Histogram
 from redis.exceptions import AskError, TryAgainError
@@ -27,12 +27,11 @@ GLANCE_SECONDS: Final = 0.02
 """How long somebody who has another way waits for a master that was away a moment ago."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A key that is there: the value, and what was left of its life; None for a key without an expiry."""
+class Found(NamedTuple):
+    """A key that is there: the value, and the key's own end, in epoch seconds; None where it has none."""
 
     value: bytes
-    expires_in_seconds: float | None
+    expires_at: float | None
 
 
 @dataclass(slots=True)
@@ -43,13 +42,25 @@ class Answer:
     """The master's clock, in epoch seconds; 0 where it said nothing at all."""
     found: Mapping[str, Found]
     """The keys that are there."""
-    unread: Set[str]
+    unread: frozenset[str]
     """The keys of which nothing was said in time."""
 
     @classmethod
     def silence(cls, keys: Iterable[str]) -> "Answer":
         """What a master that says nothing says of `keys`."""
         return cls(0, {}, frozenset(keys))
+
+    @classmethod
+    def together(cls, answers: Sequence["Answer"]) -> "Answer":
+        """What several masters say, each of its own keys, as one.
+
+        Where their clocks differ, `now` is the earliest: what one of them holds alive stays so.
+        """
+        if len(answers) == 1:
+            return answers[0]
+        now = min([answer.now for answer in answers if answer.now], default=0.0)
+        found = {key: one for answer in answers for key, one in answer.found.items()}
+        return cls(now, found, frozenset().union(*[answer.unread for answer in answers]))
 
 
 @dataclass(slots=True)
@@ -280,7 +291,8 @@ def _answer(groups: list[list[str]], replies: Iterable[Any]) -> Answer:
             unread.update(keys)
             continue
         seconds, microseconds, *rows = reply
-        now = max(now, epoch_seconds(seconds, microseconds))
+        then = epoch_seconds(seconds, microseconds)
+        now = max(now, then)
         for index, value, left in rows:
-            found[keys[index - 1]] = Found(value, left / 1_000 if left >= 0 else None)
-    return Answer(now, found, unread)
+            found[keys[index - 1]] = Found(value, then + left / 1_000 if left >= 0 else None)
+    return Answer(now, found, frozenset(unread))

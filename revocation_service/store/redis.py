@@ -5,7 +5,7 @@ Safe means: in the record, then in the change log, each on as many replicas as a
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -243,15 +243,13 @@ class Store:
 
         Raises StoreUnavailable where none can.
         """
-        keys = {self.keyspace.key(*identifier): identifier for identifier in identifiers}
-        parts, orphans = self.connections.parts(list(keys))
+        keys = self._keys(identifiers)
+        parts, orphans = self.connections.parts(keys)
         if orphans:
             await self._ready()
-            parts, orphans = self.connections.parts(list(keys))
+            parts, orphans = self.connections.parts(keys)
         asked = [self._lane(node).ask(part) for node, part in parts.items()]
-        reading = Reading((), 0.0, frozenset([keys[key] for key in orphans]) if orphans else _NONE)
-        for answer in asked:
-            self._add(reading, keys, await answer)
+        reading = self._reading(identifiers, keys, [await one for one in asked], orphans)
         if len(reading.unread) == len(keys):
             self._note("get", up=False)
             raise StoreUnavailable("Redis did not answer within the deadline")
@@ -264,12 +262,10 @@ class Store:
 
         Each glance asks it again all the same, so that its return is seen at once.
         """
-        keys = {self.keyspace.key(*identifier): identifier for identifier in identifiers}
-        parts, orphans = self.connections.parts(list(keys))
+        keys = self._keys(identifiers)
+        parts, orphans = self.connections.parts(keys)
         answers = await asyncio.gather(*(self._lane(node).glance(part) for node, part in parts.items()))
-        reading = Reading((), 0.0, frozenset(keys[key] for key in orphans))
-        for answer in answers:
-            self._add(reading, keys, answer)
+        reading = self._reading(identifiers, keys, answers, orphans)
         if reading.unread:
             self.connections.suspect()
         if reading.now and not self._up:
@@ -280,14 +276,25 @@ class Store:
     def _turned(self, node: Node, away: bool) -> None:
         (self._away.add if away else self._away.discard)(node)
 
-    def _add(self, reading: Reading, keys: Mapping[str, tuple[ClaimName, str]], answer: Answer) -> None:
-        """What an answer says of these keys, in their order, so that the same state always reads the same."""
-        reading.now = min(reading.now or answer.now, answer.now or reading.now)
-        if answer.found:
-            there = [(keys[key], answer.found[key]) for key in keys if key in answer.found]
-            reading.found += tuple([self._record(claim, value, found, answer.now) for (claim, value), found in there])
-        if answer.unread:
-            reading.unread |= {keys[key] for key in keys if key in answer.unread}
+    def _keys(self, identifiers: Sequence[tuple[ClaimName, str]]) -> list[str]:
+        key = self.keyspace.key
+        return [key(claim, value) for claim, value in identifiers]
+
+    def _reading(
+        self,
+        identifiers: Sequence[tuple[ClaimName, str]],
+        keys: Sequence[str],
+        answers: Sequence[Answer],
+        orphans: Sequence[str],
+    ) -> Reading:
+        """What the answers say of these keys, in their order, so that the same state always reads the same."""
+        answer = Answer.together(answers)
+        found, unread = answer.found, answer.unread.union(orphans) if orphans else answer.unread
+        if not unread and found.keys().isdisjoint(keys):
+            return Reading((), answer.now)
+        named = list(zip(identifiers, keys, strict=True))
+        records = tuple([self._record(claim, value, found[key]) for (claim, value), key in named if key in found])
+        return Reading(records, answer.now, frozenset([one for one, key in named if key in unread]))
 
     async def _ready(self) -> None:
         with suppress(*FAILURES):
@@ -302,9 +309,8 @@ class Store:
             self._lanes[node] = lane
         return lane
 
-    def _record(self, claim: ClaimName, value: str, found: Found, now: float) -> Revocation:
-        key_expires_at = None if found.expires_in_seconds is None else now + found.expires_in_seconds
-        record = revocation_from_record(claim, value, found.value, key_expires_at)
+    def _record(self, claim: ClaimName, value: str, found: Found) -> Revocation:
+        record = revocation_from_record(claim, value, found.value, found.expires_at)
         if record.revoked_at is None:
             self._met_foreign(claim)
         return record
