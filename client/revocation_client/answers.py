@@ -158,7 +158,7 @@ def _verdict(result: dict[str, Any], inquiry: Inquiry) -> Verdict:
         raise ValueError
     stale_seconds = result.get("stale_seconds")
     if result["revoked"] is False and stale_seconds is None:
-        return _not_revoked(considered, _flag(result["verified"]), _maybe_flag(result.get("expired")), result["source"])
+        return _not_revoked(considered, result["verified"], result.get("expired"), result["source"])
     return Verdict(
         revoked=_flag(result["revoked"]),
         source=_source(result["source"]),
@@ -170,16 +170,16 @@ def _verdict(result: dict[str, Any], inquiry: Inquiry) -> Verdict:
     )
 
 
-@lru_cache(maxsize=256)
-def _not_revoked(considered: tuple[ClaimName, ...], verified: bool, expired: bool | None, source: str) -> Verdict:
-    """The usual verdict; there are few of it."""
-    return Verdict(False, _source(source), None, considered, verified, expired)
+@lru_cache(maxsize=256, typed=True)
+def _not_revoked(considered: tuple[ClaimName, ...], verified: object, expired: object, source: object) -> Verdict:
+    """The usual verdict; there are few of it, so that most need be neither made nor judged. Typed: 1 is not true."""
+    return Verdict(False, _source(source), None, considered, _flag(verified), _maybe_flag(expired))
 
 
 def _revocation(form: dict[str, Any], inquiry: Inquiry) -> Revocation:
     """What revokes the token; it must be about the token that was asked about."""
     claim = parse_claim(form["claim"])
-    if inquiry.values is not None and inquiry.values[claim] != form["value"]:
+    if inquiry.claims is not None and inquiry.claims.value_of(claim) != form["value"]:
         raise ValueError
     return Revocation(
         claim=claim,
@@ -226,7 +226,7 @@ def _maybe_flag(value: object) -> bool | None:
 
 
 def _time(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise TypeError
     return float(value)
 

@@ -281,8 +281,8 @@ class RevocationClient:
         """
         if isinstance(outcome, Verdict):
             self._policy.answered()
-        if isinstance(outcome, ServiceUnavailable) or (isinstance(outcome, Verdict) and not outcome.revoked):
-            learned = self._remembered(asked) if self._memory is not None and self._memory.covers(asked) else None
+        if self._memory is not None and (isinstance(outcome, ServiceUnavailable) or _admits(outcome)):
+            learned = self._remembered(asked) if self._memory.covers(asked) else None
             if learned is not None:
                 return learned
         self._tally.add("checks")
@@ -340,6 +340,10 @@ class RevocationClient:
         if self._memory is not None and done.result != "expired":
             self._memory.learn(Revocation(done.claim, done.value, done.expires_at, done.revoked_at, done.issued_before))
         return done
+
+
+def _admits(outcome: Outcome) -> bool:
+    return isinstance(outcome, Verdict) and not outcome.revoked
 
 
 def _positive(setting: str, seconds: float) -> float:

@@ -4,18 +4,20 @@ import base64
 import json
 import re
 from collections.abc import Mapping
+from functools import cache
+from itertools import compress
+from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple
 
 from revocation_client.errors import RequestRefused, TokenNeeded
-from revocation_client.model import ClaimName, Claims
-from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS, WireError, check_seconds, check_token, check_value
+from revocation_client.model import CLAIM_NAMES, ClaimName, Claims
+from revocation_client.wire import HASH_PREFIX, WireError, check_seconds, check_token, check_value
 
 FRAME_BYTES: Final = len(b'{"checks":[]}')
 BODY_MAX_BYTES: Final = 1024 * 1024
 """What the service takes as one batch."""
 
 _SCHEME: Final = re.compile(r"(?:\s*bearer(?:\s+|$))*\s*", re.IGNORECASE)
-_encode: Final = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Inquiry(NamedTuple):
@@ -24,7 +26,6 @@ class Inquiry(NamedTuple):
     encoded: bytes
     considered: tuple[ClaimName, ...] | None
     """The claims that must be looked at; None where only the service can tell: for a whole token."""
-    values: Mapping[ClaimName, str] | None
     claims: Claims | None = None
     """What the rule looks at; None for a whole token."""
     token: str | None = None
@@ -37,15 +38,13 @@ def inquiry(question: str | Mapping[str, object]) -> Inquiry:
     """
     if isinstance(question, str):
         token = bare_token(question)
-        return _sized(f'{{"token":{_encode(token)}}}', Inquiry(b"", None, None, token=token))
-    if not isinstance(question, Mapping):
+        return Inquiry(_sized(f'{{"token":{encode_basestring(token)}}}'), None, token=token)
+    if not isinstance(question, (dict, Mapping)):  # a dict is one, and much sooner recognized
         raise TypeError(f"a question is a token (str) or its claims (a mapping), not {type(question).__name__}")
-    values = _identifiers(question)
-    iat = _issued_at(question.get("iat"))
-    members = f'{_members(values)},"iat":{"null" if iat is None else repr(iat)}'
-    claims = Claims(values["jti"], values.get("sid"), values.get("sub"), values.get("client_id"), iat, True)
-    values["all"] = ""
-    return _sized(f"{{{members}}}", Inquiry(b"", tuple(values), values, claims))
+    try:
+        return _described(_claims(question))
+    except WireError as error:
+        raise _refused(error) from None
 
 
 def inquiry_by_jti(jti: str) -> Inquiry:
@@ -53,13 +52,37 @@ def inquiry_by_jti(jti: str) -> Inquiry:
 
     Raises RequestRefused.
     """
-    values: dict[ClaimName, str] = {"jti": _value("jti", jti)}
-    return _sized(f"{{{_members(values)}}}", Inquiry(b"", ("jti",), values, Claims(values["jti"])))
+    try:
+        return _described(Claims(check_value("jti", jti)))
+    except WireError as error:
+        raise _refused(error) from None
 
 
-def _members(values: Mapping[ClaimName, str]) -> str:
-    """JSON members, written out: to encode an object takes several times as long as to encode its strings."""
-    return ",".join([f'"{claim}":{_encode(value)}' for claim, value in values.items()])
+def _refused(error: WireError) -> RequestRefused:
+    return RequestRefused(400, "invalid_token", f"the token's {error}")
+
+
+def _described(claims: Claims) -> Inquiry:
+    """The question by claims, written out: to encode an object takes several times as long as to encode its strings."""
+    jti, sid, sub, client_id, iat, considers_all = claims
+    assert jti is not None, "who asks by claims names the token"
+    members = f'"jti":{encode_basestring(jti)}'
+    if sid is not None:
+        members += f',"sid":{encode_basestring(sid)}'
+    if sub is not None:
+        members += f',"sub":{encode_basestring(sub)}'
+    if client_id is not None:
+        members += f',"client_id":{encode_basestring(client_id)}'
+    if considers_all:
+        members += ',"iat":null' if iat is None else f',"iat":{iat!r}'
+    considered = _considered(sid is not None, sub is not None, client_id is not None, considers_all)
+    return Inquiry(_sized(f"{{{members}}}"), considered, claims)
+
+
+@cache
+def _considered(*others: bool) -> tuple[ClaimName, ...]:
+    """Which claims a question is about, in the order in which the service names them: `jti`, and which others."""
+    return ("jti", *compress(CLAIM_NAMES[1:], others))
 
 
 def bare_token(token: str) -> str:
@@ -75,26 +98,26 @@ def bare_token(token: str) -> str:
         raise RequestRefused(400, "invalid_token", f"the {error}") from None
 
 
-def _sized(text: str, unsent: Inquiry) -> Inquiry:
+def _sized(text: str) -> bytes:
     encoded = text.encode()
     if len(encoded) + FRAME_BYTES > BODY_MAX_BYTES:
         raise RequestRefused(413, "body_too_large", "the token is larger than what the service takes")
-    return unsent._replace(encoded=encoded)
+    return encoded
 
 
-def _identifiers(claims: Mapping[str, object]) -> dict[ClaimName, str]:
-    """What revocations of this token may be about, in the order in which the service names it; null is absent."""
-    values: dict[ClaimName, str] = {"jti": _own_name(claims)}
-    client_id = claims.get("client_id")
-    others: tuple[tuple[ClaimName, object], ...] = (
-        ("sid", claims.get("sid")),
-        ("sub", claims.get("sub")),
-        ("client_id", claims.get("azp") if client_id is None else client_id),
+def _claims(token: Mapping[str, object]) -> Claims:
+    """What the rule looks at of a whole token; null is absent."""
+    sid, sub, client_id = token.get("sid"), token.get("sub"), token.get("client_id")
+    if client_id is None:
+        client_id = token.get("azp")
+    return Claims(
+        _own_name(token),
+        None if sid is None else check_value("sid", sid),
+        None if sub is None else check_value("sub", sub),
+        None if client_id is None else check_value("client_id", client_id),
+        _issued_at(token.get("iat")),
+        True,
     )
-    for claim, value in others:
-        if value is not None:
-            values[claim] = _value(claim, value)
-    return values
 
 
 def _own_name(claims: Mapping[str, object]) -> str:
@@ -102,19 +125,10 @@ def _own_name(claims: Mapping[str, object]) -> str:
     jti = claims.get("jti")
     if jti is None or jti == "":
         raise TokenNeeded
-    name = _value("jti", jti)
+    name = check_value("jti", jti)
     if name.startswith(HASH_PREFIX):
         raise TokenNeeded("the jti looks like a computed name, so it names nothing: pass the whole token instead")
     return name
-
-
-def _value(claim: ClaimName, value: object) -> str:
-    if type(value) is str and 0 < len(value) <= VALUE_MAX_CHARACTERS and value.isprintable():
-        return value  # the usual one, for which to look closer costs more
-    try:
-        return str.__str__(check_value(claim, value))  # an enumeration's member has a hash of its own
-    except WireError as error:
-        raise RequestRefused(400, "invalid_token", f"the token's {error}") from None
 
 
 def _issued_at(value: object) -> float | None:

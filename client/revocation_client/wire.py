@@ -6,7 +6,7 @@ What is malformed raises `WireError`, which names the member and what it must be
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, Literal
@@ -117,12 +117,14 @@ def check_value(field: str, value: object) -> str:
 
     Raises WireError.
     """
+    if type(value) is str and 0 < len(value) <= VALUE_MAX_CHARACTERS and value.isprintable():
+        return value  # the usual one, for which to look closer costs more
     if isinstance(value, str):
         if not 1 <= len(value) <= VALUE_MAX_CHARACTERS:
             raise WireError(field, f"must have 1 to {VALUE_MAX_CHARACTERS} characters")
         if _UNFIT_IN_VALUE.search(value):
             raise WireError(field, "must not hold control characters or lone surrogates")
-        return value
+        return str.__str__(value)  # an enumeration's member has a hash of its own
     if not isinstance(value, int) or isinstance(value, bool):
         raise WireError(field, "must be a string or an integer")
     if abs(value) >= 10**VALUE_MAX_CHARACTERS:
@@ -135,13 +137,13 @@ def check_seconds(field: str, value: object) -> float:
 
     Raises WireError.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise WireError(field, "must be a number of seconds")
     try:
         seconds = float(value)
     except OverflowError:
         seconds = math.inf
-    if not math.isfinite(seconds) or seconds < 0:
+    if not 0 <= seconds < math.inf:
         raise WireError(field, "must be a finite number of seconds, 0 or more")
     return seconds
 
@@ -164,7 +166,7 @@ def token_name(signing_input: bytes, jti: str | None) -> str | None:
 
 def token_issued_at(value: object) -> float | None:
     """A token's `iat`; one that is no finite number is none: the token counts as issued before every cutoff."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
     try:
         iat = float(value)
@@ -251,11 +253,12 @@ def parse_question(body: object) -> Question:
         return check_token(members["token"])
     if not members:
         raise WireError("check", "must have a token, or at least one of jti, sid, sub, client_id, iat")
-    _no_others(members, _QUESTION_CLAIMS.keys())
-    claims: dict[str, Any] = {"considers_all": "iat" in members}
+    _no_others(members, _QUESTION_MEMBERS)
+    values: list[Any] = [None, None, None, None, None, "iat" in members]
     for field, value in members.items():
-        claims[field] = _QUESTION_CLAIMS[field](field, value)
-    return Claims(**claims)
+        position, check = _QUESTION_CLAIMS[field]
+        values[position] = check(field, value)
+    return Claims._make(values)
 
 
 def _iat(field: str, value: object) -> float | None:
@@ -263,13 +266,16 @@ def _iat(field: str, value: object) -> float | None:
     return None if value is None else check_seconds(field, value)
 
 
-_QUESTION_CLAIMS: Final[dict[str, Callable[[str, object], Any]]] = {
-    "jti": check_value,
-    "sid": check_value,
-    "sub": check_value,
-    "client_id": check_value,
-    "iat": _iat,
+_QUESTION_CLAIMS: Final[dict[str, tuple[int, Callable[[str, object], Any]]]] = {
+    "jti": (0, check_value),
+    "sid": (1, check_value),
+    "sub": (2, check_value),
+    "client_id": (3, check_value),
+    "iat": (4, _iat),
 }
+"""Where a member stands in `Claims`, and what it must be."""
+
+_QUESTION_MEMBERS: Final = set(_QUESTION_CLAIMS)
 
 
 def parse_batch(body: object) -> list[object]:
@@ -302,8 +308,8 @@ def _object(body: object, field: str) -> dict[str, Any]:
     return body
 
 
-def _no_others(members: Mapping[str, object], known: Set[str]) -> None:
-    if not members.keys() <= known:
+def _no_others(members: Mapping[str, object], known: set[str]) -> None:
+    if not known.issuperset(members):
         raise WireError("body", f"has a member that does not belong there; known here: {', '.join(sorted(known))}")
 
 
@@ -342,7 +348,7 @@ def _cutoff(claim: ClaimName, members: Mapping[str, object]) -> float | None:
 
 
 def _finite(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise TypeError
     return float(value)
 
