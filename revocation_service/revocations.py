@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -57,6 +58,12 @@ class Verdict(NamedTuple):
     """How old the mirror is that said so, `inf` where nobody can tell; None: Redis said so."""
 
 
+@lru_cache(maxsize=64)
+def _not_revoked(considered: tuple[ClaimName, ...]) -> Verdict:
+    """The usual verdict, of Redis on a question by claims; there are few of it, so that most need not be made."""
+    return Verdict(None, considered, verified=False)
+
+
 class _Subject(NamedTuple):
     """What a question is about: the claims to be judged, where their revocations would stand, and the token."""
 
@@ -67,10 +74,6 @@ class _Subject(NamedTuple):
 
 def _described(claims: Claims) -> _Subject:
     return _Subject(claims, claims.identifiers(), None)
-
-
-def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
-    return _described(question) if isinstance(question, Claims) else question
 
 
 class Revocations:
@@ -147,7 +150,10 @@ class Revocations:
         Raises StoreUnavailable where nothing at all can be read.
         """
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
-        subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
+        subjects = [
+            _described(one) if isinstance(one, Claims) else next(tokens) if isinstance(one, str) else one
+            for one in questions
+        ]
         wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
         doubtful = self._reader.doubt.doubtful
         reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
@@ -157,7 +163,7 @@ class Revocations:
         given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
         if wanted and not reading.now and not given:
             raise StoreUnavailable("Redis did not answer within the deadline")
-        revoked = sum(verdict.revocation is not None for verdict in given)
+        revoked = len([verdict for verdict in given if verdict.revocation is not None])
         self._counted_revoked.inc(revoked)
         self._counted_not_revoked.inc(len(given) - revoked)
         return verdicts
@@ -191,7 +197,7 @@ class Revocations:
         if isinstance(subject, ServiceError):
             return subject
         try:
-            found = [records[one] for one in subject.identifiers if one in records]
+            found = [records[one] for one in subject.identifiers if one in records] if records else ()
             return self._verdict(subject, found, unread, now, doubtful=doubtful)
         except StoreUnavailable as error:
             return error
@@ -216,7 +222,8 @@ class Revocations:
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple(map(_CLAIM, identifiers))
         if token is None:
-            return Verdict(covering, considered, False, None, stale_seconds)
+            usual = covering is None and stale_seconds is None
+            return _not_revoked(considered) if usual else Verdict(covering, considered, False, None, stale_seconds)
         expired = token.exp is not None and token.exp <= now
         self._watch_lifetime(token, now)
         return Verdict(covering, considered, token.verified, expired, stale_seconds)

@@ -57,7 +57,7 @@ async def check_batch(request: web.Request) -> Answer:
     request.app[AUTHORIZE](request, "check")
     elements = parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES))
     verdicts = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
-    results = b",".join([_result(one) for one in verdicts])
+    results = b",".join([_encoded(one) if isinstance(one, Verdict) else _error(one) for one in verdicts])
     return Answer(b'{"results":[%b]}' % results)
 
 
@@ -68,8 +68,8 @@ def _question(element: object) -> Question | ServiceError:
         return InvalidRequest(str(error))
 
 
-def _result(one: Verdict | ServiceError) -> bytes:
-    return dumps({"error": problem_form(one)}) if isinstance(one, ServiceError) else _encoded(one)
+def _error(error: ServiceError) -> bytes:
+    return dumps({"error": problem_form(error)})
 
 
 def _form(verdict: Verdict) -> dict[str, object]:
