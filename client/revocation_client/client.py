@@ -36,6 +36,8 @@ class _Open:
     """What a started client holds, on the loop that it was started on."""
 
     loop: asyncio.AbstractEventLoop
+    thread: int
+    """The one that runs the loop."""
     service: Service
     batches: Batches
     revoking: Revoking
@@ -125,7 +127,7 @@ class RevocationClient:
         service = self._connect()
         batches = Batches(service, self._timeout_seconds, self._tally)
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
-        self._open = _Open(loop, service, batches, revoking, self._follower(service))
+        self._open = _Open(loop, get_ident(), service, batches, revoking, self._follower(service))
         self._quick_in = None if self._memory is None else get_ident()
 
     def _follower(self, service: Service) -> Follower | None:
@@ -163,11 +165,13 @@ class RevocationClient:
             yield
 
     def _started(self) -> _Open:
-        if self._open is None:
+        """What is open on the loop that runs here; to look at the thread costs less than to ask for that loop."""
+        opened = self._open
+        if opened is None:
             raise NotStarted
-        if self._open.loop is not asyncio.get_running_loop():
+        if opened.thread != get_ident() or not opened.loop.is_running():
             raise WrongEventLoop
-        return self._open
+        return opened
 
     async def check(self, question: Question) -> Verdict:
         """Whether a token is revoked.

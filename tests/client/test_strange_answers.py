@@ -112,6 +112,19 @@ async def test_a_strange_answer_admits_nobody(client: RevocationClient, server: 
     assert client.counters.policy_allowed == client.counters.policy_denied == 0
 
 
+@pytest.mark.parametrize("strange", [{"verified": 0}, {"verified": 0.0}, {"expired": 0}, {"source": "guess"}], ids=str)
+async def test_a_usual_answer_vouches_for_no_strange_one(
+    client: RevocationClient, server: Scripted, strange: dict[str, Any]
+) -> None:
+    """Verdicts that come again and again are made once: one that only equals them in Python is refused all the same."""
+    for usual in ({}, {"expired": False}):
+        server.script = answering(body=results(GOOD | usual))
+        assert not (await client.check(QUESTION)).revoked
+    server.script = answering(body=results(GOOD | strange))
+    with pytest.raises(UnexpectedAnswer):
+        await client.check(QUESTION)
+
+
 async def test_the_answers_that_these_are_near_to_are_understood(client: RevocationClient, server: Scripted) -> None:
     """The services' own, members that a later one may add, and a mirror's: so the tests above test what they say."""
     server.script = answering(body=results(GOOD | {"new": 1}, also="new"))

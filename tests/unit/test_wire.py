@@ -3,6 +3,7 @@
 import json
 import math
 from contextlib import suppress
+from enum import StrEnum
 from typing import Any
 
 import pytest
@@ -162,6 +163,24 @@ def test_what_may_be_asked(body: object, question: object) -> None:
 def test_what_may_not_be_asked(body: object, complaint: str) -> None:
     """Each malformed question is refused in words that name the member and what it must be."""
     assert refused(parse_question, body).startswith(complaint)
+
+
+def test_the_first_of_several_faults_of_a_question_is_told() -> None:
+    """A member that does not belong there before all others; then the first in the order of the body."""
+    assert refused(parse_question, {"jti": 1.5, "exp": 5}).startswith("body has a member that does not belong")
+    assert refused(parse_question, {"iat": "5", "sub": "", "jti": 1.5}).startswith("iat must be")
+    assert refused(parse_question, {"sub": "", "iat": "5", "jti": 1.5}).startswith("sub must have")
+
+
+def test_a_value_is_a_plain_text() -> None:
+    """An enumeration's member has a hash of its own, and would not be found under the text that it equals."""
+
+    class Named(StrEnum):
+        ALICE = "alice"
+        CONTROL = "a\x7f"
+
+    assert type(check_value("sub", Named.ALICE)) is str
+    assert refused(check_value, "sub", Named.CONTROL) == "sub must not hold control characters or lone surrogates"
 
 
 def test_a_batch_is_a_list_of_bounded_length() -> None:
