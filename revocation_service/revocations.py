@@ -6,7 +6,7 @@ only if Redis spoke of every key, or the mirror is synced, complete and fresh.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
@@ -74,6 +74,10 @@ class _Subject(NamedTuple):
 
 def _described(claims: Claims) -> _Subject:
     return _Subject(claims, claims.identifiers(), None)
+
+
+def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
+    return _Subject(question, question.identifiers(), None) if isinstance(question, Claims) else question
 
 
 class Revocations:
@@ -150,16 +154,13 @@ class Revocations:
         Raises StoreUnavailable where nothing at all can be read.
         """
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
-        subjects = [
-            _described(one) if isinstance(one, Claims) else next(tokens) if isinstance(one, str) else one
-            for one in questions
-        ]
+        subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
         wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
         doubtful = self._reader.doubt.doubtful
         reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
         records = {(record.claim, record.value): record for record in reading.found}
         now = self._redis_now(reading.now)
-        verdicts = [self._verdict_of_many(one, records, reading.unread, now, doubtful=doubtful) for one in subjects]
+        verdicts = list(self._verdicts(subjects, records, reading.unread, now, doubtful=doubtful))
         given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
         if wanted and not reading.now and not given:
             raise StoreUnavailable("Redis did not answer within the deadline")
@@ -185,22 +186,26 @@ class Revocations:
         except ServiceError as error:
             return error
 
-    def _verdict_of_many(
+    def _verdicts(
         self,
-        subject: _Subject | ServiceError,
+        subjects: Sequence[_Subject | ServiceError],
         records: Mapping[tuple[ClaimName, str], Revocation],
         unread: Set[tuple[ClaimName, str]],
         now: float,
         *,
         doubtful: bool,
-    ) -> Verdict | ServiceError:
-        if isinstance(subject, ServiceError):
-            return subject
-        try:
-            found = [records[one] for one in subject.identifiers if one in records] if records else ()
-            return self._verdict(subject, found, unread, now, doubtful=doubtful)
-        except StoreUnavailable as error:
-            return error
+    ) -> Iterator[Verdict | ServiceError]:
+        for subject in subjects:
+            if isinstance(subject, ServiceError):
+                yield subject
+                continue
+            identifiers = subject.identifiers
+            none = records.keys().isdisjoint(identifiers)
+            found = () if none else [records[one] for one in identifiers if one in records]
+            try:
+                yield self._verdict(subject, found, unread, now, doubtful=doubtful)
+            except StoreUnavailable as error:
+                yield error
 
     def _verdict(
         self,
