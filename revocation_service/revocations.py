@@ -77,7 +77,7 @@ def _described(claims: Claims) -> _Subject:
 
 
 def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
-    return _Subject(question, question.identifiers(), None) if isinstance(question, Claims) else question
+    return _described(question) if isinstance(question, Claims) else question
 
 
 class Revocations:
