@@ -12,9 +12,10 @@ from typing import Final
 
 from revocation_client.counters import Tally
 from revocation_client.freshness import Name
-from revocation_client.mirror import HASH_BITS, SHARD_BITS, Mirror
+from revocation_client.mirror import HASH_BITS, Mirror
 from revocation_client.model import Claims, Revocation
 from revocation_client.questions import Inquiry
+from revocation_client.sieve import MARK_SHIFT, MARKS, SHARD_BITS
 from revocation_client.tokens import Problem, read_token
 from revocation_client.verdicts import Verdict
 from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS
@@ -57,7 +58,8 @@ class Memory:
         self._not_after = -math.inf
         self._complete = True
         self._since = wall()
-        self._jtis, self._others = self._mirror.jtis, self._mirror.others
+        self._sieve, self._jtis = self._mirror.jtis.sieve, self._mirror.jtis.shards
+        self._others = self._mirror.others
 
     @property
     def entries(self) -> int:
@@ -69,7 +71,7 @@ class Memory:
         """Whether it is proven that nothing older than `max_staleness_seconds` is missing."""
         return self.age() <= self._max_staleness_seconds
 
-    def says(self, question: object) -> bool | None:  # noqa: C901, PLR0912 - each call and loop costs
+    def says(self, question: object) -> bool | None:  # noqa: C901 - each call and loop costs
         """Whether a token with these claims is revoked; None: ask `verdict`, or the service.
 
         Nearly every check goes this way, so it is written for speed: only claims of the usual kind are answered here,
@@ -103,17 +105,20 @@ class Memory:
             return None
         if not (self._monotonic() <= self._until and self._not_before <= self._wall() <= self._not_after):
             return None
-        key = hash(jti) & HASH_BITS
-        if key in self._jtis[key & SHARD_BITS]:
+        slots, mask = self._sieve.places
+        hashed = hash(jti)
+        if (  # as `Table.may_hold` does; in most bytes no bit is set
+            (marks := slots[hashed & mask])
+            and marks & MARKS[hashed >> MARK_SHIFT & 7]
+            and hashed & HASH_BITS in self._jtis[hashed & SHARD_BITS]
+        ):
             return None
         if self._others:
-            values = (jti, sid, sub, client_id, None, "")
-            for member, shards in self._others:  # as `Mirror.covering` does
-                value = values[member]
-                if value is not None:
-                    key = hash(value) & HASH_BITS
-                    if key in shards[key & SHARD_BITS]:
-                        return None
+            values = (jti, sid, sub, client_id, "")
+            for claim, table in self._others:
+                value = values[claim]
+                if value is not None and table.may_hold(value):
+                    return None
         self._tally.remembered += 1
         return False
 

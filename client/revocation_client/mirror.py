@@ -5,8 +5,8 @@ snapshots can do no harm.
 """
 
 import math
-from collections.abc import Hashable, Iterator
-from typing import Final
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Final
 
 from revocation_client.model import (
     CLAIM_NAMES,
@@ -16,9 +16,7 @@ from revocation_client.model import (
     Revocation,
     issued_at,
 )
-
-SHARDS: Final = 16
-"""Into how many dicts a table is divided, so that none takes long to grow."""
+from revocation_client.sieve import SHARD_BITS, SHARDS, Sieve
 
 DUE_SECONDS: Final = 300
 """How far apart two ends may be and still be looked at together."""
@@ -34,17 +32,10 @@ SHARED_ENDS: Final = 4096
 Entry = int | tuple[int, float]
 """The epoch second, rounded up, in which a revocation ends; with its cutoff, where it has one."""
 
-SHARD_BITS: Final = SHARDS - 1
-"""The bits of a hash that say in which dict its value is."""
-
 HASH_BITS: Final = (1 << 60) - 1
 """The bits of a hash that are kept: as many as an int of Python holds in two of its digits."""
 
-_MEMBERS: Final[dict[ClaimName, int]] = {
-    claim: Claims._fields.index("considers_all" if claim == "all" else claim) for claim in CLAIM_NAMES
-}
-_JTI: Final = _MEMBERS["jti"]
-_CONSIDERS_ALL: Final = _MEMBERS["all"]
+_JTI: Final = CLAIM_NAMES.index("jti")
 
 
 class Due:
@@ -82,17 +73,26 @@ class Table:
     Python's hash of a text is keyed by the process (PEP 456), so nobody can look for such a pair.
     """
 
-    __slots__ = ("_due", "_ends", "_whole_values", "shards")
+    __slots__ = ("_due", "_ends", "_hash_of", "_whole_values", "shards", "sieve")
 
     def __init__(self, *, whole_values: bool) -> None:
         self._whole_values = whole_values
         self.shards: list[dict[Hashable, Entry]] = [{} for _ in range(SHARDS)]
+        self._hash_of: Callable[[Any], int] = hash if whole_values else int
+        self.sieve = Sieve(self._hash_of)
         self._due: dict[int, Due] = {}
         """Each key once: at the time of its end, or of an earlier end that it had."""
         self._ends: dict[int, int] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.shards))
+
+    def may_hold(self, value: str) -> bool:
+        """False: there is none of `value`, not even one that has ended."""
+        hashed = hash(value)
+        if not self.sieve.lets_through(hashed):
+            return False
+        return (value if self._whole_values else hashed & HASH_BITS) in self.shards[hashed & SHARD_BITS]
 
     def get(self, value: str) -> Entry | None:
         """The revocation of `value`, which may have ended."""
@@ -104,10 +104,12 @@ class Table:
         hashed = hash(value)
         key: Hashable = value if self._whole_values else hashed & HASH_BITS
         shard = self.shards[hashed & SHARD_BITS]
-        if key not in shard:
-            self._look_again(key, end)
+        known = key in shard
         end = self._shared(end)
         shard[key] = end if cutoff is None else (end, cutoff)
+        if not known:
+            self._look_again(key, end)
+            self.sieve.add(hashed, shard)
 
     def _look_again(self, key: Hashable, end: int) -> None:
         due = self._due.get(end // DUE_SECONDS)
@@ -134,7 +136,7 @@ class Table:
 
     def _forget(self, key: Hashable, present: int) -> None:
         """Forget a key, or look again later where its life was made longer."""
-        shard = self.shards[(key if isinstance(key, int) else hash(key)) & SHARD_BITS]
+        shard = self.shards[self._hash_of(key) & SHARD_BITS]
         end = _end(shard[key])
         if end // DUE_SECONDS < present:
             del shard[key]
@@ -166,9 +168,9 @@ class Mirror:
         """For how long after its end a revocation is still taken and told: the clock here may be ahead of others'."""
         self._whole_values = whole_values
         self._tables: dict[ClaimName, Table] = {claim: Table(whole_values=whole_values) for claim in CLAIM_NAMES}
-        self.jtis = self._tables["jti"].shards
-        self.others: list[tuple[int, list[dict[Hashable, Entry]]]] = []
-        """Where the other members of `Claims` may be found: only what was ever put in is looked at."""
+        self.jtis = self._tables["jti"]
+        self.others: list[tuple[int, Table]] = []
+        """Where values of the other `CLAIM_NAMES` may be found: only what was ever put in is looked at."""
 
     def __len__(self) -> int:
         return sum(map(len, self._tables.values()))
@@ -192,20 +194,16 @@ class Mirror:
         return True
 
     def _look_for(self, claim: ClaimName) -> None:
-        here = _MEMBERS[claim], self._tables[claim].shards
+        here = CLAIM_NAMES.index(claim), self._tables[claim]
         if here not in self.others:
             self.others.append(here)
 
     def covering(self, claims: Claims, now: float) -> Revocation | None:
         """A live revocation that covers a token with these claims (`model.covers`); None: none that is known here."""
-        for member, shards in ((_JTI, self.jtis), *self.others):
-            value = claims[member]
-            if value is None:
-                continue
-            if member == _CONSIDERS_ALL:
-                value = ""
-            hashed = hash(value) & HASH_BITS
-            if (value if self._whole_values else hashed) in shards[hashed & SHARD_BITS]:
+        values = claims.jti, claims.sid, claims.sub, claims.client_id, "" if claims.considers_all else None
+        for claim, table in ((_JTI, self.jtis), *self.others):
+            value = values[claim]
+            if value is not None and table.may_hold(value):
                 return self._covering(claims, now)
         return None
 

@@ -21,7 +21,7 @@ from revocation_client.counters import Tally
 from revocation_client.follower import Follower
 from revocation_client.freshness import Freshness
 from revocation_client.memory import Memory
-from revocation_client.model import Claims, Revocation, covers
+from revocation_client.model import ClaimName, Claims, Revocation, covers
 from revocation_client.questions import inquiry
 from revocation_client.testing import InMemoryRevocationClient
 from tests.client.feed_server import CLOCK, FeedServer, revocation, serving_feed
@@ -293,6 +293,24 @@ def test_the_quick_way_says_what_the_rule_says(question: dict[str, Any], held: l
     named = {(one.claim, one.value) for one in held} & set(asked.claims.identifiers())
     if fresh and usual and not named:
         assert said is False, "else every check would go the slow way"
+
+
+@pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
+def test_the_quick_way_denies_none_of_many(claim: ClaimName) -> None:
+    """Of thousands that are held it is silent, each time; of others it says "not revoked", and bad ones still raise."""
+    memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    memory.vouch(0.0, complete=True)
+    usual = {"jti": "x", "sid": "x", "sub": "x", "client_id": "x"}
+    for number in range(5000):
+        memory.learn(Revocation(claim, f"held-{number}", None, None))
+        assert memory.says(usual | {claim: f"held-{number}"}) is None
+        assert memory.says(usual | {claim: f"other-{number}"}) is False
+    assert all(memory.says(usual | {claim: f"held-{number}"}) is None for number in range(5000))
+    bad: list[object] = [[], {}, "\n", "", "x" * 257, b"x", True]
+    for question in [usual | {claim: value} for value in bad]:
+        assert memory.says(question) is None
+        with pytest.raises(RevocationError):
+            inquiry(question)
 
 
 def test_an_enumerations_member_is_its_text() -> None:

@@ -96,6 +96,26 @@ def test_it_answers_as_the_plain_model_does(whole_values: bool, history: list[St
             assert {(each.claim, each.value): each for each in mirror.entries(now)} == plain.records
 
 
+@pytest.mark.parametrize("whole_values", [False, True])
+@pytest.mark.parametrize("claim", ["jti", "sid"])
+def test_it_finds_each_of_many_that_come_and_go(whole_values: bool, claim: ClaimName) -> None:
+    """Through growth, ends and what comes after them, of either kind of key: what lives is found, and nothing else."""
+    mirror, now, dice = Mirror(whole_values=whole_values), START, random.Random(1)
+    ends: dict[str, float] = {}
+    for number in range(scaled(12_000, 200_000)):
+        now += 0.25
+        value = f"v{number}"
+        ends[value] = now + dice.choice((10, 200, 900))
+        mirror.add(Revocation(claim, value, ends[value], None), now)
+        if number % 1000 == 999:
+            mirror.expire(now)
+            living = {value for value, end in ends.items() if math.ceil(end) >= now}
+            for asked in (*ends, *(f"other-{each}" for each in range(1000))):
+                claims = Claims(jti=asked) if claim == "jti" else Claims(sid=asked)
+                assert (mirror.covering(claims, now) is not None) == (asked in living)
+            ends = {value: end for value, end in ends.items() if end >= now - 1000}
+
+
 @many
 @given(added=st.lists(revocations(), max_size=30), seed=st.integers())
 def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> None:

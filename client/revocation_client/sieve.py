@@ -1,0 +1,73 @@
+"""Which hashes are surely not held, said from so little memory that a processor keeps it at hand. Pure; knows no I/O.
+
+A dict of a million entries is too large for a processor's caches, so that a look into it takes several times as long as
+into one of a thousand. Nearly every question is about something that is not held, and most of those end here.
+"""
+
+from collections.abc import Callable, Collection, Hashable
+from typing import Any, Final
+
+SHARDS: Final = 64
+"""Into how many parts hashes are divided, so that none takes long to be made anew."""
+
+SHARD_BITS: Final = SHARDS - 1
+"""The bits of a hash that say in which part it is."""
+
+MARK_SHIFT: Final = 57
+"""Where the three bits of a hash are that say which bit of its byte is its mark: the highest that mirrors keep."""
+
+MARKS: Final = tuple(1 << bit for bit in range(8))
+
+FEWEST_BYTES: Final = 16
+"""Of a part, to begin with."""
+
+
+class Sieve:
+    """A byte for some hashes, and in it a bit for each (a Bloom filter, of one hash function).
+
+    Of what was not added, few find their bit set: there are at least sixteen bits for each addition. What is forgotten
+    leaves its bit behind. But each part has room for a number of additions, and is then made anew from what is held:
+    that ends what was left behind, costs about what the growth of a dict does, and happens as seldom.
+
+    It never becomes smaller: it takes at most eight bytes for each of the most hashes that were ever held at once.
+    """
+
+    __slots__ = ("_hash_of", "_room", "places")
+
+    def __init__(self, hash_of: Callable[[Any], int]) -> None:
+        self._hash_of = hash_of
+        """Of what is held: `hash` of values, `int` of hashes, whose own hash may be another (32 bits)."""
+        self.places = bytearray(SHARDS * FEWEST_BYTES), SHARDS * FEWEST_BYTES - 1
+        """The bytes, and which bits of a hash say where its own is: in one, because other threads may ask meanwhile.
+
+        They are the lowest bits, so the bytes of a part do not lie together: each is as far from the next as there are
+        parts.
+        """
+        self._room = [FEWEST_BYTES // 2] * SHARDS
+
+    def lets_through(self, hashed: int) -> bool:
+        """False: it is not held."""
+        slots, mask = self.places
+        return slots[hashed & mask] & MARKS[hashed >> MARK_SHIFT & 7] != 0
+
+    def add(self, hashed: int, held: Collection[Hashable]) -> None:
+        """Let this through from now on; `held` is what is held of its part, itself included."""
+        part = hashed & SHARD_BITS
+        if self._room[part]:
+            self._room[part] -= 1
+            slots, mask = self.places
+            slots[hashed & mask] |= MARKS[hashed >> MARK_SHIFT & 7]
+        else:
+            self._renew(part, held)
+
+    def _renew(self, part: int, held: Collection[Hashable]) -> None:
+        """Mark of a part what is held, and nothing else. Who asks meanwhile finds it as it was, or as it is then."""
+        slots, _mask = self.places
+        if len(held) * SHARDS * 4 > len(slots):
+            slots = slots + slots  # one more bit of a hash counts now, and whatever it is, its mark is there
+        own = bytearray(len(slots) // SHARDS)
+        for hashed in map(self._hash_of, held):
+            own[hashed // SHARDS % len(own)] |= MARKS[hashed >> MARK_SHIFT & 7]
+        slots[part::SHARDS] = own
+        self.places = slots, len(slots) - 1
+        self._room[part] = len(own) // 2 - len(held)
