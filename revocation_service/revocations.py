@@ -223,7 +223,7 @@ class Revocations:
         if covering is None:
             covering = self._reader.mirror.covering(claims, now)
             doubtful = doubtful or self._reader.doubt.doubtful
-            if covering is not None or doubtful or not unread.isdisjoint(identifiers):
+            if covering is not None or doubtful or (unread and not unread.isdisjoint(identifiers)):
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple(map(_CLAIM, identifiers))
         if token is None:

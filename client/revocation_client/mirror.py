@@ -35,8 +35,6 @@ Entry = int | tuple[int, float]
 HASH_BITS: Final = (1 << 60) - 1
 """The bits of a hash that are kept: as many as an int of Python holds in two of its digits."""
 
-_JTI: Final = CLAIM_NAMES.index("jti")
-
 
 class Due:
     """Keys to be looked at together, in pieces that the garbage collector need not look through again and again."""
@@ -200,11 +198,15 @@ class Mirror:
 
     def covering(self, claims: Claims, now: float) -> Revocation | None:
         """A live revocation that covers a token with these claims (`model.covers`); None: none that is known here."""
-        values = claims.jti, claims.sid, claims.sub, claims.client_id, "" if claims.considers_all else None
-        for claim, table in ((_JTI, self.jtis), *self.others):
-            value = values[claim]
-            if value is not None and table.may_hold(value):
-                return self._covering(claims, now)
+        jti, sid, sub, client_id, _iat, considers_all = claims
+        if jti is not None and self.jtis.may_hold(jti):
+            return self._covering(claims, now)
+        if self.others:
+            values = None, sid, sub, client_id, "" if considers_all else None
+            for claim, table in self.others:
+                value = values[claim]
+                if value is not None and table.may_hold(value):
+                    return self._covering(claims, now)
         return None
 
     def _covering(self, claims: Claims, now: float) -> Revocation | None:

@@ -52,16 +52,15 @@ class Claims(NamedTuple):
 
     def identifiers(self) -> list[tuple[ClaimName, str]]:
         """The claims and values under which a revocation of this token may stand."""
-        found: list[tuple[ClaimName, str]] = []
-        if self.jti is not None:
-            found.append(("jti", self.jti))
-        if self.sid is not None:
-            found.append(("sid", self.sid))
-        if self.sub is not None:
-            found.append(("sub", self.sub))
-        if self.client_id is not None:
-            found.append(("client_id", self.client_id))
-        if self.considers_all:
+        jti, sid, sub, client_id, _iat, considers_all = self
+        found: list[tuple[ClaimName, str]] = [] if jti is None else [("jti", jti)]
+        if sid is not None:
+            found.append(("sid", sid))
+        if sub is not None:
+            found.append(("sub", sub))
+        if client_id is not None:
+            found.append(("client_id", client_id))
+        if considers_all:
             found.append(("all", ""))
         return found
 

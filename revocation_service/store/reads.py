@@ -22,7 +22,9 @@ COMMAND_MAX_KEYS: Final = 1_000
 RETRIES_AT_ONCE: Final = 8
 TRIP_MAX_KEYS: Final = 5_000
 TRIP_MAX_CHARACTERS: Final = 1 << 20
-GATHER_MAX_ASKED: Final = 256
+GATHER_MAX_KEYS: Final = 256
+"""With so many keys a trip leaves at once: the master looks for them while the next are still being asked for."""
+
 GLANCE_SECONDS: Final = 0.02
 """How long somebody who has another way waits for a master that was away a moment ago."""
 
@@ -191,10 +193,13 @@ class Lane:
 
         A check that is alone waits for one round of the loop; under load, few round trips carry many checks.
         """
-        before = 0
-        while before < len(self._queue) < GATHER_MAX_ASKED:
-            before = len(self._queue)
+        before, keys = 0, self._queued_keys()
+        while before < keys < GATHER_MAX_KEYS:
             await asyncio.sleep(0)
+            before, keys = keys, self._queued_keys()
+
+    def _queued_keys(self) -> int:
+        return sum([len(asked.keys) for asked in self._queue])
 
     def _take(self) -> list[_Asked]:
         """The oldest of the queue, up to the bounds of one round trip, and at least one; who gave up is left out."""
