@@ -64,16 +64,12 @@ def _not_revoked(considered: tuple[ClaimName, ...]) -> Verdict:
     return Verdict(None, considered, verified=False)
 
 
-class _Subject(NamedTuple):
-    """What a question is about: the claims to be judged, where their revocations would stand, and the token."""
-
-    claims: Claims
-    identifiers: list[tuple[ClaimName, str]]
-    token: Token | None
+_Subject = tuple[Claims, list[tuple[ClaimName, str]], Token | None]
+"""What a question is about: the claims to be judged, where their revocations would stand, and the token."""
 
 
 def _described(claims: Claims) -> _Subject:
-    return _Subject(claims, claims.identifiers(), None)
+    return claims, claims.identifiers(), None
 
 
 def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
@@ -131,14 +127,15 @@ class Revocations:
         Raises RequestError, Unavailable.
         """
         subject = _described(question) if isinstance(question, Claims) else await self._given(question)
+        claims, identifiers, _token = subject
         doubtful = self._reader.doubt.doubtful  # before the reading: what it did not find may be given back since
-        if self._store.away and self._is_answered_without_redis(subject):
-            reading = await self._store.glance(subject.identifiers)
+        if self._store.away and self._is_answered_without_redis(claims):
+            reading = await self._store.glance(identifiers)
         else:
             try:
-                reading = await self._store.get(subject.identifiers)
+                reading = await self._store.get(identifiers)
             except StoreUnavailable:
-                reading = _nothing_read(subject.identifiers)
+                reading = _nothing_read(identifiers)
         now = self._redis_now(reading.now)
         verdict = self._verdict(subject, reading.found, reading.unread, now, doubtful=doubtful)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
@@ -146,7 +143,7 @@ class Revocations:
 
     async def _given(self, raw: str) -> _Subject:
         token = await self._tokens.read(raw)
-        return _Subject(token.claims, token.claims.identifiers(), token)
+        return token.claims, token.claims.identifiers(), token
 
     async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
         """The verdicts in order; what is wrong with one question is the answer to that question alone.
@@ -155,7 +152,7 @@ class Revocations:
         """
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
         subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
-        wanted = {one: None for subject in subjects if isinstance(subject, _Subject) for one in subject.identifiers}
+        wanted = {one: None for subject in subjects if not isinstance(subject, ServiceError) for one in subject[1]}
         doubtful = self._reader.doubt.doubtful
         reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
         records = {(record.claim, record.value): record for record in reading.found}
@@ -177,8 +174,8 @@ class Revocations:
         except StoreUnavailable:
             return _nothing_read(wanted)
 
-    def _is_answered_without_redis(self, subject: _Subject) -> bool:
-        return self._reader.fresh or self._reader.mirror.covering(subject.claims, self._redis_now()) is not None
+    def _is_answered_without_redis(self, claims: Claims) -> bool:
+        return self._reader.fresh or self._reader.mirror.covering(claims, self._redis_now()) is not None
 
     async def _subject(self, raw: str) -> _Subject | ServiceError:
         try:
@@ -199,7 +196,7 @@ class Revocations:
             if isinstance(subject, ServiceError):
                 yield subject
                 continue
-            identifiers = subject.identifiers
+            identifiers = subject[1]
             none = records.keys().isdisjoint(identifiers)
             found = () if none else [records[one] for one in identifiers if one in records]
             try:
