@@ -4,8 +4,9 @@ import argparse
 import asyncio
 import platform
 import statistics
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
+from typing import Any, Final
 
 import aiohttp
 import redis as redis_py
@@ -141,7 +142,8 @@ def _batches(plan: Plan, port: int) -> Callable[[], Awaitable[Load]]:
 
 async def application(plan: Plan) -> None:
     """A check as the application makes it: through the client, beside the in-process blacklist."""
-    print(f"\nchecks of an application, {CONCURRENT} at once and one after another; the mirror off")
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    print(f"\nchecks of an application on {loop}, {CONCURRENT} at once and one after another; the mirror off")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())
         port = await stack.enter_async_context(service(url))
@@ -287,7 +289,7 @@ async def _followers(plan: Plan, stack: AsyncExitStack) -> None:
     print(f"  GET /check with {FOLLOWERS} followers against none: {kept:.2f} x  (goal 0.9)")
 
 
-PARTS: dict[str, Callable[[Plan], Awaitable[None]]] = {
+PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, None]]] = {
     "checks": checks,
     "memory": memory,
     "application": application,
@@ -296,11 +298,8 @@ PARTS: dict[str, Callable[[Plan], Awaitable[None]]] = {
 }
 
 
-async def _main(plan: Plan, parts: list[str]) -> None:
-    print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}, redis-py {redis_py.__version__}, uvloop")
-    print(f"{plan.rounds} rounds of {plan.seconds:g} s each, interleaved; medians")
-    for name in parts or PARTS:
-        await PARTS[name](plan)
+BOTH_LOOPS: Final = frozenset({"application"})
+"""Parts that are an application themselves: those run on asyncio's own event loop, or on uvloop's."""
 
 
 def main() -> None:
@@ -309,7 +308,12 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a measurement")
     parsed = parser.parse_args()
-    uvloop.run(_main(Plan(quick=parsed.quick), parsed.parts))
+    plan = Plan(quick=parsed.quick)
+    print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}, redis-py {redis_py.__version__}, uvloop")
+    print(f"{plan.rounds} rounds of {plan.seconds:g} s each, interleaved; medians")
+    for name in parsed.parts or PARTS:
+        for run in (asyncio.run, uvloop.run) if name in BOTH_LOOPS else (uvloop.run,):
+            run(PARTS[name](plan))
 
 
 if __name__ == "__main__":

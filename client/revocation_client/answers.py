@@ -55,7 +55,7 @@ def verdicts(answer: Answer | NoAnswer, inquiries: Sequence[Inquiry], now: float
         return [failed] * len(inquiries)
     assert isinstance(answer, Answer)
     try:
-        results = json.loads(answer.body)["results"]
+        results = json.loads(answer.body.decode())["results"]
         if not isinstance(results, list) or len(results) != len(inquiries):
             raise TypeError
     except _NOT_UNDERSTOOD:

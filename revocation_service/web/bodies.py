@@ -50,6 +50,8 @@ async def _read(request: web.Request, most_bytes: int) -> bytes:
         raise web.HTTPRequestEntityTooLarge(most_bytes, request.content_length or 0)
     body = bytearray()
     try:
+        if request.content.is_eof() and request.content_length is not None:  # all of it is here
+            return request.content.read_nowait()
         async with asyncio.timeout(BODY_SECONDS):
             while chunk := await request.content.readany():
                 body += chunk
