@@ -59,7 +59,7 @@ async def _read(request: web.Request, most_bytes: int) -> bytes:
                     raise web.HTTPRequestEntityTooLarge(most_bytes, len(body))
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_SECONDS} s") from None
-    except (web.RequestPayloadError, ConnectionError):
+    except (web.RequestPayloadError, ConnectionError, RuntimeError):  # the last where the caller had gone before
         raise WireError("body", "broke off") from None
     return bytes(body)
 

@@ -59,15 +59,31 @@ class _Server(web.Server):
 
 
 class _Connection(web.RequestHandler):
-    __slots__ = ("_answering", "_routes")
+    __slots__ = ("_answering", "_early", "_routes")
 
     def __init__(self, server: _Server, *, loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
         self._routes = server.routes
         self._answering: asyncio.Task[None] | None = None
+        self._early: bytearray | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; below Python 3.12 aiohttp's loop begins a turn later, and would take what comes before that."""
+        super().connection_made(transport)
+        if self._waiter is None:
+            self._early = bytearray()
+            self._loop.call_soon(self._loop_begun)
+
+    def _loop_begun(self) -> None:
+        early, self._early = self._early, None
+        if early:
+            self.data_received(bytes(early))
 
     def data_received(self, data: bytes) -> None:
         """Take what came. aiohttp only queues the requests in it: its own loop must not wake before we looked."""
+        if self._early is not None:
+            self._early += data
+            return
         waiter, self._waiter = self._waiter, None
         try:
             super().data_received(data)

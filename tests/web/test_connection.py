@@ -1,11 +1,13 @@
 """The connections of the service: what goes aiohttp's own way and what does not looks the same from outside."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+import uvloop
 from aiohttp import web
 from structlog.testing import capture_logs
 
@@ -125,6 +127,20 @@ async def test_a_request_that_is_whole_and_alone_is_answered_without_aiohttps_lo
             raw = await talk_to(HOST, server.port, USUAL)
             assert (raw.statuses, raw.closed) == ([200], False)
         assert server.by_aiohttp == 0
+
+
+def test_the_first_request_of_a_connection_is_no_exception() -> None:
+    """Nor where it was there before the server came round to the connection, as on a busy machine; as it is served."""
+
+    async def asked_at_once() -> int:
+        async with served() as server:
+            with ExitStack() as stack:
+                for _ in range(8):  # all this while the server's loop has no turn
+                    stack.enter_context(socket.create_connection((HOST, server.port))).sendall(USUAL)
+                await until(lambda: len(server.begun) == 8)
+            return server.by_aiohttp
+
+    assert uvloop.run(asked_at_once()) == 0
 
 
 @pytest.mark.parametrize("pieces", UNUSUAL.values(), ids=list(UNUSUAL))
