@@ -36,8 +36,6 @@ class _Open:
     """What a started client holds, on the loop that it was started on."""
 
     loop: asyncio.AbstractEventLoop
-    thread: int
-    """The one that runs the loop."""
     service: Service
     batches: Batches
     revoking: Revoking
@@ -127,7 +125,7 @@ class RevocationClient:
         service = self._connect()
         batches = Batches(service, self._timeout_seconds, self._tally)
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
-        self._open = _Open(loop, get_ident(), service, batches, revoking, self._follower(service))
+        self._open = _Open(loop, service, batches, revoking, self._follower(service))
         self._quick_in = None if self._memory is None else get_ident()
 
     def _follower(self, service: Service) -> Follower | None:
@@ -165,11 +163,10 @@ class RevocationClient:
             yield
 
     def _started(self) -> _Open:
-        """What is open on the loop that runs here; to look at the thread costs less than to ask for that loop."""
         opened = self._open
         if opened is None:
             raise NotStarted
-        if opened.thread != get_ident() or not opened.loop.is_running():
+        if opened.loop is not asyncio.get_running_loop():
             raise WrongEventLoop
         return opened
 

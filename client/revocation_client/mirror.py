@@ -102,12 +102,11 @@ class Table:
         hashed = hash(value)
         key: Hashable = value if self._whole_values else hashed & HASH_BITS
         shard = self.shards[hashed & SHARD_BITS]
-        known = key in shard
+        if key not in shard:  # what fails here, for want of memory, is done again when this comes again
+            self.sieve.add(hashed, shard)
+            self._look_again(key, end)
         end = self._shared(end)
         shard[key] = end if cutoff is None else (end, cutoff)
-        if not known:
-            self._look_again(key, end)
-            self.sieve.add(hashed, shard)
 
     def _look_again(self, key: Hashable, end: int) -> None:
         due = self._due.get(end // DUE_SECONDS)
@@ -135,11 +134,13 @@ class Table:
     def _forget(self, key: Hashable, present: int) -> None:
         """Forget a key, or look again later where its life was made longer."""
         shard = self.shards[self._hash_of(key) & SHARD_BITS]
-        end = _end(shard[key])
-        if end // DUE_SECONDS < present:
+        entry = shard.get(key)
+        if entry is None:
+            return
+        if _end(entry) // DUE_SECONDS < present:
             del shard[key]
         else:
-            self._look_again(key, end)
+            self._look_again(key, _end(entry))
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """What is there, if it has whole values; what is put meanwhile may be left out."""
@@ -186,9 +187,9 @@ class Mirror:
             if merged == (_end(held), _cutoff(held)):
                 return False
             end, cutoff = merged
-        table.put(revocation.value, end, cutoff)
         if claim != "jti":
             self._look_for(claim)
+        table.put(revocation.value, end, cutoff)
         return True
 
     def _look_for(self, claim: ClaimName) -> None:

@@ -29,7 +29,8 @@ class Sieve:
     leaves its bit behind. But each part has room for a number of additions, and is then made anew from what is held:
     that ends what was left behind, costs about what the growth of a dict does, and happens as seldom.
 
-    It never becomes smaller: it takes at most eight bytes for each of the most hashes that were ever held at once.
+    It begins with a KiB and never becomes smaller: it takes about eight bytes at most for each of the most hashes that
+    were ever held at once.
     """
 
     __slots__ = ("_hash_of", "_room", "places")
@@ -51,14 +52,16 @@ class Sieve:
         return slots[hashed & mask] & MARKS[hashed >> MARK_SHIFT & 7] != 0
 
     def add(self, hashed: int, held: Collection[Hashable]) -> None:
-        """Let this through from now on; `held` is what is held of its part, itself included."""
+        """Let this through from now on; `held` is what else is held of its part.
+
+        To be called before it is held: if this fails, for want of memory, nothing is held that is not let through.
+        """
         part = hashed & SHARD_BITS
-        if self._room[part]:
-            self._room[part] -= 1
-            slots, mask = self.places
-            slots[hashed & mask] |= MARKS[hashed >> MARK_SHIFT & 7]
-        else:
+        if not self._room[part]:
             self._renew(part, held)
+        self._room[part] -= 1
+        slots, mask = self.places
+        slots[hashed & mask] |= MARKS[hashed >> MARK_SHIFT & 7]
 
     def _renew(self, part: int, held: Collection[Hashable]) -> None:
         """Mark of a part what is held, and nothing else. Who asks meanwhile finds it as it was, or as it is then."""

@@ -53,16 +53,16 @@ class Answer:
         return cls(0, {}, frozenset(keys))
 
     @classmethod
-    def together(cls, answers: Sequence["Answer"]) -> "Answer":
-        """What several masters say, each of its own keys, as one.
+    def together(cls, answers: Sequence["Answer"], keys: Sequence[str]) -> "Answer":
+        """What several masters say of `keys`, as one; what others asked for in the same trips is left out.
 
         Where their clocks differ, `now` is the earliest: what one of them holds alive stays so.
         """
         if len(answers) == 1:
             return answers[0]
         now = min([answer.now for answer in answers if answer.now], default=0.0)
-        found = {key: one for answer in answers for key, one in answer.found.items()}
-        return cls(now, found, frozenset().union(*[answer.unread for answer in answers]))
+        found = {key: answer.found[key] for answer in answers for key in keys if key in answer.found}
+        return cls(now, found, frozenset([key for answer in answers for key in keys if key in answer.unread]))
 
 
 @dataclass(slots=True)

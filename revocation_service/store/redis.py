@@ -239,7 +239,7 @@ class Store:
             raise StoreUnavailable("fewer replicas are connected than REVOCATION_WAIT_REPLICAS asks for")
 
     async def get(self, identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:
-        """The live records of these claims and values, as far as they can be had.
+        """The live records of these claims and values, each named once, as far as they can be had.
 
         Raises StoreUnavailable where none can.
         """
@@ -288,13 +288,14 @@ class Store:
         orphans: Sequence[str],
     ) -> Reading:
         """What the answers say of these keys, in their order, so that the same state always reads the same."""
-        answer = Answer.together(answers)
-        found, unread = answer.found, answer.unread.union(orphans) if orphans else answer.unread
-        if not unread and found.keys().isdisjoint(keys):
+        answer = Answer.together(answers, keys)
+        found, unread = answer.found, answer.unread
+        if not unread and not orphans and found.keys().isdisjoint(keys):
             return Reading((), answer.now)
         named = list(zip(identifiers, keys, strict=True))
         records = tuple([self._record(claim, value, found[key]) for (claim, value), key in named if key in found])
-        return Reading(records, answer.now, frozenset([one for one, key in named if key in unread]))
+        missed = frozenset([one for one, key in named if key in unread or key in orphans])
+        return Reading(records, answer.now, missed)
 
     async def _ready(self) -> None:
         with suppress(*FAILURES):

@@ -59,8 +59,12 @@ async def _read(request: web.Request, most_bytes: int) -> bytes:
                     raise web.HTTPRequestEntityTooLarge(most_bytes, len(body))
     except TimeoutError:
         raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_SECONDS} s") from None
-    except (web.RequestPayloadError, ConnectionError, RuntimeError):  # the last where the caller had gone before
+    except (web.RequestPayloadError, ConnectionError):
         raise WireError("body", "broke off") from None
+    except RuntimeError:
+        if request.transport is not None:
+            raise
+        raise WireError("body", "broke off") from None  # the caller had gone before anybody waited for more
     return bytes(body)
 
 

@@ -104,7 +104,9 @@ class _Connection(web.RequestHandler):
             return
         self._messages.popleft()
         assert self._parser is not None, "the connection is open, or nobody would wait"
+        assert self._manager is not None
         self._parser.message_consumed()
+        self._manager.requests_count += 1  # gunicorn's max_requests goes by it
         self._next_keepalive_close_time = self._loop.time() + self.keepalive_timeout
         request = web.Request(message, payload, self, None, self._task_handler, self._loop)  # type: ignore[arg-type]
         request._match_info = route.match_info
@@ -151,6 +153,7 @@ class _Connection(web.RequestHandler):
             _, late = await asyncio.wait({self._answering}, timeout=timeout)
             for task in late:
                 task.cancel()
+                await asyncio.wait({task})
         await super().shutdown(timeout)
 
     def handle_error(

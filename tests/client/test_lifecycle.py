@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pickle
 import pkgutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,21 @@ def test_another_event_loop_is_refused(call: Callable[[RevocationClient], Any]) 
         _in_thread(lambda: elsewhere(client.start))
         _in_thread(lambda: elsewhere(client.aclose))
         home.run(client.aclose())
+
+
+def test_a_loop_may_be_run_by_another_thread() -> None:
+    """The client belongs to the loop, not to the thread: a synchronous application starts it, and hands the loop on."""
+    client, loop = InMemoryRevocationClient(), asyncio.new_event_loop()
+    loop.run_until_complete(client.start())
+    running = threading.Thread(target=loop.run_forever)
+    running.start()
+    try:
+        for what in (client.revoke_jti("x"), client.check({"jti": "x"}), client.aclose()):
+            asyncio.run_coroutine_threadsafe(what, loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        running.join()
+        loop.close()
 
 
 def _in_thread(act: Callable[[], None]) -> None:

@@ -4,13 +4,15 @@ import itertools
 import math
 import random
 import tracemalloc
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from revocation_client.mirror import DUE_SECONDS, NEVER, SHARED_ENDS, Mirror
+from revocation_client.mirror import DUE_SECONDS, NEVER, SHARED_ENDS, Mirror, Table
 from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation, first_covering, merge
+from revocation_client.sieve import Sieve
 from tests.scale import scaled
 
 many = settings(max_examples=scaled(150, 20_000), deadline=None)
@@ -195,3 +197,21 @@ def test_what_has_no_end_has_none() -> None:
         found = mirror.covering(Claims(jti=value), float(NEVER))
         assert found is not None
         assert found.expires_at is None
+
+
+def test_what_could_not_be_marked_is_not_held() -> None:
+    """For want of memory, say: held but not let through, it would never be found, nor ever be put again."""
+
+    class Failing(Sieve):
+        def add(self, hashed: int, held: Collection[Hashable]) -> None:
+            raise MemoryError
+
+    table = Table(whole_values=True)
+    sieve, table.sieve = table.sieve, Failing(hash)
+    with pytest.raises(MemoryError):
+        table.put("a", 2_000_000_000, None)
+    assert table.get("a") is None
+    table.sieve = sieve
+    table.put("a", 2_000_000_000, None)
+    assert table.get("a") == 2_000_000_000
+    assert table.may_hold("a")

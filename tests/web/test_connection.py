@@ -2,9 +2,9 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import uvloop
@@ -30,7 +30,8 @@ class Served:
     begun: list[str] = field(default_factory=list)
     """The queries that the handler has seen, in order."""
     may_answer: asyncio.Event = field(default_factory=asyncio.Event)
-    answer: Callable[[web.Request], Awaitable[Answer]] | None = None
+    by_aiohttp: int = 0
+    """How many requests that the handler has seen went aiohttp's own way, which gives each a writer."""
 
     @property
     def port(self) -> int:
@@ -38,14 +39,15 @@ class Served:
         return port
 
     @property
-    def by_aiohttp(self) -> int:
-        """How many requests went aiohttp's own way."""
+    def counted(self) -> int:
+        """How many requests the server says that it had."""
         assert isinstance(self.runner.server, web.Server)
         return self.runner.server.requests_count
 
     async def asked(self, request: web.Request) -> Answer:
         """The handler."""
         self.begun.append(request.query_string)
+        self.by_aiohttp += request.writer is not None
         await self.may_answer.wait()
         body = await request.content.read()
         return Answer(f"{request.query_string}|".encode() + body, headers={"X-More": "told"})
@@ -56,7 +58,7 @@ class Served:
 
 
 @asynccontextmanager
-async def served(*, keepalive_seconds: float = 75, broken: Answer | None = None) -> AsyncIterator[Served]:
+async def served(*, keepalive_seconds: float = 75, fixed: Answer | None = None) -> AsyncIterator[Served]:
     """It runs, over connections as the service has them."""
     app = web.Application()
     one = Served(Runner(app, access_log=None, keepalive_timeout=keepalive_seconds, shutdown_timeout=5))
@@ -64,7 +66,7 @@ async def served(*, keepalive_seconds: float = 75, broken: Answer | None = None)
     answering = Answering(Metrics(), Traffic(), protected=False, log_all=False)
 
     async def handler(request: web.Request) -> Answer:
-        return broken or await one.asked(request)
+        return replace(fixed) if fixed else await one.asked(request)
 
     table = {}
     for method in ("GET", "POST"):
@@ -155,12 +157,34 @@ async def test_every_other_request_goes_aiohttps_way_and_is_told_the_same(pieces
         assert server.by_aiohttp >= 1
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Answer(b"{}", 401, headers={"WWW-Authenticate": 'Bearer realm="x"'}),
+        Answer(b"{}", 413, "application/problem+json"),
+        Answer(b"{}", 503, headers={"Retry-After": "1", "X-More": "told"}),
+        Answer(b""),
+    ],
+    ids=lambda answer: str(answer.status),
+)
+async def test_whatever_is_answered_is_told_the_same_either_way(answer: Answer) -> None:
+    """Each status, with its own headers, and without a body."""
+    async with served(fixed=answer) as server:
+        usual, unusual = (
+            await talk_to(HOST, server.port, USUAL),
+            await talk_to(HOST, server.port, USUAL[:-1], USUAL[-1:]),
+        )
+        assert said(usual.data) == said(unusual.data)
+        assert usual.statuses == [answer.status]
+
+
 async def test_a_connection_goes_on_after_either_way() -> None:
     """One connection, ways in turn: each request has its answer, in order."""
     async with served() as server:
         raw = await talk_to(HOST, server.port, USUAL, USUAL[:-1], USUAL[-1:], USUAL, USUAL + USUAL, USUAL, answers=6)
         assert raw.statuses == [200] * 6
         assert server.by_aiohttp == 3
+        assert server.counted == 6  # what gunicorn's max_requests goes by
 
 
 async def test_who_asks_again_before_the_answer_waits_for_his_turn() -> None:
@@ -236,6 +260,6 @@ async def test_a_connection_that_asks_nothing_more_is_closed_in_time() -> None:
 async def test_an_answer_that_cannot_be_written_ends_its_connection() -> None:
     """Nobody waits for ever for what went wrong behind the handlers; it is logged."""
     with capture_logs():
-        async with served(broken=Answer(b"", headers={"X-More": "\N{SNOWMAN}"})) as server:
+        async with served(fixed=Answer(b"", headers={"X-More": "\N{SNOWMAN}"})) as server:
             raw = await talk_to(HOST, server.port, USUAL)
     assert (raw.data, raw.closed) == (b"", True)
