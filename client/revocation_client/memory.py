@@ -113,12 +113,8 @@ class Memory:
             and hashed & HASH_BITS in self._jtis[hashed & SHARD_BITS]
         ):
             return None
-        if self._others:
-            values = (jti, sid, sub, client_id, "")
-            for claim, table in self._others:
-                value = values[claim]
-                if value is not None and table.may_hold(value):
-                    return None
+        if self._others and self._mirror.others_may_hold(jti, sid, sub, client_id, ""):
+            return None
         self._tally.remembered += 1
         return False
 

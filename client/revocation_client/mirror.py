@@ -135,7 +135,7 @@ class Table:
         """Forget a key, or look again later where its life was made longer."""
         shard = self.shards[self._hash_of(key) & SHARD_BITS]
         entry = shard.get(key)
-        if entry is None:
+        if entry is None:  # it was to be put, and that failed
             return
         if _end(entry) // DUE_SECONDS < present:
             del shard[key]
@@ -202,13 +202,17 @@ class Mirror:
         jti, sid, sub, client_id, _iat, considers_all = claims
         if jti is not None and self.jtis.may_hold(jti):
             return self._covering(claims, now)
-        if self.others:
-            values = None, sid, sub, client_id, "" if considers_all else None
-            for claim, table in self.others:
-                value = values[claim]
-                if value is not None and table.may_hold(value):
-                    return self._covering(claims, now)
+        if self.others and self.others_may_hold(jti, sid, sub, client_id, "" if considers_all else None):
+            return self._covering(claims, now)
         return None
+
+    def others_may_hold(self, *values: str | None) -> bool:
+        """Whether one of these, given in the order of `CLAIM_NAMES`, may be held under another claim than `jti`."""
+        for claim, table in self.others:
+            value = values[claim]
+            if value is not None and table.may_hold(value):
+                return True
+        return False
 
     def _covering(self, claims: Claims, now: float) -> Revocation | None:
         for claim, value in claims.identifiers():
