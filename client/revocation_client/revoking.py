@@ -56,7 +56,7 @@ class Revoking:
         jti = stated_jti(asked.token) if isinstance(asked, RevokeToken) else None
         loop = asyncio.get_running_loop()
         until = loop.time() + self._deadline_seconds
-        attempt = 0
+        attempt, away = 0, None
         while True:
             attempt += 1
             seconds = max(SHORTEST_ATTEMPT_SECONDS, min(self._attempt_seconds, until - loop.time()))
@@ -65,8 +65,9 @@ class Revoking:
             try:
                 return revoked(answer, asked, jti, time.time())
             except ServiceUnavailable as error:
-                away = error
-            wait = backoff_seconds(attempt, away.retry_after_seconds, random.random)
+                told_nothing = error.status is None and seconds < self._attempt_seconds
+                away = away if away and told_nothing else error  # what a moment was too short for is no news
+                wait = backoff_seconds(attempt, error.retry_after_seconds, random.random)
             if loop.time() + wait >= until:
                 raise ServiceUnavailable(away.detail, away.status, away.code, away.retry_after_seconds, attempt)
             self._tally.add("retries")

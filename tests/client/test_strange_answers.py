@@ -261,6 +261,23 @@ async def test_retry_after_is_honoured(server: Scripted) -> None:
     assert (caught.value.retry_after_seconds, caught.value.attempts) == (60, 1)
 
 
+async def test_an_attempt_that_the_deadline_cut_short_hides_no_answer(server: Scripted) -> None:
+    """Where the last attempt had no time to hear anything, the error tells what the one before it heard."""
+    never = asyncio.Event()
+
+    async def then_silent(_request: web.Request, body: Any) -> web.StreamResponse:
+        if len(server.requests) > 1:
+            await never.wait()
+        return web.Response(status=503)
+
+    server.script = then_silent
+    async with server.client(revoke_timeout_seconds=0.4) as client:
+        with pytest.raises(ServiceUnavailable) as caught:
+            await client.revoke_jti("a")
+    assert (caught.value.status, caught.value.attempts) == (503, 2)
+    never.set()
+
+
 async def speaks(lines: bytes) -> asyncio.Server:
     """A server that says this to everybody, whatever they say."""
 
