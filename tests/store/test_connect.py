@@ -250,6 +250,18 @@ async def _answers(opened: Opened) -> bool:
         return False
 
 
+async def test_a_connection_closed_while_idle_costs_no_attempt() -> None:
+    """Where the server closed every idle connection, as its `timeout` makes it do, the very next attempt succeeds."""
+    async with standalone() as server, open_store(server.url) as opened:
+        values = [f"v{number}" for number in range(30)]
+        await opened.revoke_all(values)
+        for _ in range(3):
+            await server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            for _turn in range(5):
+                assert await opened.store.ask_once(opened.store.keyspace.change_log, ("PING",)) == [b"PONG"]
+        assert not await missing(opened, values)
+
+
 async def test_connections_that_lead_nowhere_cost_no_second_of_service() -> None:
     """Where a firewall forgot every pooled connection, silently, reads and writes are back within a second."""
     async with (
