@@ -6,9 +6,10 @@ only if Redis spoke of every key, or the mirror is synced, complete and fresh.
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from operator import itemgetter
 from typing import Final, NamedTuple
 
@@ -72,10 +73,6 @@ def _described(claims: Claims) -> _Subject:
     return claims, claims.identifiers(), None
 
 
-def _stated(question: Claims | ServiceError) -> _Subject | ServiceError:
-    return _described(question) if isinstance(question, Claims) else question
-
-
 class Revocations:
     """Revocations over one store, judged by one reader of tokens."""
 
@@ -137,7 +134,8 @@ class Revocations:
             except StoreUnavailable:
                 reading = _nothing_read(identifiers)
         now = self._redis_now(reading.now)
-        verdict = self._verdict(subject, reading.found, reading.unread, now, doubtful=doubtful)
+        doubtful = doubtful or self._reader.doubt.doubtful
+        verdict = self._verdict(subject, _by_identifier(reading), reading.unread, now, doubtful=doubtful)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
         return verdict
 
@@ -151,19 +149,21 @@ class Revocations:
         Raises StoreUnavailable where nothing at all can be read.
         """
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
-        subjects = [next(tokens) if isinstance(one, str) else _stated(one) for one in questions]
-        wanted = {one: None for subject in subjects if not isinstance(subject, ServiceError) for one in subject[1]}
+        subjects = [
+            _described(one) if isinstance(one, Claims) else next(tokens) if isinstance(one, str) else one
+            for one in questions
+        ]
+        stated = [subject[1] for subject in subjects if not isinstance(subject, ServiceError)]
+        wanted = list(dict.fromkeys(chain.from_iterable(stated)))
         doubtful = self._reader.doubt.doubtful
-        reading = await self._read_many(list(wanted)) if wanted else Reading((), 0)
-        records = {(record.claim, record.value): record for record in reading.found}
-        now = self._redis_now(reading.now)
-        verdicts = list(self._verdicts(subjects, records, reading.unread, now, doubtful=doubtful))
-        given = [verdict for verdict in verdicts if isinstance(verdict, Verdict)]
-        if wanted and not reading.now and not given:
+        reading = await self._read_many(wanted) if wanted else Reading((), 0)
+        verdicts = self._verdicts(subjects, reading, doubtful=doubtful)
+        covering = [verdict.revocation for verdict in verdicts if isinstance(verdict, Verdict)]
+        if wanted and not reading.now and not covering:
             raise StoreUnavailable("Redis did not answer within the deadline")
-        revoked = len([verdict for verdict in given if verdict.revocation is not None])
-        self._counted_revoked.inc(revoked)
-        self._counted_not_revoked.inc(len(given) - revoked)
+        not_revoked = covering.count(None)
+        self._counted_revoked.inc(len(covering) - not_revoked)
+        self._counted_not_revoked.inc(not_revoked)
         return verdicts
 
     async def _read_many(self, wanted: Sequence[tuple[ClaimName, str]]) -> Reading:
@@ -184,30 +184,25 @@ class Revocations:
             return error
 
     def _verdicts(
-        self,
-        subjects: Sequence[_Subject | ServiceError],
-        records: Mapping[tuple[ClaimName, str], Revocation],
-        unread: Set[tuple[ClaimName, str]],
-        now: float,
-        *,
-        doubtful: bool,
-    ) -> Iterator[Verdict | ServiceError]:
+        self, subjects: Sequence[_Subject | ServiceError], reading: Reading, *, doubtful: bool
+    ) -> list[Verdict | ServiceError]:
+        records, unread, now = _by_identifier(reading), reading.unread, self._redis_now(reading.now)
+        doubtful = doubtful or self._reader.doubt.doubtful
+        verdicts: list[Verdict | ServiceError] = []
         for subject in subjects:
             if isinstance(subject, ServiceError):
-                yield subject
+                verdicts.append(subject)
                 continue
-            identifiers = subject[1]
-            none = records.keys().isdisjoint(identifiers)
-            found = () if none else [records[one] for one in identifiers if one in records]
             try:
-                yield self._verdict(subject, found, unread, now, doubtful=doubtful)
+                verdicts.append(self._verdict(subject, records, unread, now, doubtful=doubtful))
             except StoreUnavailable as error:
-                yield error
+                verdicts.append(error)
+        return verdicts
 
     def _verdict(
         self,
         subject: _Subject,
-        found: Sequence[Revocation],
+        records: Mapping[tuple[ClaimName, str], Revocation],
         unread: Set[tuple[ClaimName, str]],
         now: float,
         *,
@@ -215,11 +210,12 @@ class Revocations:
     ) -> Verdict:
         """One covering revocation is an answer; that there is none is one only if every key was spoken of."""
         claims, identifiers, token = subject
-        stale_seconds = None
-        covering = first_covering(found, claims, now, self._limits.clock_skew_seconds) if found else None
+        covering = stale_seconds = None
+        if records and not records.keys().isdisjoint(identifiers):
+            found = [records[one] for one in identifiers if one in records]
+            covering = first_covering(found, claims, now, self._limits.clock_skew_seconds)
         if covering is None:
             covering = self._reader.mirror.covering(claims, now)
-            doubtful = doubtful or self._reader.doubt.doubtful
             if covering is not None or doubtful or (unread and not unread.isdisjoint(identifiers)):
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple(map(_CLAIM, identifiers))
@@ -269,6 +265,10 @@ class Revocations:
         if known is None:
             raise NoSuchRevocation("there is no live revocation of that claim and value")
         return known
+
+
+def _by_identifier(reading: Reading) -> dict[tuple[ClaimName, str], Revocation]:
+    return {(record.claim, record.value): record for record in reading.found}
 
 
 def _nothing_read(identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:

@@ -55,17 +55,20 @@ def _not_revoked(verdict: Verdict) -> bytes:
 async def check_batch(request: web.Request) -> Answer:
     """Up to 1,000 questions at once, answered in order; one bad element spoils no other."""
     request.app[AUTHORIZE](request, "check")
-    elements = parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES))
-    verdicts = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
+    questions = _questions(parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES)))
+    verdicts = await request.app[REVOCATIONS].check_many(questions)
     results = b",".join([_encoded(one) if isinstance(one, Verdict) else _error(one) for one in verdicts])
     return Answer(b'{"results":[%b]}' % results)
 
 
-def _question(element: object) -> Question | ServiceError:
-    try:
-        return parse_question(element)
-    except WireError as error:
-        return InvalidRequest(str(error))
+def _questions(elements: list[object]) -> list[Question | ServiceError]:
+    questions: list[Question | ServiceError] = []
+    for element in elements:
+        try:
+            questions.append(parse_question(element))
+        except WireError as error:
+            questions.append(InvalidRequest(str(error)))
+    return questions
 
 
 def _error(error: ServiceError) -> bytes:

@@ -12,7 +12,7 @@ from revocation_service.web.app import runner
 from revocation_service.web.connection import Runner
 from revocation_service.web.drain import drain
 
-GC_THRESHOLDS: Final = (10_000, 20, 20)
+GC_THRESHOLDS: Final = (50_000, 20, 20)
 
 
 def spare_the_collector() -> None:

@@ -283,6 +283,52 @@ def test_json_is_read_strictly(text: str | bytes, complaint: str) -> None:
     assert refused(loads, text).startswith(f"body {complaint}")
 
 
+class Written(list[tuple[str, Any]]):
+    """An object of JSON as it is written: its members in order, their names perhaps not unique."""
+
+
+awkward = st.sampled_from(["", "a", "b", ":", "::", '"', '":', '": ', "{}", "\\"])
+written = st.recursive(
+    st.none() | st.integers() | awkward,
+    lambda inner: st.lists(inner, max_size=4) | st.lists(st.tuples(awkward, inner), max_size=4).map(Written),
+    max_leaves=12,
+)
+
+
+def text_of(value: Any, colon: str) -> str:
+    if isinstance(value, Written):
+        return "{" + ",".join(f"{json.dumps(name)}{colon}{text_of(each, colon)}" for name, each in value) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(text_of(each, colon) for each in value) + "]"
+    return json.dumps(value)
+
+
+def is_unique(value: Any) -> bool:
+    if isinstance(value, Written):
+        return len(dict(value)) == len(value) and all(is_unique(each) for _name, each in value)
+    return all(map(is_unique, value)) if isinstance(value, list) else True
+
+
+def read(value: Any) -> Any:
+    if isinstance(value, Written):
+        return {name: read(each) for name, each in value}
+    return [read(each) for each in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=scaled(500, 20_000), deadline=None)
+@given(written, st.sampled_from([":", " : ", "\n:\t"]))
+@example(Written([("checks", [Written([("a", 1), ("a", 2)]), Written([("b", ":")])])]), ":")
+@example(Written([("checks", [Written([("a", Written([("b", 1), ("b", 1)]))])])]), " : ")
+@example(Written([("checks", [Written([("a", 1), ("b", 2)])] * 2), ("checks", [])]), ":")
+def test_a_name_that_comes_twice_is_seen_wherever_it_stands(value: Any, colon: str) -> None:
+    """Whatever the names, the texts and the spaces: an object that names a member twice is refused, no other is."""
+    text = text_of(value, colon)
+    if is_unique(value):
+        assert loads(text) == read(value)
+    else:
+        assert refused(loads, text) == "body has two members of one name"
+
+
 @pytest.mark.parametrize("parse", [parse_revoke, parse_question, parse_batch])
 @many
 @given(body=bodies)
