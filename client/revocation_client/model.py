@@ -5,7 +5,6 @@ The service and every mirror use these same functions, so that the rule is writt
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
 ClaimName = Literal["jti", "sid", "sub", "client_id", "all"]
@@ -19,8 +18,7 @@ CUTOFF_CLAIMS: Final[frozenset[ClaimName]] = frozenset({"sub", "client_id", "all
 DEFAULT_CLOCK_SKEW_SECONDS: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
+class Revocation(NamedTuple):
     """One revocation: every token whose `claim` is `value`, and that was issued at or before the cutoff, is dead.
 
     Times are epoch seconds (NumericDate, RFC 7519 section 2).

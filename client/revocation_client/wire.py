@@ -332,8 +332,9 @@ def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expi
     A `jti` is revoked or it is not: a cutoff in its record says nothing.
     """
     try:
-        members = json.loads(record.decode())
-        if not isinstance(members, dict):
+        text = record.decode()
+        members, end = _DECODER.raw_decode(text)
+        if end != len(text) or not isinstance(members, dict):
             raise TypeError
         return Revocation(
             claim=claim,

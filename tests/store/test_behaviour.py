@@ -9,7 +9,7 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -139,7 +139,7 @@ async def test_what_was_put_is_found(opened: Opened) -> None:
         assert record.revoked_at is not None
         assert before - 0.1 <= record.revoked_at <= time.time() + 0.1
         expected = Revocation(claim, put.value, record.expires_at, record.revoked_at, put.issued_before)
-        assert record == replace(expected, reason=put.reason, revoked_by=put.revoked_by)
+        assert record == expected._replace(reason=put.reason, revoked_by=put.revoked_by)
         reading = await opened.store.get([(other, put.value) for other in CLAIM_NAMES])
         assert reading.found == (record,)
         assert not reading.unread
@@ -246,7 +246,7 @@ async def test_a_life_may_be_lengthened(deployment: Deployment, opened: Opened) 
     first = await opened.record(Put("jti", "a", exp=exp, reason="first"))
     again = await opened.store.put(Put("jti", "a", exp=exp + 700, reason="second"))
     assert again.result == "already_revoked"
-    assert again.record == replace(first, expires_at=exp + 700)
+    assert again.record == first._replace(expires_at=exp + 700)
     assert exp + 700 <= await deployment.lives_until(opened.store.keyspace.key("jti", "a")) <= exp + 701
 
 

@@ -4,7 +4,6 @@ import itertools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -285,7 +284,7 @@ def test_a_record_of_unknown_origin_gives_way_to_one_that_is_known() -> None:
     """What a foreign writer left has no `revoked_at`; the first request that has one gives reason and actor."""
     foreign = Revocation("jti", "a", None, None)
     ours = Revocation("jti", "a", NOW + 9, NOW, None, "stolen", "ops")
-    assert merge(foreign, ours) == replace(ours, expires_at=None) == merge(ours, foreign)
+    assert merge(foreign, ours) == ours._replace(expires_at=None) == merge(ours, foreign)
 
 
 @pytest.mark.parametrize("other", [Revocation("sub", "b", LIVE, NOW), Revocation("sid", "a", LIVE, NOW)])
