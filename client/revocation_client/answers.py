@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.model import ClaimName, Revocation
+from revocation_client.model import ClaimName, Claims, Revocation
 from revocation_client.questions import Inquiry
 from revocation_client.verdicts import Revoked, Source, Verdict
 from revocation_client.wire import RevokeClaim, RevokeToken, WireError, parse_claim
@@ -22,6 +22,10 @@ DETAIL_MAX_CHARACTERS: Final = 300
 
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RESULTS: Final = ("revoked", "already_revoked", "expired")
+_BEGIN: Final = b'{"results":[{'
+_BETWEEN: Final = b"},{"
+_END: Final = b"}]}"
+_NOT_REVOKED: Final = b'"revoked":false,'
 _NOT_UNDERSTOOD: Final = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
@@ -55,6 +59,10 @@ def verdicts(answer: Answer | NoAnswer, inquiries: Sequence[Inquiry], now: float
         return [failed] * len(inquiries)
     assert isinstance(answer, Answer)
     try:
+        return _apart(answer.body, inquiries)
+    except (ValueError, RecursionError):
+        pass  # it is written in another way than the service's, or is wrong
+    try:
         results = json.loads(answer.body.decode())["results"]
         if not isinstance(results, list) or len(results) != len(inquiries):
             raise TypeError
@@ -62,6 +70,42 @@ def verdicts(answer: Answer | NoAnswer, inquiries: Sequence[Inquiry], now: float
         strange = UnexpectedAnswer("the answer is no list of results, one for each question", answer.status)
         return [strange] * len(inquiries)
     return list(map(_outcome, results, inquiries))
+
+
+def _apart(body: bytes, inquiries: Sequence[Inquiry]) -> list[Outcome]:
+    """The outcomes, where each result stands by itself between commas, as the service writes them.
+
+    What is an object by itself, piece after piece, is a list of just these objects (RFC 8259 section 5). Most results
+    are the same few texts, which need not be read each time.
+    Raises ValueError where the pieces are not objects, each with a question.
+    """
+    if not (body.startswith(_BEGIN) and body.endswith(_END)):
+        raise ValueError
+    texts = body[len(_BEGIN) : -len(_END)].split(_BETWEEN)
+    if len(texts) != len(inquiries):
+        raise ValueError
+    return [
+        (_usual(text, inquiry.considered) if text.startswith(_NOT_REVOKED) else None)
+        or _outcome(_members(text), inquiry)
+        for text, inquiry in zip(texts, inquiries, strict=True)
+    ]
+
+
+def _members(text: bytes) -> dict[str, Any]:
+    members: dict[str, Any] = json.loads(f"{{{text.decode()}}}")
+    return members
+
+
+@lru_cache(maxsize=256)
+def _usual(text: bytes, considered: tuple[ClaimName, ...] | None) -> Verdict | None:
+    """The verdict "not revoked" of a service that asked Redis; None for all else that a result may say."""
+    result = _members(text)
+    if result["revoked"] is not False or not {"error", "stale_seconds"}.isdisjoint(result):
+        return None
+    try:
+        return _verdict(result, considered, None)
+    except _NOT_UNDERSTOOD:
+        return None
 
 
 def revoked(answer: Answer | NoAnswer, asked: RevokeToken | RevokeClaim, jti: str | None, now: float) -> Revoked:
@@ -141,7 +185,7 @@ def _outcome(result: Any, inquiry: Inquiry) -> Outcome:
         if "error" in result:
             code, detail = _code_and_detail(result["error"])
             return _error(_status(result["error"]["status"]), code, detail)
-        return _verdict(result, inquiry)
+        return _verdict(result, inquiry.considered, inquiry.claims)
     except _NOT_UNDERSTOOD:
         return UnexpectedAnswer("the answer to this question is not understood")
 
@@ -152,17 +196,16 @@ def _status(value: object) -> int:
     return value
 
 
-def _verdict(result: dict[str, Any], inquiry: Inquiry) -> Verdict:
+def _verdict(result: dict[str, Any], asked: tuple[ClaimName, ...] | None, claims: Claims | None) -> Verdict:
+    """What a result says of a question about these claims; None: about a whole token's, whichever those are."""
     considered = tuple(result["considered"])
-    if considered != inquiry.considered and not (inquiry.considered is None and {"jti", "all"} <= set(considered)):
+    if considered != asked and not (asked is None and {"jti", "all"} <= set(considered)):
         raise ValueError
     stale_seconds = result.get("stale_seconds")
-    if result["revoked"] is False and stale_seconds is None:
-        return _not_revoked(considered, result["verified"], result.get("expired"), result["source"])
     return Verdict(
         revoked=_flag(result["revoked"]),
         source=_source(result["source"]),
-        revocation=_revocation(result["revocation"], inquiry) if result["revoked"] else None,
+        revocation=_revocation(result["revocation"], claims) if result["revoked"] else None,
         considered=considered,
         verified=_flag(result["verified"]),
         expired=_maybe_flag(result.get("expired")),
@@ -170,16 +213,10 @@ def _verdict(result: dict[str, Any], inquiry: Inquiry) -> Verdict:
     )
 
 
-@lru_cache(maxsize=256, typed=True)
-def _not_revoked(considered: tuple[ClaimName, ...], verified: object, expired: object, source: object) -> Verdict:
-    """The usual verdict; there are few of it, so that most need be neither made nor judged. Typed: 1 is not true."""
-    return Verdict(False, _source(source), None, considered, _flag(verified), _maybe_flag(expired))
-
-
-def _revocation(form: dict[str, Any], inquiry: Inquiry) -> Revocation:
+def _revocation(form: dict[str, Any], claims: Claims | None) -> Revocation:
     """What revokes the token; it must be about the token that was asked about."""
     claim = parse_claim(form["claim"])
-    if inquiry.claims is not None and inquiry.claims.value_of(claim) != form["value"]:
+    if claims is not None and claims.value_of(claim) != form["value"]:
         raise ValueError
     return Revocation(
         claim=claim,
