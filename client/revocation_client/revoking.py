@@ -65,8 +65,8 @@ class Revoking:
             try:
                 return revoked(answer, asked, jti, time.time())
             except ServiceUnavailable as error:
-                told_nothing = error.status is None and seconds < self._attempt_seconds
-                away = away if away and told_nothing else error  # what a moment was too short for is no news
+                cut_short = error.status is None and seconds < self._attempt_seconds and loop.time() >= until
+                away = away if away and cut_short else error
                 wait = backoff_seconds(attempt, error.retry_after_seconds, random.random)
             if loop.time() + wait >= until:
                 raise ServiceUnavailable(away.detail, away.status, away.code, away.retry_after_seconds, attempt)

@@ -261,21 +261,34 @@ async def test_retry_after_is_honoured(server: Scripted) -> None:
     assert (caught.value.retry_after_seconds, caught.value.attempts) == (60, 1)
 
 
-async def test_an_attempt_that_the_deadline_cut_short_hides_no_answer(server: Scripted) -> None:
-    """Where the last attempt had no time to hear anything, the error tells what the one before it heard."""
+@pytest.mark.parametrize(
+    ("then", "timeout_seconds", "status"),
+    [("silent", 2.0, 503), ("silent", 0.1, None), ("broken off", 2.0, None)],
+    ids=["out of time", "silent", "broken off"],
+)
+async def test_an_error_tells_what_was_last_heard(
+    server: Scripted, then: str, timeout_seconds: float, status: int | None
+) -> None:
+    """After a 503, a service that falls silent or breaks off is news; that there was no time to hear it is not."""
     never = asyncio.Event()
 
-    async def then_silent(_request: web.Request, body: Any) -> web.StreamResponse:
-        if len(server.requests) > 1:
+    async def away(request: web.Request, _body: Any) -> web.StreamResponse:
+        if len(server.requests) > 1 and then == "silent":
             await never.wait()
+        if len(server.requests) > 1:
+            assert request.transport is not None
+            request.transport.abort()
         return web.Response(status=503)
 
-    server.script = then_silent
-    async with server.client(revoke_timeout_seconds=0.4) as client:
-        with pytest.raises(ServiceUnavailable) as caught:
-            await client.revoke_jti("a")
-    assert (caught.value.status, caught.value.attempts) == (503, 2)
-    never.set()
+    server.script = away
+    try:
+        async with server.client(timeout_seconds=timeout_seconds, revoke_timeout_seconds=0.4) as client:
+            with pytest.raises(ServiceUnavailable) as caught:
+                await client.revoke_jti("a")
+    finally:
+        never.set()
+    assert caught.value.status == status
+    assert caught.value.attempts > 1
 
 
 async def speaks(lines: bytes) -> asyncio.Server:
