@@ -134,7 +134,6 @@ class Revocations:
             except StoreUnavailable:
                 reading = _nothing_read(identifiers)
         now = self._redis_now(reading.now)
-        doubtful = doubtful or self._reader.doubt.doubtful
         verdict = self._verdict(subject, _by_identifier(reading), reading.unread, now, doubtful=doubtful)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
         return verdict
@@ -158,11 +157,11 @@ class Revocations:
         doubtful = self._reader.doubt.doubtful
         reading = await self._read_many(wanted) if wanted else Reading((), 0)
         verdicts = self._verdicts(subjects, reading, doubtful=doubtful)
-        covering = [verdict.revocation for verdict in verdicts if isinstance(verdict, Verdict)]
-        if wanted and not reading.now and not covering:
+        given = [verdict.revocation for verdict in verdicts if isinstance(verdict, Verdict)]
+        if wanted and not reading.now and not given:
             raise StoreUnavailable("Redis did not answer within the deadline")
-        not_revoked = covering.count(None)
-        self._counted_revoked.inc(len(covering) - not_revoked)
+        not_revoked = given.count(None)
+        self._counted_revoked.inc(len(given) - not_revoked)
         self._counted_not_revoked.inc(not_revoked)
         return verdicts
 
@@ -187,7 +186,6 @@ class Revocations:
         self, subjects: Sequence[_Subject | ServiceError], reading: Reading, *, doubtful: bool
     ) -> list[Verdict | ServiceError]:
         records, unread, now = _by_identifier(reading), reading.unread, self._redis_now(reading.now)
-        doubtful = doubtful or self._reader.doubt.doubtful
         verdicts: list[Verdict | ServiceError] = []
         for subject in subjects:
             if isinstance(subject, ServiceError):
@@ -216,6 +214,7 @@ class Revocations:
             covering = first_covering(found, claims, now, self._limits.clock_skew_seconds)
         if covering is None:
             covering = self._reader.mirror.covering(claims, now)
+            doubtful = doubtful or self._reader.doubt.doubtful
             if covering is not None or doubtful or (unread and not unread.isdisjoint(identifiers)):
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple(map(_CLAIM, identifiers))

@@ -271,7 +271,7 @@ def parse_question(body: object) -> Question:
     for field, value in members.items():
         position, check = _QUESTION_CLAIMS[field]
         values[position] = check(field, value)
-    return tuple.__new__(Claims, values)  # as Claims._make, which looks at their number first
+    return tuple.__new__(Claims, values)  # Claims._make without its look at their number
 
 
 def _iat(field: str, value: object) -> float | None:
@@ -332,9 +332,8 @@ def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expi
     A `jti` is revoked or it is not: a cutoff in its record says nothing.
     """
     try:
-        text = record.decode()
-        members, end = _DECODER.raw_decode(text)
-        if end != len(text) or not isinstance(members, dict):
+        members = _DECODER.decode(record.decode())
+        if not isinstance(members, dict):
             raise TypeError
         return Revocation(
             claim=claim,

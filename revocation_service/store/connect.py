@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from redis.asyncio import Connection, ConnectionPool, Redis, Sentinel, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import Connection, ConnectionPool, Sentinel, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
@@ -45,7 +45,7 @@ def _deployment(settings: StoreSettings) -> Connections:
     scheme, _, rest = settings.url.partition("://")
     kind = scheme.partition("+")[2]
     if not kind:
-        return SingleMaster(_client(_options(settings.url, settings)))
+        return SingleMaster(_pool(_options(settings.url, settings)))
     secure = "rediss" if scheme.startswith("rediss") else "redis"
     credentials, addresses, tail = _parts(rest)
     path, _, query_text = tail.removeprefix("/").partition("?")
@@ -56,7 +56,7 @@ def _deployment(settings: StoreSettings) -> Connections:
     if kind == "cluster":
         if path not in {"", "0"}:
             raise _WrongUrl(": a cluster has one database, 0, and nothing else behind a /")
-        return Cluster(addresses, lambda host, port: _client({**options, "host": host, "port": port}))
+        return Cluster(addresses, lambda host, port: _pool({**options, "host": host, "port": port}))
     if not path or "/" in path:
         raise _WrongUrl(": redis+sentinel:// needs the service's name, as in …:26379/mymaster or /mymaster?db=1")
     return _sentinel(addresses, path, options, sentinel_username, sentinel_password)
@@ -82,8 +82,8 @@ def _sentinel(
     if secure:
         own |= {"ssl": True} | {name: value for name, value in options.items() if name.startswith("ssl_")}
     sentinel: Any = _Sentinel(addresses, sentinel_kwargs=own)
-    client = sentinel.master_for(service, connection_pool_class=_SentinelPool, ssl=secure, **options)
-    return SingleMaster(client, sentinel)
+    pool = _SentinelPool(service, sentinel, ssl=secure, **options)  # type: ignore[no-untyped-call]
+    return SingleMaster(pool, sentinel)
 
 
 class _Sentinel(Sentinel):
@@ -156,10 +156,6 @@ def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
         options.pop("host", None)
     _pool(options)  # so that a wrong option is told at the start, for Sentinel and Cluster too
     return options
-
-
-def _client(options: dict[str, Any]) -> Any:
-    return Redis.from_pool(_pool(options))
 
 
 def _pool(options: dict[str, Any]) -> Any:

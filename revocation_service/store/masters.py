@@ -158,8 +158,8 @@ class Connections(ABC):
 class SingleMaster(Connections):
     """One master holds every key: a standalone server, or whichever server Sentinel names."""
 
-    def __init__(self, client: Any, sentinel: Any = None) -> None:
-        self._node = Node(client)
+    def __init__(self, pool: Any, sentinel: Any = None) -> None:
+        self._node = Node(pool)
         self._sentinel = sentinel
 
     def owner(self, key: str) -> Node:
@@ -195,8 +195,8 @@ class SingleMaster(Connections):
 class Cluster(Connections):
     """Each master holds some of the 16,384 slots; a map says which, and is drawn anew when it proves wrong."""
 
-    def __init__(self, addresses: Sequence[tuple[str, int]], client: Callable[[str, int], Any]) -> None:
-        self._client = client
+    def __init__(self, addresses: Sequence[tuple[str, int]], pool: Callable[[str, int], Any]) -> None:
+        self._pool = pool
         self._seeds = list(addresses)
         self._nodes: dict[tuple[str, int], Node] = {}
         self._slots: dict[int, tuple[str, int]] = {}
@@ -220,7 +220,7 @@ class Cluster(Connections):
     def at(self, host: str, port: int) -> Node:
         node = self._nodes.get((host, port))
         if node is None:
-            node = self._nodes[host, port] = Node(self._client(host, port))
+            node = self._nodes[host, port] = Node(self._pool(host, port))
         return node
 
     async def ready(self, until: float) -> None:

@@ -13,6 +13,7 @@ from revocation_service.web.connection import Runner
 from revocation_service.web.drain import drain
 
 GC_THRESHOLDS: Final = (50_000, 20, 20)
+"""The first is above what several batches of 1,000 questions hold at once, so that few of them are walked through."""
 
 
 def spare_the_collector() -> None:

@@ -250,16 +250,42 @@ async def _answers(opened: Opened) -> bool:
         return False
 
 
-async def test_a_connection_closed_while_idle_costs_no_attempt() -> None:
-    """Where the server closed every idle connection, as its `timeout` makes it do, the very next attempt succeeds."""
+async def test_a_connection_ended_while_idle_costs_no_attempt() -> None:
+    """Where the server ended every idle connection, as its `timeout` makes it do, the very next attempts succeed."""
     async with standalone() as server, open_store(server.url) as opened:
         values = [f"v{number}" for number in range(30)]
         await opened.revoke_all(values)
         for _ in range(3):
             await server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-            for _turn in range(5):
-                assert await opened.store.ask_once(opened.store.keyspace.change_log, ("PING",)) == [b"PONG"]
+            assert await asyncio.gather(*(_said(opened, f"{number}") for number in range(10))) == list("0123456789")
         assert not await missing(opened, values)
+
+
+async def test_what_is_said_unasked_is_nobodys_reply() -> None:
+    """Neither behind a reply, on a connection that is kept, nor behind the last reply while one is made."""
+    async with standalone() as server, Proxy(server.port).running() as proxy, open_store(proxy.url) as opened:
+        as_it_is = proxy.reply
+
+        async def with_more(piece: bytes) -> bytes:
+            return piece + b"$5\r\nwrong\r\n"
+
+        assert await _said(opened, "a") == "a"
+        proxy.reply = with_more
+        assert await _said(opened, "b") == "b"
+        proxy.reply = as_it_is
+        assert await _said(opened, "c") == "c"
+        async with open_store(proxy.url) as anew:
+            proxy.reply = with_more
+            with pytest.raises(StoreUnavailable):
+                await _said(anew, "d")
+            proxy.reply = as_it_is
+            assert await _said(anew, "e") == "e"
+
+
+async def _said(opened: Opened, text: str) -> str:
+    """What Redis says when it is asked, once, to say this."""
+    (reply,) = await opened.store.ask_once(opened.store.keyspace.change_log, ("ECHO", text))
+    return str(reply.decode())
 
 
 async def test_connections_that_lead_nowhere_cost_no_second_of_service() -> None:
