@@ -389,7 +389,9 @@ def test_json_is_written_compactly() -> None:
 )
 def test_a_record_of_ours_is_read_back(members: dict[str, Any], expected: Revocation) -> None:
     """A record's members become the revocation; its end is more exact than the key's, which has milliseconds."""
-    assert revocation_from_record("sid", "a", json.dumps(members).encode(), 77.0) == expected
+    record = json.dumps(members).encode()
+    for written in (record, b" " + record + b"\n"):  # as an operator's editor leaves it; Lua reads it too
+        assert revocation_from_record("sid", "a", written, 77.0) == expected
 
 
 @pytest.mark.parametrize("stated", [6, 76.9, 77.1, 77_000, 1e300])
