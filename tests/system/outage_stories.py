@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from tests.redis_processes import eventually
 from tests.system.mirrors import token_of
-from tests.system.outage_worlds import BACK_SECONDS, STALE_SECONDS, UNKNOWN, World, asked, in_step, make_known
+from tests.system.outage_worlds import BACK_SECONDS, STALE_SECONDS, UNKNOWN, World, asked, at_rest, in_step, make_known
 from tests.system.outages import MEMORY, NOTHING, REFUSED, SEEN, Row
 from tests.system.service_process import Answer, ServiceProcess
 
@@ -140,7 +140,7 @@ def _told(answer: Answer | None, seconds: float) -> str:
 async def live_through(row: Row, world: World) -> Story:
     story = Story()
     await make_known(world, range(SEEN))
-    await eventually(lambda: in_step(world), "everybody in step", BACK_SECONDS)
+    await eventually(lambda: at_rest(world), "everybody in step", BACK_SECONDS)
     async with Questions(world, story).going_on():
         await row.strike(world)
         story.struck = time.monotonic()
