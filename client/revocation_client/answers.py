@@ -20,6 +20,9 @@ from revocation_client.wire import RevokeClaim, RevokeToken, WireError, parse_cl
 
 DETAIL_MAX_CHARACTERS: Final = 300
 
+USUAL_MAX_BYTES: Final = 256
+"""Of a result that is remembered; the service's own, "not revoked", are below 150."""
+
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _RESULTS: Final = ("revoked", "already_revoked", "expired")
 _BEGIN: Final = b'{"results":[{'
@@ -75,20 +78,21 @@ def verdicts(answer: Answer | NoAnswer, inquiries: Sequence[Inquiry], now: float
 def _apart(body: bytes, inquiries: Sequence[Inquiry]) -> list[Outcome]:
     """The outcomes, where each result stands by itself between commas, as the service writes them.
 
-    What is an object by itself, piece after piece, is a list of just these objects (RFC 8259 section 5). Most results
-    are the same few texts, which need not be read each time.
-    Raises ValueError where the pieces are not objects, each with a question.
+    Where each piece is a whole object, the body is the list of exactly these (RFC 8259 sections 4 and 5).
+    Raises ValueError or RecursionError where they are not objects, each with a question.
     """
     if not (body.startswith(_BEGIN) and body.endswith(_END)):
         raise ValueError
     texts = body[len(_BEGIN) : -len(_END)].split(_BETWEEN)
-    if len(texts) != len(inquiries):
-        raise ValueError
-    return [
-        (_usual(text, inquiry.considered) if text.startswith(_NOT_REVOKED) else None)
-        or _outcome(_members(text), inquiry)
-        for text, inquiry in zip(texts, inquiries, strict=True)
-    ]
+    return [_read(text, inquiry) for text, inquiry in zip(texts, inquiries, strict=True)]
+
+
+def _read(text: bytes, inquiry: Inquiry) -> Outcome:
+    if text.startswith(_NOT_REVOKED) and len(text) <= USUAL_MAX_BYTES:
+        usual = _usual(text, inquiry.considered)
+        if usual is not None:
+            return usual
+    return _outcome(_members(text), inquiry)
 
 
 def _members(text: bytes) -> dict[str, Any]:
@@ -98,9 +102,12 @@ def _members(text: bytes) -> dict[str, Any]:
 
 @lru_cache(maxsize=256)
 def _usual(text: bytes, considered: tuple[ClaimName, ...] | None) -> Verdict | None:
-    """The verdict "not revoked" of a service that asked Redis; None for all else that a result may say."""
+    """The verdict "not revoked" that a result states; None for all else that it may say.
+
+    It says nothing of the token, so there are few of its texts, and most need be neither read nor judged again.
+    """
     result = _members(text)
-    if result["revoked"] is not False or not {"error", "stale_seconds"}.isdisjoint(result):
+    if result["revoked"] is not False or "error" in result:
         return None
     try:
         return _verdict(result, considered, None)

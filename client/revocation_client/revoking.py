@@ -65,7 +65,7 @@ class Revoking:
             try:
                 return revoked(answer, asked, jti, time.time())
             except ServiceUnavailable as error:
-                cut_short = error.status is None and seconds < self._attempt_seconds and loop.time() >= until
+                cut_short = error.status is None and loop.time() >= until
                 away = away if away and cut_short else error
                 wait = backoff_seconds(attempt, error.retry_after_seconds, random.random)
             if loop.time() + wait >= until:

@@ -100,14 +100,14 @@ class Node:
         return connection
 
     async def _connect(self, connection: Any) -> None:
-        """Connect what is not, or was ended by the server, holds what nobody asked for, or leads elsewhere."""
+        """Connect what is not, or was ended by the server, holds what nobody asked for, or leads elsewhere.
+
+        Raises any of FAILURES.
+        """
         if connection.is_connected and (self._led_elsewhere(connection) or await connection.can_read()):
             await connection.disconnect(nowait=True)
         if not connection.is_connected:
-            await connection.connect()
-            if await connection.can_read():  # what it says unasked would be taken for a reply
-                await connection.disconnect(nowait=True)
-                raise RedisConnectionError("what answers is no Redis, or ended the connection")
+            await _connect_anew(connection)
 
     async def _exchange(self, connection: Any, commands: Sequence[Command]) -> list[Any]:
         try:
@@ -134,7 +134,7 @@ class Node:
         connection = self._pool.make_connection()
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):
-                await connection.connect()
+                await _connect_anew(connection)
             yield Line(connection, self._exchange)
         finally:
             await connection.disconnect(nowait=True)
@@ -186,6 +186,17 @@ class Line:
             raise RedisConnectionError("the connection is gone")
         async with asyncio.timeout(seconds):
             return await self._exchange(self._connection, commands)
+
+
+async def _connect_anew(connection: Any) -> None:
+    """Connect; what it says unasked, or its end, would be taken for a reply.
+
+    Raises any of FAILURES.
+    """
+    await connection.connect()
+    if await connection.can_read():
+        await connection.disconnect(nowait=True)
+        raise RedisConnectionError("what answers is no Redis, or ended the connection")
 
 
 async def _reply(connection: Any) -> Any:

@@ -2,9 +2,10 @@
 
 import json
 
+import pytest
 from hypothesis import given, settings, strategies as st
 
-from revocation_client import Verdict
+from revocation_client import Verdict, answers
 from revocation_client.answers import Answer, verdicts
 from revocation_client.model import CLAIM_NAMES
 from revocation_client.questions import inquiry
@@ -65,3 +66,46 @@ def test_what_differs_from_a_text_read_before_is_not_taken_for_it() -> None:
         assert said(compact([USUAL, USUAL | {"verified": True}, USUAL]), 3) == [usual, verified, usual]
         assert not isinstance(said(compact([USUAL]), sub="b")[0], Verdict)
         assert said(compact([USUAL | {"revoked": None}])) != [usual]
+
+
+PIECE = compact([USUAL])[len(b'{"results":[{') : -len(b"}]}")].decode()
+OUTAGE = '"error":{"status":503,"code":"store_unavailable","detail":"away"}'
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        f"{{{PIECE},{OUTAGE}}}",
+        f'{{{PIECE},"revoked":true}}',
+        f'{{{PIECE},"revoked":true,"revocation":{json.dumps(RECORD | {"value": "b"})}}}',
+        f'{{{PIECE},"more":{"[" * 5_000}{"]" * 5_000}}}',
+        f'{{{PIECE}}}]}},{{"results":[{{{PIECE}}}',
+    ],
+    ids=["an error", "two words", "about another", "too deep", "two lists"],
+)
+def test_a_result_that_begins_as_the_usual_one_is_read_to_its_end(results: str) -> None:
+    """What else it says, of the service or of the token, is not left unread."""
+    body = f'{{"results":[{results}]}}'.encode()
+    for _turn in range(2):
+        (outcome,) = said(body)
+        assert not isinstance(outcome, Verdict)
+        assert [outcome] == said(b" " + body)
+
+
+def test_no_byte_of_the_usual_answer_can_be_another() -> None:
+    """Each of them in turn, before and after it was read as it should be."""
+    body = compact([USUAL, USUAL])
+    for place in range(len(body)):
+        for instead in (b"", b"x", b"]", b"}", b'"', b","):
+            written = body[:place] + instead + body[place + 1 :]
+            assert said(written, 2) == said(b" " + written, 2)
+
+
+def test_long_texts_are_not_remembered() -> None:
+    """Whatever a server sends, the memory for usual texts stays small."""
+    for number in range(50):
+        assert isinstance(said(compact([USUAL | {"more": f"{number}" * 1_000}]))[0], Verdict)
+    before = answers._usual.cache_info().currsize
+    for number in range(50):
+        assert isinstance(said(compact([USUAL | {"more": f"-{number}" * 1_000}]))[0], Verdict)
+    assert answers._usual.cache_info().currsize == before

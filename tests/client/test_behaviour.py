@@ -37,6 +37,12 @@ async def test_a_token_that_nobody_revoked_is_active(client: RevocationClient) -
     await client.ensure_active(claims())
 
 
+async def test_the_usual_verdict_is_made_once(client: RevocationClient) -> None:
+    """What the service writes of tokens that nobody revoked is one text, whoever they are, and so one verdict."""
+    one, two = await client.check_many([claims(), claims()])
+    assert one is two
+
+
 async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: RevocationClient) -> None:
     """What `revoke` acknowledged holds for the very next question, in each form of it."""
     token = mint(jti="one", sub="alice")

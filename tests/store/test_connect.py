@@ -15,6 +15,7 @@ import pytest_asyncio
 from revocation_service.errors import SettingsError, StoreUnavailable
 from revocation_service.settings import StoreSettings, load
 from revocation_service.store.connect import connect
+from revocation_service.store.node import FAILURES
 from revocation_service.store.redis import DEADLINE_SECONDS, Put
 from tests.redis_processes import (
     HOST,
@@ -278,6 +279,9 @@ async def test_what_is_said_unasked_is_nobodys_reply() -> None:
             proxy.reply = with_more
             with pytest.raises(StoreUnavailable):
                 await _said(anew, "d")
+            with pytest.raises(FAILURES):
+                async with anew.store.connections.owner("any").line():
+                    pass
             proxy.reply = as_it_is
             assert await _said(anew, "e") == "e"
 
