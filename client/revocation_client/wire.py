@@ -266,7 +266,8 @@ def parse_question(body: object) -> Question:
         return check_token(members["token"])
     if not members:
         raise WireError("check", "must have a token, or at least one of jti, sid, sub, client_id, iat")
-    _no_others(members, _QUESTION_MEMBERS)
+    if not _QUESTION_MEMBERS.issuperset(members):
+        raise _stranger(_QUESTION_MEMBERS)
     values: list[Any] = [None, None, None, None, None, "iat" in members]
     for field, value in members.items():
         position, check = _QUESTION_CLAIMS[field]
@@ -323,7 +324,11 @@ def _object(body: object, field: str) -> dict[str, Any]:
 
 def _no_others(members: Mapping[str, object], known: set[str]) -> None:
     if not known.issuperset(members):
-        raise WireError("body", f"has a member that does not belong there; known here: {', '.join(sorted(known))}")
+        raise _stranger(known)
+
+
+def _stranger(known: set[str]) -> WireError:
+    return WireError("body", f"has a member that does not belong there; known here: {', '.join(sorted(known))}")
 
 
 def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expires_at: float | None) -> Revocation:

@@ -56,9 +56,8 @@ async def check_batch(request: web.Request) -> Answer:
     """Up to 1,000 questions at once, answered in order; one bad element spoils no other."""
     request.app[AUTHORIZE](request, "check")
     questions = _questions(parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES)))
-    verdicts = await request.app[REVOCATIONS].check_many(questions)
-    results = b",".join([_encoded(one) if isinstance(one, Verdict) else _error(one) for one in verdicts])
-    return Answer(b'{"results":[%b]}' % results)
+    results = _results(await request.app[REVOCATIONS].check_many(questions))
+    return Answer(b'{"results":[%b]}' % b",".join(results))
 
 
 def _questions(elements: list[object]) -> list[Question | ServiceError]:
@@ -69,6 +68,17 @@ def _questions(elements: list[object]) -> list[Question | ServiceError]:
         except WireError as error:
             questions.append(InvalidRequest(str(error)))
     return questions
+
+
+def _results(verdicts: list[Verdict | ServiceError]) -> list[bytes]:
+    """Each written out; the usual verdict is one object, which mostly comes many times in a row."""
+    results: list[bytes] = []
+    before, text = None, b""
+    for verdict in verdicts:
+        if verdict is not before:
+            before, text = verdict, _encoded(verdict) if isinstance(verdict, Verdict) else _error(verdict)
+        results.append(text)
+    return results
 
 
 def _error(error: ServiceError) -> bytes:
