@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.model import ClaimName, Claims, Revocation
+from revocation_client.model import ClaimName, Revocation
 from revocation_client.questions import Inquiry
 from revocation_client.verdicts import Revoked, Source, Verdict
 from revocation_client.wire import RevokeClaim, RevokeToken, WireError, parse_claim
@@ -106,13 +106,8 @@ def _usual(text: bytes, considered: tuple[ClaimName, ...] | None) -> Verdict | N
 
     It says nothing of the token, so there are few of its texts, and most need be neither read nor judged again.
     """
-    result = _members(text)
-    if result["revoked"] is not False or "error" in result:
-        return None
-    try:
-        return _verdict(result, considered, None)
-    except _NOT_UNDERSTOOD:
-        return None
+    outcome = _outcome(_members(text), Inquiry(b"", considered))
+    return outcome if isinstance(outcome, Verdict) and not outcome.revoked else None
 
 
 def revoked(answer: Answer | NoAnswer, asked: RevokeToken | RevokeClaim, jti: str | None, now: float) -> Revoked:
@@ -192,7 +187,7 @@ def _outcome(result: Any, inquiry: Inquiry) -> Outcome:
         if "error" in result:
             code, detail = _code_and_detail(result["error"])
             return _error(_status(result["error"]["status"]), code, detail)
-        return _verdict(result, inquiry.considered, inquiry.claims)
+        return _verdict(result, inquiry)
     except _NOT_UNDERSTOOD:
         return UnexpectedAnswer("the answer to this question is not understood")
 
@@ -203,16 +198,15 @@ def _status(value: object) -> int:
     return value
 
 
-def _verdict(result: dict[str, Any], asked: tuple[ClaimName, ...] | None, claims: Claims | None) -> Verdict:
-    """What a result says of a question about these claims; None: about a whole token's, whichever those are."""
+def _verdict(result: dict[str, Any], inquiry: Inquiry) -> Verdict:
     considered = tuple(result["considered"])
-    if considered != asked and not (asked is None and {"jti", "all"} <= set(considered)):
+    if considered != inquiry.considered and not (inquiry.considered is None and {"jti", "all"} <= set(considered)):
         raise ValueError
     stale_seconds = result.get("stale_seconds")
     return Verdict(
         revoked=_flag(result["revoked"]),
         source=_source(result["source"]),
-        revocation=_revocation(result["revocation"], claims) if result["revoked"] else None,
+        revocation=_revocation(result["revocation"], inquiry) if result["revoked"] else None,
         considered=considered,
         verified=_flag(result["verified"]),
         expired=_maybe_flag(result.get("expired")),
@@ -220,10 +214,10 @@ def _verdict(result: dict[str, Any], asked: tuple[ClaimName, ...] | None, claims
     )
 
 
-def _revocation(form: dict[str, Any], claims: Claims | None) -> Revocation:
+def _revocation(form: dict[str, Any], inquiry: Inquiry) -> Revocation:
     """What revokes the token; it must be about the token that was asked about."""
     claim = parse_claim(form["claim"])
-    if claims is not None and claims.value_of(claim) != form["value"]:
+    if inquiry.claims is not None and inquiry.claims.value_of(claim) != form["value"]:
         raise ValueError
     return Revocation(
         claim=claim,
