@@ -15,7 +15,10 @@ help: ## Show this list
 
 install: $(INSTALLED) ## Make .venv, with the service, the client and everything that the other commands need
 
-$(INSTALLED): $(foreach part,. client examples/main_api,$(part)/setup.cfg $(part)/pyproject.toml)
+# What is compiled is compiled again when it changes: Python would prefer the old one to the new source.
+COMPILED := client/setup.py $(foreach name,glance sieve,$(addprefix client/revocation_client/$(name),.py .pxd))
+
+$(INSTALLED): $(foreach part,. client examples/main_api,$(part)/setup.cfg $(part)/pyproject.toml) $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=…, this is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
@@ -54,4 +57,4 @@ test-docker: $(INSTALLED) ## Build the image, run the compose file and the testc
 	$(BIN)/pytest -m docker -rs tests/docker
 
 clean: ## Remove what the other commands made
-	rm -rf $(VENV) build dist *.egg-info client/*.egg-info examples/main_api/*.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build client/build client/revocation_client/*.so dist *.egg-info client/*.egg-info examples/main_api/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ from bench.mirrors import (
     until_synced,
 )
 from bench.parts import AUTH, baseline, fill, gateway, redis, service, used_memory
+from revocation_client import glance
 from revocation_client.wire import dumps
 from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.connect import connect
@@ -226,7 +227,9 @@ async def memory(plan: Plan) -> None:
 
 async def mirror(plan: Plan) -> None:
     """A check from memory: its cost, the memory's cost, and how soon a revocation is in it."""
+    how = "as it is written" if glance.__file__.endswith(".py") else "compiled"
     print("\nchecks from memory, each of a token never asked before; redis-py with hiredis, on the same event loop")
+    print(f"  what answers them in the client (glance.py, sieve.py) is {how}")
     answers: dict[int, float] = {}
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())

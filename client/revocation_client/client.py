@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from threading import get_ident
@@ -16,7 +16,8 @@ from revocation_client.counters import Counters, Tally
 from revocation_client.environment import url_and_key
 from revocation_client.errors import ConfigurationError, NotStarted, ServiceUnavailable, TokenRevoked, WrongEventLoop
 from revocation_client.follower import Follower
-from revocation_client.memory import Clock, Memory, MirrorStatus
+from revocation_client.glance import Clock
+from revocation_client.memory import Memory, MirrorStatus
 from revocation_client.model import Revocation
 from revocation_client.policy import OnUnavailable, Policy
 from revocation_client.questions import Inquiry, bare_token, inquiry, inquiry_by_jti
@@ -87,6 +88,7 @@ class RevocationClient:
         self._memory = Memory(max_staleness_seconds, self._tally, self._wall, time.monotonic) if mirror else None
         self._quick_in: int | None = None
         """The thread in which checks may be answered from memory without a look at the event loop, which costs more."""
+        self._admits: Callable[[object], bool] = lambda _question: False
         self._open: _Open | None = None
 
     @classmethod
@@ -105,7 +107,7 @@ class RevocationClient:
     @property
     def counters(self) -> Counters:
         """What the client has done so far."""
-        return self._tally.snapshot()
+        return self._tally.snapshot(0 if self._memory is None else self._memory.glance.admitted)
 
     def _connect(self) -> Service:
         return Api(self._address)
@@ -126,7 +128,8 @@ class RevocationClient:
         batches = Batches(service, self._timeout_seconds, self._tally)
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
         self._open = _Open(loop, service, batches, revoking, self._follower(service))
-        self._quick_in = None if self._memory is None else get_ident()
+        if self._memory is not None:
+            self._admits, self._quick_in = self._memory.glance.admits, get_ident()
 
     def _follower(self, service: Service) -> Follower | None:
         feed = self._feed(service)
@@ -197,11 +200,8 @@ class RevocationClient:
 
     async def is_revoked(self, question: Question) -> bool:
         """Whether a token is revoked; raises as `check` does."""
-        if self._quick_in == get_ident():
-            assert self._memory is not None
-            said = self._memory.says(question)
-            if said is not None:
-                return said
+        if self._quick_in == get_ident() and self._admits(question):
+            return False
         return (await self.check(question)).revoked
 
     def is_revoked_now(self, question: Question) -> bool | None:
@@ -214,9 +214,8 @@ class RevocationClient:
             raise NotStarted
         if self._memory is None:
             return None
-        said = self._memory.says(question)
-        if said is not None:
-            return said
+        if self._admits(question):
+            return False
         verdict = self._remembered(inquiry(question))
         return None if verdict is None else verdict.revoked
 
@@ -226,7 +225,7 @@ class RevocationClient:
         Raises TokenRevoked; ServiceUnavailable where the service is away and `on_unavailable="deny"`, because nobody
         knows then; and as `check` does.
         """
-        if self._quick_in == get_ident() and self._memory is not None and self._memory.says(question) is False:
+        if self._quick_in == get_ident() and self._admits(question):
             return
         outcome = await self._ask(question)
         if isinstance(outcome, ServiceUnavailable):

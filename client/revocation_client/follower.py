@@ -16,7 +16,8 @@ from revocation_client.counters import Tally
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
 from revocation_client.feed import Change, Event, FeedError, Heartbeat, Parser, Reset, Snapshot, Synced, decode
 from revocation_client.freshness import Freshness
-from revocation_client.memory import Clock, Memory
+from revocation_client.glance import Clock
+from revocation_client.memory import Memory
 from revocation_client.model import Revocation
 
 BEGIN_SECONDS: Final = 5.0

@@ -1,26 +1,21 @@
 """What a process can say of tokens from its own memory, and while when that may be believed. Knows no network.
 
 "Revoked" may always be believed, because a revocation is final. "Not revoked" may be, until `max_staleness_seconds`
-after the last moment for which it was proven that nothing is missing; that is judged anew for each question, by two
-clocks: the one that runs evenly, and the one on the wall, which a suspended or moved machine finds far ahead.
+after the last moment for which it was proven that nothing is missing.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from revocation_client.counters import Tally
 from revocation_client.freshness import Name
-from revocation_client.mirror import HASH_BITS, Mirror
+from revocation_client.glance import Clock, Glance
+from revocation_client.mirror import Mirror
 from revocation_client.model import Claims, Revocation
 from revocation_client.questions import Inquiry
-from revocation_client.sieve import MARK_SHIFT, MARKS, SHARD_BITS
 from revocation_client.tokens import Problem, read_token
 from revocation_client.verdicts import Verdict
-from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS
-
-Clock = Callable[[], float]
 
 FORGOTTEN_AT_ONCE: Final = 2_000
 
@@ -53,13 +48,10 @@ class Memory:
         self._wall = wall
         self._monotonic = monotonic
         self._fresh_at = -math.inf
-        self._until = -math.inf
-        self._not_before = math.inf
-        self._not_after = -math.inf
         self._complete = True
         self._since = wall()
-        self._sieve, self._jtis = self._mirror.jtis.sieve, self._mirror.jtis.shards
-        self._others = self._mirror.others
+        self.glance = Glance(self._mirror, wall, monotonic)
+        """Says "not revoked" at once, of nearly all tokens; what it does not say, `verdict` does."""
 
     @property
     def entries(self) -> int:
@@ -71,59 +63,12 @@ class Memory:
         """Whether it is proven that nothing older than `max_staleness_seconds` is missing."""
         return self.age() <= self._max_staleness_seconds
 
-    def says(self, question: object) -> bool | None:  # noqa: C901 - each call and loop costs
-        """Whether a token with these claims is revoked; None: ask `verdict`, or the service.
-
-        Nearly every check goes this way, so it is written for speed: only claims of the usual kind are answered here,
-        and only where nothing that is held names any of them. Fresh is looked at before that: what another thread
-        merges and vouches for meanwhile must not vouch for what was looked up before.
-        """
-        if type(question) is not dict:
-            return None
-        jti, sub, sid = question.get("jti"), question.get("sub"), question.get("sid")
-        client_id = question.get("client_id")
-        if client_id is None:
-            client_id = question.get("azp")
-        if type(jti) is not str or not jti or len(jti) > VALUE_MAX_CHARACTERS or not jti.isprintable():
-            return None
-        if jti >= HASH_PREFIX and jti.startswith(HASH_PREFIX):
-            return None
-        if sub is not None and (
-            type(sub) is not str or not sub or len(sub) > VALUE_MAX_CHARACTERS or not sub.isprintable()
-        ):
-            return None
-        if sid is not None and (
-            type(sid) is not str or not sid or len(sid) > VALUE_MAX_CHARACTERS or not sid.isprintable()
-        ):
-            return None
-        if client_id is not None and (
-            type(client_id) is not str
-            or not client_id
-            or len(client_id) > VALUE_MAX_CHARACTERS
-            or not client_id.isprintable()
-        ):
-            return None
-        if not (self._monotonic() <= self._until and self._not_before <= self._wall() <= self._not_after):
-            return None
-        slots, mask = self._sieve.places
-        hashed = hash(jti)
-        if (  # as `Table.may_hold` does; in most bytes no bit is set
-            (marks := slots[hashed & mask])
-            and marks & MARKS[hashed >> MARK_SHIFT & 7]
-            and hashed & HASH_BITS in self._jtis[hashed & SHARD_BITS]
-        ):
-            return None
-        if self._others and self._mirror.others_may_hold(jti, sid, sub, client_id, ""):
-            return None
-        self._tally.remembered += 1
-        return False
-
     def verdict(self, asked: Inquiry) -> Verdict | None:
         """Whether a token is revoked; None: memory cannot say.
 
         Of a whole token it only ever says that it is: what is to be said of a forged one is the service's.
         """
-        fresh, wall = self._is_fresh(), self._wall()
+        fresh, wall = self.glance.is_fresh(), self._wall()
         claims, exp = _read(asked)
         found = None if claims is None else self._mirror.covering(claims, wall)
         if claims is None or (found is None and (not fresh or asked.claims is None)):
@@ -143,9 +88,6 @@ class Memory:
         claims, _exp = _read(asked)
         return claims is not None and self._mirror.covering(claims, self._wall()) is not None
 
-    def _is_fresh(self) -> bool:
-        return self._monotonic() <= self._until and self._not_before <= self._wall() <= self._not_after
-
     def judge_with(self, clock_skew_seconds: float) -> None:
         """Take the clocks of issuers to be ahead by so much at most, as the service does."""
         self._mirror.skew_seconds = clock_skew_seconds
@@ -162,12 +104,13 @@ class Memory:
         self._complete = complete
         self._fresh_at = max(self._fresh_at, now - age_seconds)
         left = self._fresh_at + self._max_staleness_seconds - now if complete else -math.inf
-        self._until, self._not_before, self._not_after = now + left, wall, wall + left
+        self.glance.trust(now, wall, left)
 
     def doubt(self) -> None:
         """What was vouched for is so no more: from now on only what is revoked is said."""
-        self._fresh_at = self._until = self._not_after = -math.inf
+        self._fresh_at = -math.inf
         self._since = self._wall()
+        self.glance.trust(self._monotonic(), self._since, -math.inf)
 
     def age(self) -> float:
         """For how long, in seconds, a revocation may have been acknowledged and not be known here."""

@@ -71,11 +71,11 @@ class Table:
     Python's hash of a text is keyed by the process (PEP 456), so nobody can look for such a pair.
     """
 
-    __slots__ = ("_due", "_ends", "_hash_of", "_whole_values", "shards", "sieve")
+    __slots__ = ("_due", "_ends", "_hash_of", "_shards", "_whole_values", "sieve")
 
     def __init__(self, *, whole_values: bool) -> None:
         self._whole_values = whole_values
-        self.shards: list[dict[Hashable, Entry]] = [{} for _ in range(SHARDS)]
+        self._shards: list[dict[Hashable, Entry]] = [{} for _ in range(SHARDS)]
         self._hash_of: Callable[[Any], int] = hash if whole_values else int
         self.sieve = Sieve(self._hash_of)
         self._due: dict[int, Due] = {}
@@ -83,25 +83,25 @@ class Table:
         self._ends: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return sum(map(len, self.shards))
+        return sum(map(len, self._shards))
 
     def may_hold(self, value: str) -> bool:
         """False: there is none of `value`, not even one that has ended."""
         hashed = hash(value)
         if not self.sieve.lets_through(hashed):
             return False
-        return (value if self._whole_values else hashed & HASH_BITS) in self.shards[hashed & SHARD_BITS]
+        return (value if self._whole_values else hashed & HASH_BITS) in self._shards[hashed & SHARD_BITS]
 
     def get(self, value: str) -> Entry | None:
         """The revocation of `value`, which may have ended."""
         hashed = hash(value)
-        return self.shards[hashed & SHARD_BITS].get(value if self._whole_values else hashed & HASH_BITS)
+        return self._shards[hashed & SHARD_BITS].get(value if self._whole_values else hashed & HASH_BITS)
 
     def put(self, value: str, end: int, cutoff: float | None) -> None:
         """Have this, and nothing else, under `value`; no end may be earlier than one that lives there."""
         hashed = hash(value)
         key: Hashable = value if self._whole_values else hashed & HASH_BITS
-        shard = self.shards[hashed & SHARD_BITS]
+        shard = self._shards[hashed & SHARD_BITS]
         if key not in shard:  # what fails here, for want of memory, is done again when this comes again
             self.sieve.add(hashed, shard)
             self._look_again(key, end)
@@ -133,7 +133,7 @@ class Table:
 
     def _forget(self, key: Hashable, present: int) -> None:
         """Forget a key, or look again later where its life was made longer."""
-        shard = self.shards[self._hash_of(key) & SHARD_BITS]
+        shard = self._shards[self._hash_of(key) & SHARD_BITS]
         entry = shard.get(key)
         if entry is None:  # it was to be put, and that failed
             return
@@ -144,7 +144,7 @@ class Table:
 
     def entries(self) -> Iterator[tuple[str, Entry]]:
         """What is there, if it has whole values; what is put meanwhile may be left out."""
-        for shard in self.shards:
+        for shard in self._shards:
             for key in list(shard):
                 entry = shard.get(key)
                 if entry is not None and isinstance(key, str):

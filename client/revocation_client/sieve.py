@@ -1,7 +1,11 @@
-"""Which hashes are surely not held, said from so little memory that a processor keeps it at hand. Pure; knows no I/O.
+"""Which hashes are surely not held, said from one byte of memory. Pure; knows no I/O.
 
-A dict of a million entries is too large for a processor's caches, so that a look into it takes several times as long as
-into one of a thousand. Nearly every question is about something that is not held, and most of those end here.
+A dict of a million entries is too large for a processor's caches, so that a look into it, which goes to several places
+one after another, takes many times as long as into one of a thousand. Nearly every question is about something that is
+not held, and most of those end here.
+
+Where a C compiler is found this file is compiled as the client is installed, with the types that `sieve.pxd` states,
+and then the one place can be asked for before it is needed. Else it is run as it stands.
 """
 
 from collections.abc import Callable, Collection, Hashable
@@ -13,24 +17,24 @@ SHARDS: Final = 64
 SHARD_BITS: Final = SHARDS - 1
 """The bits of a hash that say in which part it is."""
 
-MARK_SHIFT: Final = 57
-"""Where the three bits of a hash are that say which bit of its byte is its mark: the highest that mirrors keep."""
+MARK_SHIFT: Final = 54
+"""Where the six bits of a hash are that say which bits of its byte are its mark: the highest that mirrors keep."""
 
-MARKS: Final = tuple(1 << bit for bit in range(8))
+MARKS: Final = bytes(each for each in range(256) if each.bit_count() == 3) + bytes([3, 5, 6, 9, 10, 12, 24, 48])
 
 FEWEST_BYTES: Final = 16
 """Of a part, to begin with."""
 
 
 class Sieve:
-    """A byte for some hashes, and in it a bit for each (a Bloom filter, of one hash function).
+    """A byte for some hashes, and in it three bits for each (a blocked Bloom filter).
 
-    Of what was not added, few find their bit set: there are at least sixteen bits for each addition. What is forgotten
-    leaves its bit behind. But each part has room for a number of additions, and is then made anew from what is held:
-    that ends what was left behind, costs about what the growth of a dict does, and happens as seldom.
+    Of what was not added, one in a hundred finds its bits set: there are at least four bytes for each addition. What is
+    forgotten leaves its bits behind. But each part has room for a number of additions, and is then made anew from what
+    is held: that ends what was left behind, costs about what the growth of a dict does, and happens as seldom.
 
-    It begins with a KiB and never becomes smaller: it takes about eight bytes at most for each of the most hashes that
-    were ever held at once.
+    It begins with a KiB and never becomes smaller: it takes about sixteen bytes at most for each of the most hashes
+    that were ever held at once.
     """
 
     __slots__ = ("_hash_of", "_room", "places")
@@ -44,12 +48,18 @@ class Sieve:
         They are the lowest bits, so the bytes of a part do not lie together: each is as far from the next as there are
         parts.
         """
-        self._room = [FEWEST_BYTES // 2] * SHARDS
+        self._room = [FEWEST_BYTES // 4] * SHARDS
+
+    def fetch(self, hashed: int) -> None:
+        """Have the processor fetch what `lets_through` will look at; only what is compiled can tell it so."""
+        slots, mask = self.places
+        prefetch(slots, hashed & mask)  # type: ignore[name-defined]  # noqa: F821 - sieve.pxd
 
     def lets_through(self, hashed: int) -> bool:
         """False: it is not held."""
         slots, mask = self.places
-        return slots[hashed & mask] & MARKS[hashed >> MARK_SHIFT & 7] != 0
+        mark = MARKS[hashed >> MARK_SHIFT & 63]
+        return slots[hashed & mask] & mark == mark
 
     def add(self, hashed: int, held: Collection[Hashable]) -> None:
         """Let this through from now on; `held` is what else is held of its part.
@@ -61,16 +71,16 @@ class Sieve:
             self._renew(part, held)
         self._room[part] -= 1
         slots, mask = self.places
-        slots[hashed & mask] |= MARKS[hashed >> MARK_SHIFT & 7]
+        slots[hashed & mask] |= MARKS[hashed >> MARK_SHIFT & 63]
 
     def _renew(self, part: int, held: Collection[Hashable]) -> None:
         """Mark of a part what is held, and nothing else. Who asks meanwhile finds it as it was, or as it is then."""
         slots, _mask = self.places
-        if len(held) * SHARDS * 4 > len(slots):
+        if len(held) * SHARDS * 8 > len(slots):
             slots = slots + slots  # one more bit of a hash counts now, and whatever it is, its mark is there
         own = bytearray(len(slots) // SHARDS)
         for hashed in map(self._hash_of, held):
-            own[hashed // SHARDS % len(own)] |= MARKS[hashed >> MARK_SHIFT & 7]
+            own[hashed // SHARDS % len(own)] |= MARKS[hashed >> MARK_SHIFT & 63]
         slots[part::SHARDS] = own
         self.places = slots, len(slots) - 1
-        self._room[part] = len(own) // 2 - len(held)
+        self._room[part] = len(own) // 4 - len(held)

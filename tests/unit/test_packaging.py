@@ -5,13 +5,14 @@ import asyncio
 import email
 import email.message
 import importlib.metadata
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -21,7 +22,7 @@ from tests.system.service_process import serving
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 COPIED = ("client", "revocation_service", "tests", "bench", "deploy", "docs", "setup.cfg", "pyproject.toml")
-MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
+MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", "*.so", ".*")
 BUILD_SECONDS = 300
 
 
@@ -68,7 +69,10 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
 
 
 def _isolation() -> Sequence[str]:
-    """Without an environment of its own, which pip would have to fetch, where setuptools is here and new enough."""
+    """Without an environment of its own, which pip would have to fetch, where setuptools is here and new enough.
+
+    What else the build asks for is among what the tests ask for.
+    """
     wanted = re.search(r"setuptools>=(\d+)", (REPOSITORY / "pyproject.toml").read_text())
     assert wanted
     try:
@@ -78,10 +82,11 @@ def _isolation() -> Sequence[str]:
     return ("--no-build-isolation",) if here >= int(wanted[1]) else ()
 
 
-def _run(*arguments: str, directory: pathlib.Path) -> str:
+def _run(*arguments: str, directory: pathlib.Path, environment: Mapping[str, str] | None = None) -> str:
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
+        env=environment,
         capture_output=True,
         text=True,
         timeout=BUILD_SECONDS,
@@ -150,11 +155,28 @@ main(["new-key", "somebody", "check"])
 def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dict[str, Wheel]) -> None:
     """An application that installs the client gets neither redis nor anything else of the server."""
     client = wheels["revocation_client"]
-    assert client.files == client.sources
+    assert {path for path in client.files if not path.endswith(".so")} == client.sources
     assert {"revocation_client/py.typed", "revocation_client/integrations/starlette.py"} <= client.files
     assert "get_current_user" in str(client.metadata.get_payload())
     assert set(client.requires) == {"aiohttp"}
     assert not client.requires["aiohttp"].specifier.contains("3.14.3")
+
+
+@pytest.mark.parametrize("without", [{"CC": "false"}, {"CC": "{half}"}, {"REVOCATION_CLIENT_NO_EXTENSIONS": "1"}])
+def test_the_client_is_built_without_a_compiler(without: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """What would be compiled is then run as it stands, all of it; asked for so, the wheel fits every machine."""
+    half = tmp_path / "compiler-of-one-file"
+    half.write_text('#!/bin/sh\ncase "$*" in *glance*) exit 1 ;; esac\nexec cc "$@"\n')
+    half.chmod(0o700)
+    without = {name: value.format(half=half) for name, value in without.items()}
+    shutil.copytree(REPOSITORY / "client", tmp_path / "client", ignore=MADE)
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", ".")
+    _run("-m", "pip", "wheel", *options, "./client", directory=tmp_path, environment=os.environ | without)
+    client = _unpacked(tmp_path, tmp_path / "client", "revocation_client")
+    assert client.files == client.sources
+    if "CC" not in without:
+        assert [path.name for path in tmp_path.glob("*.whl")] == ["revocation_client-0.1.0-py3-none-any.whl"]
+    assert _from_wheels([client], "import revocation_client.glance as it; print(it.__file__)").strip().endswith(".py")
 
 
 def test_the_rule_and_the_wire_model_need_no_other_package(wheels: dict[str, Wheel]) -> None:
