@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
 from typing import Final
 
@@ -45,8 +45,14 @@ PAUSE_SECONDS: Final = (0.001, 0.025)
 PAUSE_SECONDS_A_FOLLOWER: Final = 0.0002
 """From one change to the next, so that writing to all of them leaves time for the rest."""
 
+SNAPSHOTS_MOST: Final = 2
+"""How many snapshots are kept at once; whoever still reads an older one is too slow."""
+
 SNAPSHOT_SHARED_SECONDS: Final = 10.0
 """For how long those who come later are given the same snapshot, and what changed since."""
+
+SNAPSHOT_LEFT_SECONDS: Final = 120.0
+"""The same while others are still reading the one before it: so long at least they are left to read."""
 
 VALUE_MAX_CHARACTERS: Final = EVENT_MAX_BYTES // EVENT_MAX_REVOCATIONS // 14
 """Of a value that is told. No question can name a longer one; a foreign application's key may have any length, and an
@@ -63,11 +69,13 @@ class Snapshot:
 
     def __init__(self, mirror: Mirror, cursor: str, began_at: float) -> None:
         self.cursor = cursor
-        self.began_at = began_at
-        self.whole = False
-        """Whether all of its parts are made."""
+        self._began_at = began_at
+        self._whole = False
         self.over = False
         """Whether nothing more is made of it."""
+        self.given_up = False
+        """Whether its parts were let go of."""
+        self.readers = 0
         self._parts: list[bytes] = []
         self._grown = asyncio.Event()
         self._making = begin("feed-snapshot", self._make(mirror))
@@ -78,7 +86,9 @@ class Snapshot:
                 self._parts.append(part)
                 self._wake()
                 await asyncio.sleep(0)
-            self.whole = True
+                if self.given_up:
+                    return
+            self._whole = True
         finally:
             self.over = True
             self._wake()
@@ -87,15 +97,34 @@ class Snapshot:
         self._grown.set()
         self._grown = asyncio.Event()
 
-    async def parts(self) -> AsyncIterator[bytes]:
-        """Its parts, as they are made; afterwards it is whole, or could not be made."""
+    def give_up(self) -> None:
+        """Let go of its parts; whoever is reading them gets no more."""
+        self.given_up = True
+        self._parts = []
+        self._wake()
+
+    async def parts(self) -> AsyncGenerator[bytes, None]:
+        """Its parts, as they are made; afterwards it is whole, or could not be made, or was given up."""
         position = 0
-        while position < len(self._parts) or not self.over:
-            if position == len(self._parts):
-                await self._grown.wait()
-            else:
-                position += 1
-                yield self._parts[position - 1]
+        self.readers += 1
+        try:
+            while not self.given_up and (position < len(self._parts) or not self.over):
+                if position == len(self._parts):
+                    await self._grown.wait()
+                else:
+                    position += 1
+                    yield self._parts[position - 1]
+        finally:
+            self.readers -= 1
+
+    def age(self, now: float) -> float:
+        """How long ago it was begun, in seconds."""
+        return now - self._began_at
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is not, and will not be, all that the mirror held."""
+        return self.given_up or (self.over and not self._whole)
 
     async def aclose(self) -> None:
         """Make no more of it."""
@@ -169,8 +198,11 @@ class Stream:
 class Feed:
     """What the reader of this process learns, told to all who follow."""
 
-    def __init__(self, reader: Reader, max_subscribers: int, metrics: Metrics) -> None:
+    def __init__(
+        self, reader: Reader, max_subscribers: int, metrics: Metrics, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._reader = reader
+        self._monotonic = monotonic
         self._max_subscribers = max_subscribers
         self._metrics = metrics
         self._streams: set[Stream] = set()
@@ -178,8 +210,8 @@ class Feed:
         self._untold: deque[list[Revocation]] = deque()
         self._told_at = -math.inf
         self._tell_later: asyncio.TimerHandle | None = None
-        self._snapshot: Snapshot | None = None
-        self._snapshots: set[Snapshot] = set()
+        self._snapshots: list[Snapshot] = []
+        """Those that are kept, or still being made; the newest is the last."""
         self._leaving = False
         self._unsubscribe: Callable[[], None] = lambda: None
         self._beating: list[asyncio.Task[None]] = []
@@ -248,14 +280,15 @@ class Feed:
             yield self._heartbeat(vouches=False)
             if reset:
                 yield encode(Reset("unknown_cursor"))
-            beaten_at = time.monotonic()
-            async for part in snapshot.parts():
-                yield part
-                if time.monotonic() - beaten_at >= HEARTBEAT_SECONDS:
-                    beaten_at = time.monotonic()
-                    yield self._heartbeat(vouches=False)
-            if not snapshot.whole:
-                stream.end("lost")
+            beaten_at = self._monotonic()
+            async with aclosing(snapshot.parts()) as parts:
+                async for part in parts:
+                    yield part
+                    if self._monotonic() - beaten_at >= HEARTBEAT_SECONDS:
+                        beaten_at = self._monotonic()
+                        yield self._heartbeat(vouches=False)
+            if snapshot.failed:
+                stream.end("too_slow" if snapshot.given_up else "lost")
                 return
             yield synced
             stream.push(self._proof())
@@ -267,13 +300,22 @@ class Feed:
 
     def _shared_snapshot(self) -> tuple[Snapshot, list[bytes]]:
         """One that was begun a moment ago, and what changed since; or one that begins now."""
-        if self._snapshot is not None:
-            since = self._ring.since(self._snapshot.cursor)
-            if since is not None:
-                return self._snapshot, since
-        self._snapshot = Snapshot(self._reader.mirror, self._ring.cursor, time.monotonic())
-        self._snapshots.add(self._snapshot)
-        return self._snapshot, []
+        kept = self._kept_snapshots()
+        if kept and kept[-1].age(self._monotonic()) <= (SNAPSHOT_LEFT_SECONDS if kept[1:] else SNAPSHOT_SHARED_SECONDS):
+            since = self._ring.since(kept[-1].cursor)
+            if since is not None and not kept[-1].failed:
+                return kept[-1], since
+        for late in kept[: 1 - SNAPSHOTS_MOST]:
+            late.give_up()
+        self._snapshots.append(Snapshot(self._reader.mirror, self._ring.cursor, self._monotonic()))
+        return self._snapshots[-1], []
+
+    def _kept_snapshots(self) -> list[Snapshot]:
+        """Those that somebody reads, or the next who comes may be given; of the others this lets go."""
+        now = self._monotonic()
+        young = [each for each in self._snapshots[-1:] if each.age(now) <= SNAPSHOT_SHARED_SECONDS]
+        self._snapshots = [each for each in self._snapshots if each.readers or each in young or not each.over]
+        return [each for each in self._snapshots if not each.given_up]
 
     def _learn(self, _cursor: str, revocations: list[Revocation]) -> None:
         """Something was learned; while nobody can follow yet, it is for the snapshot to tell."""
@@ -317,8 +359,8 @@ class Feed:
             stream.push(event)
 
     def _heartbeat(self, *, vouches: bool) -> bytes:
-        behind = self._reader.age(time.monotonic()) if vouches else math.inf
-        return encode(Heartbeat(behind, time.monotonic(), self._reader.complete))
+        behind = self._reader.age(self._monotonic()) if vouches else math.inf
+        return encode(Heartbeat(behind, self._monotonic(), self._reader.complete))
 
     def _proof(self) -> bytes:
         """A heartbeat that vouches for all that was told before it; where something is untold, it does not."""
@@ -328,10 +370,7 @@ class Feed:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            snapshot = self._snapshot
-            if snapshot is not None and time.monotonic() - snapshot.began_at > SNAPSHOT_SHARED_SECONDS:
-                self._snapshot = None
-            self._snapshots = {snapshot for snapshot in self._snapshots if not snapshot.over}
+            self._kept_snapshots()
             proof = self._proof()
             for stream in [*self._streams]:
                 stream.push(proof)

@@ -2,28 +2,38 @@
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import math
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Final
 
 import pytest
 
 from revocation_client.feed import (
     EVENT_MAX_REVOCATIONS,
+    PART_REVOCATIONS,
     Change,
     Heartbeat,
     Parser,
     Reset,
     Snapshot,
+    Synced,
     decode,
     encode,
 )
 from revocation_client.model import Revocation
-from revocation_service.feed import QUEUE_MAX_BYTES, TELL_MAX_EVENTS, Feed, Stream
+from revocation_service.feed import (
+    QUEUE_MAX_BYTES,
+    SNAPSHOT_SHARED_SECONDS,
+    TELL_MAX_EVENTS,
+    Feed,
+    Snapshot as MadeSnapshot,
+    Stream,
+)
 from revocation_service.reader import Reader
 from revocation_service.ring import RING_MAX_BYTES, cost
 from revocation_service.settings import MirrorSettings, load
@@ -110,6 +120,59 @@ class Deaf:
         return bytes(read)
 
 
+class Told:
+    """A follower that takes one piece of its stream at a time."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._stream = feed.follow(None)
+        self._pieces = self._stream.pieces()
+        self._parser = Parser()
+
+    async def part(self) -> Snapshot | Synced | Reset:
+        """The next part of the snapshot, or what comes instead of it."""
+        async for piece in self._pieces:
+            for event in map(decode, self._parser.feed(piece)):
+                if isinstance(event, Snapshot | Synced | Reset):
+                    return event
+        raise AssertionError("the stream ended, and did not say so")
+
+    async def all(self) -> set[str]:
+        """What the rest of the snapshot says."""
+        told: set[str] = set()
+        while isinstance(part := await self.part(), Snapshot):
+            told |= {one.value for one in part.revocations}
+        assert isinstance(part, Synced)
+        return told
+
+    async def leave(self) -> None:
+        """Read no more."""
+        await self._pieces.aclose()
+        self._stream.close()
+
+
+@contextlib.asynccontextmanager
+async def feed_of(redis: Process, held: list[str], clock: Callable[[], float]) -> AsyncIterator[tuple[Feed, Reader]]:
+    """A feed whose mirror holds these, and is in step, by a clock of its own."""
+    settings, metrics = load(variables(redis)).settings, Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        store = Store(connect(settings.store), settings.store, settings.limits, metrics)
+        stack.push_async_callback(store.aclose)
+        reader = Reader(Changes(store), MirrorSettings(), metrics)
+        for value in held:
+            reader.add_own(Revocation("jti", value, time.time() + 600, None))
+        reader.synced, reader.doubt.doubtful = True, False
+        feed = Feed(reader, 100, metrics, clock)
+        await feed.start()
+        stack.push_async_callback(feed.aclose)
+        yield feed, reader
+
+
+def snapshots_held() -> int:
+    """How many parts of snapshots this process holds, in snapshots of the service's."""
+    gc.collect()
+    return sum(1 for each in gc.get_objects() if isinstance(each, MadeSnapshot) and each._parts)
+
+
 async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
     """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After; room again when somebody is cut off."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="2"))
@@ -179,15 +242,7 @@ async def test_what_waits_for_a_follower_is_bounded() -> None:
 
 async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
     """More at once than is told at a time: the rest is told a little later, each once, and nothing is left out."""
-    settings, metrics = load(variables(redis)).settings, Metrics()
-    async with contextlib.AsyncExitStack() as stack:
-        store = Store(connect(settings.store), settings.store, settings.limits, metrics)
-        stack.push_async_callback(store.aclose)
-        reader = Reader(Changes(store), MirrorSettings(), metrics)
-        reader.synced, reader.doubt.doubtful = True, False
-        feed = Feed(reader, 1, metrics)
-        await feed.start()
-        stack.push_async_callback(feed.aclose)
+    async with feed_of(redis, [], time.monotonic) as (feed, reader):
         stream, parser = feed.follow(None), Parser()
         values = [f"{number}" for number in range((TELL_MAX_EVENTS + 2) * EVENT_MAX_REVOCATIONS)]
         for value in values:
@@ -198,6 +253,58 @@ async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
                 for event in map(decode, parser.feed(await anext(pieces))):
                     told += [one.value for one in event.revocations] if isinstance(event, Change) else []
         assert told == values
+
+
+async def test_slow_readers_hold_two_snapshots_at_most(redis: Process) -> None:
+    """However many come, each to a snapshot of its own that it does not read to the end: the last two are kept."""
+    now, held = 0.0, [f"{number}" for number in range(2 * PART_REVOCATIONS)]
+    async with feed_of(redis, held, lambda: now) as (feed, _reader):
+        slow = []
+        for number in range(6):
+            now = number * 121.0
+            slow.append(Told(feed))
+            assert isinstance(await slow[-1].part(), Snapshot)
+            assert snapshots_held() <= 2
+        assert [await one.part() for one in slow[:-2]] == [Reset("too_slow")] * 4
+        for one in slow[-2:]:
+            assert 0 < len(await one.all()) < len(held), "it had a part before"
+        for one in slow:
+            await one.leave()
+
+
+async def test_a_slow_reader_has_two_minutes(redis: Process) -> None:
+    """When a second came, newcomers share his snapshot for so long; then they get a third, and the first is cut off."""
+    now, held = 0.0, [f"{number}" for number in range(3 * PART_REVOCATIONS)]
+    async with feed_of(redis, held, lambda: now) as (feed, _reader):
+        first = Told(feed)
+        assert isinstance(await first.part(), Snapshot)
+        now = 11.0
+        second = Told(feed)
+        assert isinstance(await second.part(), Snapshot)
+        now = 131.0
+        assert await Told(feed).all() == set(held)
+        assert isinstance(await first.part(), Snapshot)
+        now = 131.5
+        assert await Told(feed).all() == set(held)
+        assert await first.part() == Reset("too_slow")
+        assert isinstance(await second.part(), Snapshot)
+        await first.leave()
+        await second.leave()
+
+
+async def test_a_snapshot_that_nobody_reads_is_let_go(redis: Process) -> None:
+    """After ten seconds; until then the next who comes is given it, with what changed since."""
+    now = 0.0
+    async with feed_of(redis, ["a"], lambda: now) as (feed, reader):
+        for later, said in ((0.0, {"a"}), (SNAPSHOT_SHARED_SECONDS, {"a"}), (0.1, {"a", "b"})):
+            now += later
+            follower = Told(feed)
+            assert await follower.all() == said
+            await follower.leave()
+            reader.add_own(Revocation("jti", "b", time.time() + 600, None))
+        del follower  # it would hold its own
+        now += SNAPSHOT_SHARED_SECONDS + 1
+        await eventually(lambda: asyncio.sleep(0, snapshots_held() == 0), "none that is held")
 
 
 async def test_a_foreign_key_of_any_length_harms_nobody(flooded: Service) -> None:
