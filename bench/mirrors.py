@@ -140,6 +140,13 @@ async def loaded(service: int, entries: int) -> AsyncIterator[Loaded]:
         yield Loaded(client, seconds, ours.longest_seconds, theirs.longest_seconds, taken)
 
 
+async def log_out(client: RevocationClient, number: int) -> None:
+    """Revoke so many sessions, and so many subjects: from then on a check looks for more than its `jti`."""
+    for each in range(number):
+        await client.revoke_session(f"gone-{each}")
+        await client.revoke_subject(f"gone-{each}")
+
+
 @asynccontextmanager
 async def followers(service: int, number: int) -> AsyncIterator[list[RevocationClient]]:
     """So many clients of one service, each with a mirror that is ready."""

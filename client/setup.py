@@ -7,24 +7,56 @@ import os
 import platform
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
+PACKAGE = "revocation_client"
 COMPILED = ("sieve", "glance")
+OLDEST_CYTHON = (3, 1)
 
 
-class AllOrNone(build_ext):
-    """Builds what the compiler can; nothing, where that is not all: one that is compiled needs the other so."""
+class BuildPython(build_py):
+    """In the tree itself, what was built there is removed first: Python would prefer it to what is written now."""
+
+    def run(self) -> None:
+        """As ever."""
+        if self.editable_mode:
+            remove_from_tree()
+        super().run()
+
+
+class BuildExtensions(build_ext):
+    """All or none: where not every file can be compiled, none is, because each that is needs the others so."""
+
+    def run(self) -> None:
+        """As ever, but anew."""
+        if self.inplace:
+            remove_from_tree()
+        super().run()
 
     def build_extensions(self) -> None:
         """As ever, with a warning for each that fails, since they are optional."""
-        super().build_extensions()
         built = [Path(self.get_ext_fullpath(extension.name)) for extension in self.extensions]
+        remove(built)
+        super().build_extensions()
         if not all(path.exists() for path in built):
-            for path in built:
-                path.unlink(missing_ok=True)
+            remove(built)
+
+
+def remove_from_tree() -> None:
+    """What was built for this tree, whatever the Python."""
+    for name in COMPILED:
+        remove(path for path in Path(PACKAGE).glob(f"{name}.*") if path.suffix in (".so", ".pyd"))
+
+
+def remove(paths: Iterable[Path]) -> None:
+    """Those that are there."""
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def extensions() -> list[Extension]:
@@ -33,13 +65,17 @@ def extensions() -> list[Extension]:
     if not usual or sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("REVOCATION_CLIENT_NO_EXTENSIONS"):
         return []
     try:
+        import Cython
         from Cython.Build import cythonize
     except ImportError:  # built by hand, without what pyproject.toml asks for
         return []
+    if tuple(map(int, Cython.__version__.split(".")[:2])) < OLDEST_CYTHON:
+        return []
     found: list[Extension] = cythonize(
-        [Extension(f"revocation_client.{name}", [f"revocation_client/{name}.py"]) for name in COMPILED],
+        [Extension(f"{PACKAGE}.{name}", [f"{PACKAGE}/{name}.py"]) for name in COMPILED],
         build_dir="build",
-        compiler_directives={"annotation_typing": False},
+        compiler_directives={"annotation_typing": False, "nonecheck": True},
+        force=True,
         quiet=True,
     )
     for extension in found:
@@ -47,4 +83,4 @@ def extensions() -> list[Extension]:
     return found
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": AllOrNone})
+setup(ext_modules=extensions(), cmdclass={"build_py": BuildPython, "build_ext": BuildExtensions})

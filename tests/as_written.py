@@ -5,12 +5,9 @@ import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from types import ModuleType
-from typing import Final
 
-CLIENT: Final = Path(__file__).parents[1] / "client" / "revocation_client"
-COMPILED: Final = ("sieve", "glance")
+from tests.compiled import CLIENT, COMPILED
 
 
 class _AsWritten(MetaPathFinder):

@@ -44,7 +44,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.wire",
     },
     "revocation_client.tokens": {"revocation_client.model", "revocation_client.wire"},
-    "revocation_client.glance": {"revocation_client.mirror", "revocation_client.wire"},
+    "revocation_client.glance": {"revocation_client.mirror", "revocation_client.sieve", "revocation_client.wire"},
     "revocation_client.memory": {
         "revocation_client.counters",
         "revocation_client.freshness",

@@ -86,9 +86,8 @@ class RevocationClient:
         self._tally = Tally()
         self._policy = Policy(on_unavailable, self._tally, time.monotonic)
         self._memory = Memory(max_staleness_seconds, self._tally, self._wall, time.monotonic) if mirror else None
-        self._quick_in: int | None = None
-        """The thread in which checks may be answered from memory without a look at the event loop, which costs more."""
-        self._admits: Callable[[object], bool] = lambda _question: False
+        self._admits_here: Callable[[object], bool] = lambda _question: False
+        """The glance that nearly every check takes, in the thread of the event loop."""
         self._open: _Open | None = None
 
     @classmethod
@@ -129,7 +128,8 @@ class RevocationClient:
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
         self._open = _Open(loop, service, batches, revoking, self._follower(service))
         if self._memory is not None:
-            self._admits, self._quick_in = self._memory.glance.admits, get_ident()
+            self._memory.glance.thread = get_ident()
+            self._admits_here = self._memory.glance.admits_here
 
     def _follower(self, service: Service) -> Follower | None:
         feed = self._feed(service)
@@ -144,7 +144,7 @@ class RevocationClient:
         if self._open is None:
             return
         opened = self._open if self._open.loop.is_closed() else self._started()
-        self._open = self._quick_in = None
+        self._open = None
         if self._memory is not None:
             self._memory.doubt()
         if not opened.loop.is_closed():  # else its connections went with it
@@ -200,7 +200,7 @@ class RevocationClient:
 
     async def is_revoked(self, question: Question) -> bool:
         """Whether a token is revoked; raises as `check` does."""
-        if self._quick_in == get_ident() and self._admits(question):
+        if self._admits_here(question):
             return False
         return (await self.check(question)).revoked
 
@@ -214,7 +214,7 @@ class RevocationClient:
             raise NotStarted
         if self._memory is None:
             return None
-        if self._admits(question):
+        if self._memory.glance.admits(question):
             return False
         verdict = self._remembered(inquiry(question))
         return None if verdict is None else verdict.revoked
@@ -225,7 +225,7 @@ class RevocationClient:
         Raises TokenRevoked; ServiceUnavailable where the service is away and `on_unavailable="deny"`, because nobody
         knows then; and as `check` does.
         """
-        if self._quick_in == get_ident() and self._admits(question):
+        if self._admits_here(question):
             return
         outcome = await self._ask(question)
         if isinstance(outcome, ServiceUnavailable):
@@ -281,7 +281,7 @@ class RevocationClient:
         """
         if isinstance(outcome, Verdict):
             self._policy.answered()
-        if self._memory is not None and (isinstance(outcome, ServiceUnavailable) or _admits(outcome)):
+        if self._memory is not None and (isinstance(outcome, ServiceUnavailable) or _is_good(outcome)):
             learned = self._remembered(asked) if self._memory.covers(asked) else None
             if learned is not None:
                 return learned
@@ -342,7 +342,7 @@ class RevocationClient:
         return done
 
 
-def _admits(outcome: Outcome) -> bool:
+def _is_good(outcome: Outcome) -> bool:
     return isinstance(outcome, Verdict) and not outcome.revoked
 
 

@@ -6,15 +6,35 @@ else it is run as it stands. Both do the same: it is written once.
 
 import math
 from collections.abc import Callable
+from importlib.machinery import EXTENSION_SUFFIXES
+from threading import get_ident
 from typing import Final
 
-from revocation_client.mirror import Mirror
+from revocation_client.mirror import Mirror, Table
+from revocation_client.sieve import Sieve
 from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS
 
 Clock = Callable[[], float]
 
-_COMPILED: Final = not __file__.endswith(".py")
+_COMPILED: Final = str(globals().get("__file__")).endswith(tuple(EXTENSION_SUFFIXES))
 _printable: Final = str.isprintable
+
+
+class Values:
+    """Those of one claim that are held."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._sieve: Sieve = table.sieve
+
+    def fetch(self, value: str | None) -> None:
+        """Have the processor fetch what `may_hold` will look at (`Sieve.fetch`)."""
+        if value is not None:
+            self._sieve.fetch(hash(value))
+
+    def may_hold(self, value: str | None) -> bool:
+        """False: there is none of `value`, as `Table.may_hold` says."""
+        return value is not None and self._sieve.lets_through(hash(value)) and self._table.get(value) is not None
 
 
 class Glance:
@@ -25,11 +45,14 @@ class Glance:
     """
 
     def __init__(self, mirror: Mirror, wall: Clock, monotonic: Clock) -> None:
-        self._mirror, self._jtis, self._sieve = mirror, mirror.jtis, mirror.jtis.sieve
-        self._others = mirror.others
+        tables, self._others = mirror.tables, mirror.others
+        self._jtis, self._sids, self._subs = Values(tables["jti"]), Values(tables["sid"]), Values(tables["sub"])
+        self._client_ids, self._alls = Values(tables["client_id"]), Values(tables["all"])
         self._wall, self._monotonic = wall, monotonic
         self.admitted = 0
         """How often it said so."""
+        self.thread = 0
+        """The one in which `admits_here` speaks; 0: none."""
         self._until = self._not_after = -math.inf
         self._not_before = math.inf
 
@@ -53,20 +76,32 @@ class Glance:
         jti = claims.get("jti")
         if type(jti) is not str:
             return False
-        hashed = hash(jti)
         if _COMPILED:
-            self._sieve.fetch(hashed)
+            self._jtis.fetch(jti)
         sub, sid, client_id = claims.get("sub"), claims.get("sid"), claims.get("client_id")
         if client_id is None:
             client_id = claims.get("azp")
         if not (_names(jti) and _usual_or_none(sub) and _usual_or_none(sid) and _usual_or_none(client_id)):
             return False
-        if not self.is_fresh() or (self._sieve.lets_through(hashed) and self._jtis.get(jti) is not None):
+        if _COMPILED and self._others:
+            self._sids.fetch(sid)
+            self._subs.fetch(sub)
+        if not self.is_fresh() or self._jtis.may_hold(jti):
             return False
-        if self._others and self._mirror.others_may_hold(jti, sid, sub, client_id, ""):
+        if self._others and (
+            self._sids.may_hold(sid)
+            or self._subs.may_hold(sub)
+            or self._client_ids.may_hold(client_id)
+            or self._alls.may_hold("")
+        ):
             return False
         self.admitted += 1
         return True
+
+    def admits_here(self, question: object) -> bool:
+        """The same, in the thread of the event loop alone: that is known sooner than which loop is running."""
+        here = get_ident() if not _COMPILED else PyThread_get_thread_ident()  # type: ignore[name-defined]  # noqa: F821
+        return here == self.thread and self.admits(question)
 
 
 def _names(jti: str) -> bool:

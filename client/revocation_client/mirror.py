@@ -166,13 +166,12 @@ class Mirror:
         self._late_seconds = late_seconds
         """For how long after its end a revocation is still taken and told: the clock here may be ahead of others'."""
         self._whole_values = whole_values
-        self._tables: dict[ClaimName, Table] = {claim: Table(whole_values=whole_values) for claim in CLAIM_NAMES}
-        self.jtis = self._tables["jti"]
+        self.tables: dict[ClaimName, Table] = {claim: Table(whole_values=whole_values) for claim in CLAIM_NAMES}
         self.others: list[tuple[int, Table]] = []
         """Where values of the other `CLAIM_NAMES` may be found: only what was ever put in is looked at."""
 
     def __len__(self) -> int:
-        return sum(map(len, self._tables.values()))
+        return sum(map(len, self.tables.values()))
 
     def add(self, revocation: Revocation, now: float) -> bool:
         """Merge a revocation into what is there (`model.merge`); whether that changed anything."""
@@ -180,7 +179,7 @@ class Mirror:
         end = _rounded_up(revocation.expires_at)
         if end < now - self._late_seconds:
             return False
-        table = self._tables[claim]
+        table = self.tables[claim]
         held = table.get(revocation.value)
         if held is not None and _end(held) >= now:
             merged = max(end, _end(held)), _later(cutoff, _cutoff(held))
@@ -193,20 +192,20 @@ class Mirror:
         return True
 
     def _look_for(self, claim: ClaimName) -> None:
-        here = CLAIM_NAMES.index(claim), self._tables[claim]
+        here = CLAIM_NAMES.index(claim), self.tables[claim]
         if here not in self.others:
             self.others.append(here)
 
     def covering(self, claims: Claims, now: float) -> Revocation | None:
         """A live revocation that covers a token with these claims (`model.covers`); None: none that is known here."""
         jti, sid, sub, client_id, _iat, considers_all = claims
-        if jti is not None and self.jtis.may_hold(jti):
+        if jti is not None and self.tables["jti"].may_hold(jti):
             return self._covering(claims, now)
-        if self.others and self.others_may_hold(jti, sid, sub, client_id, "" if considers_all else None):
+        if self.others and self._others_may_hold(jti, sid, sub, client_id, "" if considers_all else None):
             return self._covering(claims, now)
         return None
 
-    def others_may_hold(self, *values: str | None) -> bool:
+    def _others_may_hold(self, *values: str | None) -> bool:
         """Whether one of these, given in the order of `CLAIM_NAMES`, may be held under another claim than `jti`."""
         for claim, table in self.others:
             value = values[claim]
@@ -216,7 +215,7 @@ class Mirror:
 
     def _covering(self, claims: Claims, now: float) -> Revocation | None:
         for claim, value in claims.identifiers():
-            entry = self._tables[claim].get(value)
+            entry = self.tables[claim].get(value)
             if entry is None or _end(entry) < now:
                 continue
             cutoff = _cutoff(entry)
@@ -226,17 +225,17 @@ class Mirror:
 
     def held(self, claim: ClaimName, value: str, now: float) -> Revocation | None:
         """The live revocation of this claim and value; None: none that is known here."""
-        entry = self._tables[claim].get(value)
+        entry = self.tables[claim].get(value)
         return None if entry is None or _end(entry) < now else _revocation(claim, value, entry)
 
     def expire(self, now: float, most: int = 10_000) -> None:
         """Forget some of what has ended, which covers nothing anyway; to be called about once a second."""
-        for table in self._tables.values():
+        for table in self.tables.values():
             most = table.expire(now - self._late_seconds, most)
 
     def entries(self, now: float) -> Iterator[Revocation]:
         """What is there and lives, if its values were kept; what is added meanwhile may be left out."""
-        for claim, table in self._tables.items():
+        for claim, table in self.tables.items():
             for value, entry in table.entries():
                 if _end(entry) >= now:
                     yield _revocation(claim, value, entry)

@@ -13,18 +13,22 @@ cdef extern from *:
 
 cdef bytes MARKS
 cdef int MARK_SHIFT
+cdef int PLACE_SHIFT
 
 
 cdef class Sieve:
     cdef object _hash_of
-    cdef readonly tuple places
+    cdef readonly bytearray slots
     cdef list _room
 
-    @cython.locals(slots=bytearray, mask=Py_ssize_t)
+    @cython.locals(slots=bytearray)
     cdef void fetch(self, Py_hash_t hashed)
 
-    @cython.locals(slots=bytearray, mask=Py_ssize_t, mark=cython.uchar)
+    @cython.locals(slots=bytearray, mark=cython.uchar)
     cpdef bint lets_through(self, Py_hash_t hashed)
 
-    @cython.locals(slots=bytearray, mask=Py_ssize_t, part=Py_ssize_t)
+    @cython.locals(slots=bytearray, part=Py_ssize_t)
     cpdef add(self, Py_hash_t hashed, held)
+
+    @cython.locals(slots=bytearray, own=bytearray, hashed=Py_hash_t)
+    cdef _renew(self, Py_ssize_t part, held)

@@ -17,10 +17,14 @@ SHARDS: Final = 64
 SHARD_BITS: Final = SHARDS - 1
 """The bits of a hash that say in which part it is."""
 
+PLACE_SHIFT: Final = 6
+"""Where the bits begin that say at which place of its part it is."""
+
 MARK_SHIFT: Final = 54
 """Where the six bits of a hash are that say which bits of its byte are its mark: the highest that mirrors keep."""
 
-MARKS: Final = bytes(each for each in range(256) if each.bit_count() == 3) + bytes([3, 5, 6, 9, 10, 12, 24, 48])
+MARKS: Final = bytes([each for each in range(256) if each.bit_count() == 3] * 2)[:64]
+"""Three bits of eight; there are 56 of them, so the first few come twice."""
 
 FEWEST_BYTES: Final = 16
 """Of a part, to begin with."""
@@ -37,29 +41,28 @@ class Sieve:
     that were ever held at once.
     """
 
-    __slots__ = ("_hash_of", "_room", "places")
+    __slots__ = ("_hash_of", "_room", "slots")
 
     def __init__(self, hash_of: Callable[[Any], int]) -> None:
         self._hash_of = hash_of
         """Of what is held: `hash` of values, `int` of hashes, whose own hash may be another (32 bits)."""
-        self.places = bytearray(SHARDS * FEWEST_BYTES), SHARDS * FEWEST_BYTES - 1
-        """The bytes, and which bits of a hash say where its own is: in one, because other threads may ask meanwhile.
+        self.slots = bytearray(SHARDS * FEWEST_BYTES)
+        """The bytes; their number is a power of two, and the lowest bits of a hash say where its own is.
 
-        They are the lowest bits, so the bytes of a part do not lie together: each is as far from the next as there are
-        parts.
+        So the bytes of a part do not lie together: each is as far from the next as there are parts.
         """
         self._room = [FEWEST_BYTES // 4] * SHARDS
 
     def fetch(self, hashed: int) -> None:
         """Have the processor fetch what `lets_through` will look at; only what is compiled can tell it so."""
-        slots, mask = self.places
-        prefetch(slots, hashed & mask)  # type: ignore[name-defined]  # noqa: F821 - sieve.pxd
+        slots = self.slots
+        prefetch(slots, hashed & (len(slots) - 1))  # type: ignore[name-defined]  # noqa: F821 - sieve.pxd
 
     def lets_through(self, hashed: int) -> bool:
         """False: it is not held."""
-        slots, mask = self.places
+        slots = self.slots  # once, because another thread may put others in their place meanwhile
         mark = MARKS[hashed >> MARK_SHIFT & 63]
-        return slots[hashed & mask] & mark == mark
+        return slots[hashed & (len(slots) - 1)] & mark == mark
 
     def add(self, hashed: int, held: Collection[Hashable]) -> None:
         """Let this through from now on; `held` is what else is held of its part.
@@ -70,17 +73,17 @@ class Sieve:
         if not self._room[part]:
             self._renew(part, held)
         self._room[part] -= 1
-        slots, mask = self.places
-        slots[hashed & mask] |= MARKS[hashed >> MARK_SHIFT & 63]
+        slots = self.slots
+        slots[hashed & (len(slots) - 1)] |= MARKS[hashed >> MARK_SHIFT & 63]
 
     def _renew(self, part: int, held: Collection[Hashable]) -> None:
         """Mark of a part what is held, and nothing else. Who asks meanwhile finds it as it was, or as it is then."""
-        slots, _mask = self.places
+        slots = self.slots
         if len(held) * SHARDS * 8 > len(slots):
             slots = slots + slots  # one more bit of a hash counts now, and whatever it is, its mark is there
         own = bytearray(len(slots) // SHARDS)
         for hashed in map(self._hash_of, held):
-            own[hashed // SHARDS % len(own)] |= MARKS[hashed >> MARK_SHIFT & 63]
+            own[hashed >> PLACE_SHIFT & (len(own) - 1)] |= MARKS[hashed >> MARK_SHIFT & 63]
         slots[part::SHARDS] = own
-        self.places = slots, len(slots) - 1
+        self.slots = slots
         self._room[part] = len(own) // 4 - len(held)

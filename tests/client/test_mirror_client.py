@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from revocation_client import NotStarted, RequestRefused, RevocationClient, RevocationError, TokenNeeded, TokenRevoked
+from revocation_client import (
+    NotStarted,
+    RequestRefused,
+    RevocationClient,
+    RevocationError,
+    TokenNeeded,
+    TokenRevoked,
+    WrongEventLoop,
+)
 from revocation_client.counters import Tally
 from revocation_client.follower import Follower
 from revocation_client.freshness import Freshness
@@ -91,6 +99,34 @@ async def test_claims_are_answered_from_memory_in_every_way(client: RevocationCl
     counters = client.counters
     assert (counters.mirror_revoked, counters.mirror_not_revoked) == (5 * len(REVOKED) + 1, 5 * len(ACTIVE) + 1)
     assert (counters.checks, counters.requests) == (counters.mirror_revoked + counters.mirror_not_revoked, 0)
+
+
+async def test_nearly_every_check_is_a_glance(client: RevocationClient) -> None:
+    """A token that nothing revokes takes no more than that, in each way of asking that says no more than yes or no."""
+    memory, question = client._memory, {"jti": "here", "sid": "s-2", "sub": "alice", "iat": IAT}
+    assert memory is not None
+    for number in range(1, 4):
+        assert not await client.is_revoked(question)
+        assert memory.glance.admitted == 3 * number - 2
+        await client.ensure_active(question)
+        assert memory.glance.admitted == 3 * number - 1
+        assert client.is_revoked_now(question) is False
+        assert memory.glance.admitted == 3 * number
+
+
+async def test_a_glance_is_for_the_loops_own_thread(client: RevocationClient) -> None:
+    """What is awaited on another loop is refused there, though memory could tell; what is asked at once is answered."""
+
+    def elsewhere() -> bool | None:
+        for ask in (client.is_revoked, client.ensure_active):
+            with pytest.raises(WrongEventLoop):
+                asyncio.run(ask({"jti": "here"}))
+        return client.is_revoked_now({"jti": "here"})
+
+    assert await asyncio.to_thread(elsewhere) is False
+    await client.aclose()
+    with pytest.raises(NotStarted):
+        await client.is_revoked({"jti": "here"})
 
 
 async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClient, server: FeedServer) -> None:
@@ -323,6 +359,29 @@ def test_an_enumerations_member_is_its_text() -> None:
         verdict = memory.verdict(inquiry(question))
         assert verdict is not None
         assert verdict.revoked
+
+
+@pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
+@pytest.mark.parametrize("clock", ["wall", "monotonic"])
+def test_what_is_learned_meanwhile_vouches_for_nothing_that_was_looked_up(claim: ClaimName, clock: str) -> None:
+    """Another thread learns of a revocation, and that nothing else is missing, while the clocks are read: no "no"."""
+    waiting = [clock]
+
+    def read(name: str, seconds: float) -> float:
+        if waiting == [name]:
+            waiting.clear()
+            memory.learn(Revocation(claim, "x", None, None))
+            memory.vouch(0.0, complete=True)
+        return seconds
+
+    waiting.clear()
+    memory = Memory(5.0, Tally(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
+    if clock == "wall":  # which is read only of what one of the clocks takes for fresh
+        memory.vouch(0.0, complete=True)
+    waiting.append(clock)
+    assert not memory.glance.admits({"jti": "x", "sid": "x", "sub": "x", "client_id": "x"})
+    assert not waiting
+    assert memory.glance.admits({"jti": "y", "sid": "y", "sub": "y", "client_id": "y"})
 
 
 class Clocks:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import pytest
 from packaging.requirements import Requirement
 
+from tests.compiled import CAN_COMPILE
 from tests.system.service_process import serving
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -162,21 +163,48 @@ def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dic
     assert not client.requires["aiohttp"].specifier.contains("3.14.3")
 
 
-@pytest.mark.parametrize("without", [{"CC": "false"}, {"CC": "{half}"}, {"REVOCATION_CLIENT_NO_EXTENSIONS": "1"}])
-def test_the_client_is_built_without_a_compiler(without: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """What would be compiled is then run as it stands, all of it; asked for so, the wheel fits every machine."""
-    half = tmp_path / "compiler-of-one-file"
+@pytest.fixture(params=["no compiler", "a compiler of half", "not wanted"])
+def uncompiled(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> dict[str, str]:
+    """An environment in which the client is built without its compiled files."""
+    half = tmp_path / "compiler-of-half"
     half.write_text('#!/bin/sh\ncase "$*" in *glance*) exit 1 ;; esac\nexec cc "$@"\n')
     half.chmod(0o700)
-    without = {name: value.format(half=half) for name, value in without.items()}
+    ways = ({"CC": "false"}, {"CC": str(half)}, {"REVOCATION_CLIENT_NO_EXTENSIONS": "1"})
+    return dict(zip(("no compiler", "a compiler of half", "not wanted"), ways, strict=True))[request.param]
+
+
+def test_the_client_is_built_without_a_compiler(uncompiled: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """What would be compiled is then run as it stands, all of it; asked for so, the wheel fits every machine."""
     shutil.copytree(REPOSITORY / "client", tmp_path / "client", ignore=MADE)
-    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", ".")
-    _run("-m", "pip", "wheel", *options, "./client", directory=tmp_path, environment=os.environ | without)
-    client = _unpacked(tmp_path, tmp_path / "client", "revocation_client")
+    made = _client_wheel(tmp_path, "first", uncompiled)
+    client = _unpacked(made, tmp_path / "client", "revocation_client")
     assert client.files == client.sources
-    if "CC" not in without:
-        assert [path.name for path in tmp_path.glob("*.whl")] == ["revocation_client-0.1.0-py3-none-any.whl"]
+    if "CC" not in uncompiled:
+        assert [path.name for path in made.glob("*.whl")] == ["revocation_client-0.1.0-py3-none-any.whl"]
     assert _from_wheels([client], "import revocation_client.glance as it; print(it.__file__)").strip().endswith(".py")
+
+
+def test_nothing_that_was_built_before_is_kept(uncompiled: dict[str, str], tmp_path: pathlib.Path) -> None:
+    """Built once, and then again without a compiler: neither wheel nor tree has what is older than the sources."""
+    tree = tmp_path / "client"
+    shutil.copytree(REPOSITORY / "client", tree, ignore=MADE)
+    for number, (environment, compiled) in enumerate([({}, CAN_COMPILE), (uncompiled, False)]):
+        made = _client_wheel(tmp_path, f"wheel-{number}", environment)
+        (wheel,) = made.glob("*.whl")
+        assert any(name.endswith(".so") for name in zipfile.ZipFile(wheel).namelist()) == compiled
+        script = f"from setuptools.build_meta import build_editable as it; it({str(made)!r}, {IN_PLACE})"
+        _run("-c", script, directory=tree, environment=os.environ | environment)
+        assert bool([*tree.glob("revocation_client/*.so")]) == compiled
+
+
+IN_PLACE = {"editable_mode": "compat"}
+
+
+def _client_wheel(directory: pathlib.Path, name: str, environment: dict[str, str]) -> pathlib.Path:
+    """The directory with the wheel of the client that lies there, built in an environment that says this as well."""
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", name)
+    _run("-m", "pip", "wheel", *options, "./client", directory=directory, environment=os.environ | environment)
+    return directory / name
 
 
 def test_the_rule_and_the_wire_model_need_no_other_package(wheels: dict[str, Wheel]) -> None:

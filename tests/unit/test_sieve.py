@@ -61,7 +61,7 @@ class Holder:
     @property
     def size(self) -> int:
         """The bytes that the sieve takes."""
-        return len(self.sieve.places[0])
+        return len(self.sieve.slots)
 
     def passing(self, dice: random.Random) -> float:
         """Which share of what is not held the sieve lets through."""
