@@ -370,7 +370,6 @@ PURE: Final = {
     "revocation_client.freshness",
     "revocation_client.sieve",
     "revocation_client.mirror",
-    "revocation_client.glance",
     "revocation_client.feed",
     "revocation_client.verdicts",
     "revocation_client.errors",
