@@ -20,6 +20,9 @@ from revocation_service.store.debts import EVERYWHERE, SAID_SECONDS
 LISTEN_SECONDS: Final = 2.0
 """Within which a process that follows has noticed that the store was emptied, and said so."""
 
+REBORN_SECONDS: Final = 3.0
+"""The same where it was restarted, or another was promoted in its place: it may have come back as an older copy."""
+
 WATCH_SECONDS: Final = 5.0
 """For how long somebody who comes anew looks whether others notice a loss that he could not."""
 
@@ -41,6 +44,8 @@ class Doubt:
         """Whether all is known that anybody may have known."""
         self._waits = True
         """Whether it has not believed anything since it came; afterwards only what somebody owes brings a doubt."""
+        self._believed = False
+        """Whether it ever believed anything."""
         self.known_to = NOWHERE
         """Up to where the log was known while it was sure."""
         self._owed_to: Place | None = None
@@ -100,14 +105,25 @@ class Doubt:
         """
         if not knows_all:
             self._sure, self._waits, self._watch_until = False, True, time.monotonic() + WATCH_SECONDS
-        if self._changes.new:
-            seconds = await self._changes.unheard_seconds(LISTEN_SECONDS) if not self._sure else 0
-            self._listen_until = max(self._listen_until, time.monotonic() + seconds)
-            self._changes.new = False
+        self._listen_until = max(self._listen_until, time.monotonic() + await self._unheard_seconds())
         seconds = max(0.0, self._listen_until - time.monotonic())
         if self._owed_to is None and (self._listens or seconds):
             await self._say_that_i_listen(seconds)
         await self.look()
+
+    async def _unheard_seconds(self) -> float:
+        """For how long others may have something to say, and not have said it yet.
+
+        Who was there before does not listen because a master was restarted: what is lost then, he held himself.
+        """
+        new, reborn = self._changes.new, self._changes.reborn and not self._believed
+        self._changes.new = self._changes.reborn = False
+        if self._sure:
+            return 0
+        return max(
+            await self._changes.unheard_seconds(LISTEN_SECONDS) if new else 0,
+            REBORN_SECONDS if reborn else 0,
+        )
 
     async def look(self) -> None:
         """Say again what is owed, and see whether others still owe what this process may lack.
@@ -132,5 +148,5 @@ class Doubt:
         self.others_owe = others_owe
         self.doubtful = others_owe or listening
         if not self.doubtful:
-            self._waits = False
+            self._waits, self._believed = False, True
             self.looked.set()

@@ -28,6 +28,9 @@ FOLLOWED_AGAIN_SECONDS: Final = 0.25
 MARK_SECONDS: Final = 2 * 86_400
 """How long a master keeps its mark when nobody looks."""
 
+LIFE_SECONDS: Final = 30 * 86_400
+"""How long a master keeps which of its lives it was last met in."""
+
 MOST_MARKS: Final = 100_000
 """How many names are tried for one that belongs to a master; a single slot takes about 16,000."""
 
@@ -58,6 +61,8 @@ class Changes:
         """The name under which this process is known to the others."""
         self.new = False
         """Whether a master was met without a mark: it was never followed, or has lost everything."""
+        self.reborn = False
+        """Whether a master was met that has been restarted, or promoted, since anybody who follows met it."""
         self._store = store
         self._private = private
         log = store.keyspace.change_log.encode()
@@ -109,7 +114,7 @@ class Changes:
         return any(name.startswith(self._followers.encode()) and not name.endswith(own) for name in found)
 
     async def begin(self) -> Standing:
-        """How the masters stand just now, each with a mark from here on; where one had none, `new` says so.
+        """How the masters stand just now, each marked from here on; `new` and `reborn` say what was found before.
 
         Raises StoreUnavailable.
         """
@@ -140,7 +145,15 @@ class Changes:
         set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
         reply, *told = await node.run([set_mark, *self._questions(node)])
         self.new = self.new or reply == b"OK"
-        return _history(node, *told)
+        history = _history(node, *told)
+        await self._meet(node, f"{history[1]} {history[2]}".encode())
+        return history
+
+    async def _meet(self, node: Node, life: bytes) -> None:
+        """Note in a master itself in which of its lives it is met; of several who do so at once, one finds another."""
+        key = self._store.keyspace.life(self._mark(node))
+        (before,) = await node.run([("SET", key, life, "EX", LIFE_SECONDS, "GET")])
+        self.reborn = self.reborn or (isinstance(before, bytes) and before != life and not self._private)
 
     async def _history(self, node: Node) -> History:
         return _history(node, *await node.run(self._questions(node)))

@@ -9,6 +9,7 @@ _JTI: Final = "token_blacklist:"
 _OTHER: Final = "token_cutoff:"
 _CHANGE_LOG: Final = "token_revocations:log"
 _MARK: Final = "token_revocations:mark:"
+_LIFE: Final = "token_revocations:life:"
 _REFILL_LEASE: Final = "token_revocations:refill"
 _GLOB: Final = re.compile(r"([*?\[\]\\^])")
 _WINDOW: Final = "gateway_window:"
@@ -23,6 +24,7 @@ class Keyspace:
         self._other = prefix + _OTHER
         self.change_log = prefix + _CHANGE_LOG
         self._mark = prefix + _MARK
+        self._life = prefix + _LIFE
         self.refill_lease = prefix + _REFILL_LEASE
         self.debts = f"{{{self.change_log}}}:debts"
         """In the slot of the change log, so that both can be had or neither."""
@@ -51,6 +53,10 @@ class Keyspace:
     def mark(self, number: int) -> str:
         """A key that goes when its master loses everything; the numbers are tried until one belongs to that master."""
         return f"{self._mark}{number}"
+
+    def life(self, mark: str) -> str:
+        """The key, in the slot of that mark, of which life its master was last met in."""
+        return f"{self._life}{{{mark}}}"
 
     def window(self, counted: str) -> str:
         """The key of the window in which the attempts of one address or account are counted; no braces in its name."""

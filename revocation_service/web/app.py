@@ -40,7 +40,7 @@ SHUTDOWN_SECONDS: Final = 0.5
 
 KEEPALIVE_SECONDS: Final = 75.0
 
-START_SECONDS: Final = 3.0
+START_SECONDS: Final = 5.0
 """How long nobody is let in because others may know what a new store, or an emptied one, has not got."""
 
 _log = structlog.get_logger()

@@ -10,12 +10,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from revocation_service.doubt import LISTEN_SECONDS
+from revocation_service.doubt import LISTEN_SECONDS, REBORN_SECONDS
 from revocation_service.settings import MirrorSettings
 from revocation_service.store.change_log import NOWHERE
 from revocation_service.store.changes import Changes
 from revocation_service.store.debts import SAID_SECONDS
-from tests.redis_processes import Process, cluster, eventually, free_port, standalone
+from tests.redis_processes import Process, cluster, eventually, free_port, sentinel, standalone
 from tests.store.conftest import Proxy, missing, open_store
 from tests.store.test_reader import Running, reading
 
@@ -168,6 +168,70 @@ async def test_who_dies_before_he_has_given_back_is_not_waited_for() -> None:
             await first.reader.aclose()
             assert doubts(new)
             await believes(new, SAID_SECONDS + 3)
+
+
+@contextlib.asynccontextmanager
+async def older_copy() -> AsyncIterator[tuple[Process, Running, Proxy]]:
+    """A store that came back as an older copy, and one who knew more, whose way to it leads nowhere."""
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(standalone())
+        proxy = await stack.enter_async_context(Proxy(process.port).running())
+        first = await stack.enter_async_context(reading(proxy.url))
+        await first.fresh()
+        await first.opened.revoke_all(VALUES[:100])
+        files, copied = process.directory / "appendonlydir", process.directory / "copy"
+        shutil.copytree(files, copied)
+        await first.opened.revoke_all(VALUES[100:])
+        await all_come_to([first], knows_all, "all in the mirror")
+        proxy.port = free_port()
+        proxy.cut()
+        process.kill()
+        shutil.rmtree(files)
+        copied.rename(files)
+        await process.start()
+        yield process, first, proxy
+
+
+async def test_who_comes_to_an_older_copy_waits_until_it_is_whole_again() -> None:
+    """Restarted, and nobody has noticed yet what it lacks: the newcomer listens, hears of it, and waits."""
+    async with contextlib.AsyncExitStack() as stack:
+        process, first, proxy = await stack.enter_async_context(older_copy())
+        async with nobodys_turn(process, first):
+            opening = reading(process.url, key_prefix=first.opened.settings.key_prefix)
+            new = await stack.enter_async_context(opening)
+            await new.until(lambda: new.reader.synced, "a scan of what is there")
+            await throughout(1, lambda: doubts(new) and not new.reader.doubt.others_owe)
+            proxy.port = process.port
+            await new.until(lambda: new.reader.doubt.others_owe, "that others owe")
+            await throughout(REBORN_SECONDS, lambda: doubts(new))
+            assert await missing(new.opened, VALUES), "a test in which all is back early proves nothing"
+        await believes(new)
+        assert not await missing(new.opened, VALUES)
+
+
+async def test_an_older_copy_that_nobody_knows_better_is_believed() -> None:
+    """After seconds, because somebody might have; and by the next who comes at once: in this life it is known."""
+    async with older_copy() as (process, first, _proxy), contextlib.AsyncExitStack() as stack:
+        for seconds in (REBORN_SECONDS, 0):
+            began = time.monotonic()
+            opening = reading(process.url, key_prefix=first.opened.settings.key_prefix)
+            new = await stack.enter_async_context(opening)
+            await believes(new)
+            assert seconds <= time.monotonic() - began < seconds + 2
+
+
+async def test_who_comes_to_a_promoted_replica_listens() -> None:
+    """It has run for long, and nobody follows it yet who followed the one before."""
+    async with sentinel() as deployment:
+        async with reading(deployment.url) as one:
+            await one.fresh(20)
+            prefix = one.opened.settings.key_prefix
+        after = await deployment.kill_master()
+        await deployment.new_master(after)
+        async with reading(deployment.url, key_prefix=prefix) as new:
+            await new.until(lambda: new.reader.synced, "a scan of what is there", 20)
+            assert doubts(new)
+            await believes(new)
 
 
 async def test_nobody_waits_for_nobody() -> None:
