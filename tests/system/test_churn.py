@@ -180,7 +180,8 @@ class Ground:
         await eventually(self._settled, "what has gone is noticed, and who stays is in step", SETTLED_SECONDS)
 
     async def _settled(self) -> bool:
-        steady = [client.is_revoked_now({"jti": "nobody"}) is False for client in self.clients]
+        statuses = [client.mirror_status for client in self.clients]
+        steady = [status and status.name == "synced" and status.last_error is None for status in statuses]
         return all(steady) and await self.metric("revocation_feed_subscribers") == STEADY
 
     async def forget(self) -> None:
