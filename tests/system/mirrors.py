@@ -310,6 +310,8 @@ class Watch:
         """From an acknowledgement until it was known here."""
         self.latest_no = 0.0
         """How long after its acknowledgement, at most, memory still said of one that it was not revoked."""
+        self.silences = 0
+        """How often memory said nothing of one."""
         self.too_late: dict[int, float] = {}
         """Of which, by number, it was said for too long, and for how long."""
         self.closed = False
@@ -340,6 +342,8 @@ class Watch:
             self.latest_no = max(self.latest_no, waited)
             if waited > self._max_staleness_seconds:
                 self.too_late[number] = waited
+        else:
+            self.silences += 1
         return said is True
 
     @property
