@@ -44,8 +44,8 @@ class Doubt:
         """Whether all is known that anybody may have known."""
         self._waits = True
         """Whether it has not believed anything since it came; afterwards only what somebody owes brings a doubt."""
-        self._believed = False
-        """Whether it ever believed anything."""
+        self._was_there = False
+        """Whether it ever knew all there was: what a restarted store has lost since, it held itself."""
         self.known_to = NOWHERE
         """Up to where the log was known while it was sure."""
         self._owed_to: Place | None = None
@@ -56,6 +56,11 @@ class Doubt:
         """Whether it has said that it listens."""
 
     @property
+    def sure(self) -> bool:
+        """Whether all is known that anybody may have known."""
+        return self._sure
+
+    @property
     def owes(self) -> bool:
         """Whether something is not known to be given back."""
         return self._owed_to is not None
@@ -63,6 +68,7 @@ class Doubt:
     def know(self, place: Place) -> None:
         """All the log is known up to there; whoever is not sure of what was before does not know that."""
         if self._sure:
+            self._was_there = True
             self.known_to = max(self.known_to, place)
 
     async def come(self, place: Place, *, holds: bool) -> None:
@@ -105,7 +111,9 @@ class Doubt:
         """
         if not knows_all:
             self._sure, self._waits, self._watch_until = False, True, time.monotonic() + WATCH_SECONDS
-        self._listen_until = max(self._listen_until, time.monotonic() + await self._unheard_seconds())
+        seconds = await self._unheard_seconds()
+        self._listen_until = max(self._listen_until, time.monotonic() + seconds)
+        self._changes.new = self._changes.reborn = False
         seconds = max(0.0, self._listen_until - time.monotonic())
         if self._owed_to is None and (self._listens or seconds):
             await self._say_that_i_listen(seconds)
@@ -114,15 +122,13 @@ class Doubt:
     async def _unheard_seconds(self) -> float:
         """For how long others may have something to say, and not have said it yet.
 
-        Who was there before does not listen because a master was restarted: what is lost then, he held himself.
+        Who was there before does not listen because a master was restarted, or each restart were an outage.
         """
-        new, reborn = self._changes.new, self._changes.reborn and not self._believed
-        self._changes.new = self._changes.reborn = False
         if self._sure:
             return 0
         return max(
-            await self._changes.unheard_seconds(LISTEN_SECONDS) if new else 0,
-            REBORN_SECONDS if reborn else 0,
+            await self._changes.unheard_seconds(LISTEN_SECONDS) if self._changes.new else 0,
+            REBORN_SECONDS if self._changes.reborn and not self._was_there else 0,
         )
 
     async def look(self) -> None:
@@ -148,5 +154,5 @@ class Doubt:
         self.others_owe = others_owe
         self.doubtful = others_owe or listening
         if not self.doubtful:
-            self._waits, self._believed = False, True
+            self._waits = False
             self.looked.set()

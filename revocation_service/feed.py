@@ -139,7 +139,7 @@ class Stream:
     """What one follower is to be told, in order; to be read by one task."""
 
     def __init__(self, opening: Opening, leave: Callable[["Stream"], None], waiting: Iterable[bytes]) -> None:
-        self._opening = opening
+        self._opening: Opening | None = opening
         self._leave = leave
         self._queue = deque(waiting)
         self._bytes = sum(map(cost, self._queue))
@@ -169,8 +169,10 @@ class Stream:
             self.on_end()
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """What is to be written, until the end."""
-        async with aclosing(self._opening(self)) as opening:
+        """What is to be written, until the end; to be asked for once."""
+        assert self._opening is not None
+        opening, self._opening = self._opening(self), None  # who stays would keep a whole snapshot with it
+        async with aclosing(opening):
             async for piece in opening:
                 if self.ended is not None:
                     break

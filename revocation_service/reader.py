@@ -250,7 +250,12 @@ class Reader:
         return _Session(standing, Heartbeats(begun), whole=False)
 
     async def _begin_nothing(self, *, owed: bool) -> None:
-        """A part of the store is away, perhaps no more than that, and of the rest what can be read is an answer."""
+        """A part of the store is away, perhaps no more than that, and of the rest what can be read is an answer.
+
+        Where nothing of it could be asked, nothing is learned.
+        """
+        if not self._changes.met:
+            return
         if not owed and not self._changes.new:
             await self.doubt.settle()
         await (self.doubt.begin(knows_all=False) if self.doubt.doubtful else self.doubt.look())
@@ -333,13 +338,16 @@ class Reader:
             await asyncio.sleep(max(0.0, begun + BEAT_SECONDS - time.monotonic()))
 
     async def _watch(self, session: _Session) -> None:
-        begun = time.monotonic()
+        begun, noted = time.monotonic(), False
         while True:
             with suppress(StoreUnavailable):
                 if await self._changes.standing() != session.standing:
                     raise Lost("masters_changed")
             with suppress(StoreUnavailable):
                 await self.doubt.look()
+                if session.whole and self.doubt.sure and not noted:
+                    await self._changes.note_lives(session.standing)
+                    noted = True
             now = time.monotonic()
             if now - max(begun, session.beats.proven_at) > MISSED_SECONDS:
                 raise Lost("missed_heartbeat")

@@ -62,11 +62,15 @@ class Changes:
         self.new = False
         """Whether a master was met without a mark: it was never followed, or has lost everything."""
         self.reborn = False
-        """Whether a master was met that has been restarted, or promoted, since anybody who follows met it."""
+        """Whether a master was met that has been restarted, or promoted, since anybody who knew all followed it."""
+        self.met = False
+        """Whether any master could be asked when that was last begun."""
         self._store = store
         self._private = private
         log = store.keyspace.change_log.encode()
         self._followers = f"revocation-reader:{sha1(log, usedforsecurity=False).hexdigest()[:12]}:"
+        self._lives: dict[Node, bytes | None] = {}
+        """Of masters, those for whose sake `reborn` was said already."""
         self._numbers: dict[tuple[Hashable, Node], int] = {}
         self.refill = Refill(store)
         self.debts = Debts(store, self.process)
@@ -114,11 +118,27 @@ class Changes:
         return any(name.startswith(self._followers.encode()) and not name.endswith(own) for name in found)
 
     async def begin(self) -> Standing:
-        """How the masters stand just now, each marked from here on; `new` and `reborn` say what was found before.
+        """How the masters stand just now, each with a mark from here on; `new`, `reborn` and `met` say what was found.
 
         Raises StoreUnavailable.
         """
+        self.met = False
         return await self._standing(self._marked_history)
+
+    async def note_lives(self, standing: Standing) -> None:
+        """Note in each master that still stands so in which of its lives it is followed, by one who knows all it had.
+
+        Raises StoreUnavailable.
+        """
+
+        async def note(node: Node) -> History:
+            history = await self._history(node)
+            life = _life(history)
+            if life is not None and history in standing.histories:
+                await node.run([("SET", self._life(node), life, "EX", LIFE_SECONDS)])
+            return history
+
+        await self._standing(note)
 
     async def standing(self) -> Standing:
         """How the masters stand just now.
@@ -143,23 +163,24 @@ class Changes:
 
     async def _marked_history(self, node: Node) -> History:
         set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
-        reply, *told = await node.run([set_mark, *self._questions(node)])
-        self.new = self.new or reply == b"OK"
+        reply, noted, *told = await node.run([set_mark, ("GET", self._life(node)), *self._questions(node)])
         history = _history(node, *told)
-        await self._meet(node, f"{history[1]} {history[2]}".encode())
+        self.met = True
+        self.new = self.new or reply == b"OK"
+        life = _life(history)
+        if isinstance(noted, bytes) and life not in (noted, None, self._lives.get(node)) and not self._private:
+            self.reborn = True
+            self._lives[node] = life
         return history
-
-    async def _meet(self, node: Node, life: bytes) -> None:
-        """Note in a master itself in which of its lives it is met; of several who do so at once, one finds another."""
-        key = self._store.keyspace.life(self._mark(node))
-        (before,) = await node.run([("SET", key, life, "EX", LIFE_SECONDS, "GET")])
-        self.reborn = self.reborn or (isinstance(before, bytes) and before != life and not self._private)
 
     async def _history(self, node: Node) -> History:
         return _history(node, *await node.run(self._questions(node)))
 
     def _questions(self, node: Node) -> tuple[Command, ...]:
         return ("INFO", "server"), ("INFO", "replication"), ("GETEX", self._mark(node), "EX", MARK_SECONDS)
+
+    def _life(self, node: Node) -> str:
+        return self._store.keyspace.life(self._mark(node))
 
     def _mark(self, node: Node) -> str:
         """A key in one of the slots of this master."""
@@ -178,6 +199,12 @@ class Changes:
 def _history(node: Node, server: Any, replication: Any, marked: Any) -> History:
     run_id, replication_id = _told(server, "run_id"), _told(replication, "master_replid")
     return node.address, run_id, replication_id, marked if isinstance(marked, bytes) else None
+
+
+def _life(history: History) -> bytes | None:
+    """Which of its lives a master is in; None where an ACL hides that."""
+    _address, run_id, replication_id, _mark = history
+    return None if run_id is None or replication_id is None else f"{run_id} {replication_id}".encode()
 
 
 def _told(reply: Any, field: str) -> str | None:

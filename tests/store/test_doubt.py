@@ -170,6 +170,18 @@ async def test_who_dies_before_he_has_given_back_is_not_waited_for() -> None:
             await believes(new, SAID_SECONDS + 3)
 
 
+async def noted(process: Process, running: Running) -> None:
+    """Wait until it has noted in which of its lives it follows that store."""
+    keyspace = running.opened.store.keyspace
+
+    async def is_noted() -> bool:
+        info = await process.info("server")
+        life: bytes | str = await process.command("GET", keyspace.life(keyspace.mark(0))) or ""
+        return info["run_id"] in str(life)
+
+    await eventually(is_noted, "the note")
+
+
 @contextlib.asynccontextmanager
 async def older_copy() -> AsyncIterator[tuple[Process, Running, Proxy]]:
     """A store that came back as an older copy, and one who knew more, whose way to it leads nowhere."""
@@ -177,7 +189,7 @@ async def older_copy() -> AsyncIterator[tuple[Process, Running, Proxy]]:
         process = await stack.enter_async_context(standalone())
         proxy = await stack.enter_async_context(Proxy(process.port).running())
         first = await stack.enter_async_context(reading(proxy.url))
-        await first.fresh()
+        await noted(process, first)
         await first.opened.revoke_all(VALUES[:100])
         files, copied = process.directory / "appendonlydir", process.directory / "copy"
         shutil.copytree(files, copied)
@@ -209,22 +221,89 @@ async def test_who_comes_to_an_older_copy_waits_until_it_is_whole_again() -> Non
         assert not await missing(new.opened, VALUES)
 
 
+async def seconds_of_doubt(running: Running) -> float:
+    """For how long it doubts, from now on."""
+    began = time.monotonic()
+    await believes(running)
+    return time.monotonic() - began
+
+
 async def test_an_older_copy_that_nobody_knows_better_is_believed() -> None:
-    """After seconds, because somebody might have; and by the next who comes at once: in this life it is known."""
+    """After seconds, because somebody might have; and at once as soon as one has known all of it for a while."""
     async with older_copy() as (process, first, _proxy), contextlib.AsyncExitStack() as stack:
-        for seconds in (REBORN_SECONDS, 0):
-            began = time.monotonic()
-            opening = reading(process.url, key_prefix=first.opened.settings.key_prefix)
-            new = await stack.enter_async_context(opening)
+        prefix = first.opened.settings.key_prefix
+        several = [await stack.enter_async_context(reading(process.url, key_prefix=prefix)) for _ in range(3)]
+        waited = await asyncio.gather(*map(seconds_of_doubt, several))
+        assert min(waited) > REBORN_SECONDS - 0.5, "none of them, whoever came first"
+        assert max(waited) < REBORN_SECONDS + 2
+        await noted(process, several[0])
+        late = await stack.enter_async_context(reading(process.url, key_prefix=prefix))
+        assert await seconds_of_doubt(late) < 1
+
+
+async def test_one_who_was_cut_off_earlier_does_not_speak_for_those_who_know() -> None:
+    """Back first at an older copy he lacks what it lacks, and finds it whole: a newcomer listens all the same."""
+    async with contextlib.AsyncExitStack() as stack:
+        process, first, proxy = await stack.enter_async_context(older_copy())
+        prefix = first.opened.settings.key_prefix
+        async with reading(process.url, key_prefix=prefix) as lacking:
+            await all_come_to([lacking], sure, "one who is sure, of what there was before")
+            process.kill()
+            await lacking.until(lambda: old_one(lacking), "an old mirror")
+            await process.start()
+            await lacking.until(lambda: lacking.age < 1 and not doubts(lacking), "its being in step again")
+            new = await stack.enter_async_context(reading(process.url, key_prefix=prefix))
+            await throughout(1, lambda: doubts(new))
+            proxy.port = process.port
+            await new.until(lambda: new.reader.doubt.others_owe or new.knows(VALUES[-1]), "to hear of the rest")
             await believes(new)
-            assert seconds <= time.monotonic() - began < seconds + 2
+            assert not await missing(new.opened, VALUES)
+
+
+@pytest.mark.parametrize("word", [b"token_revocations:mark", b"CLIENT"], ids=["mark", "followers"])
+async def test_a_newcomer_whose_first_question_fails_listens_at_the_second(word: bytes) -> None:
+    """The connection ends on the way to a restarted store, or one without its files: it doubts until it was asked."""
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(standalone())
+        async with reading(process.url) as one:
+            await noted(process, one)
+            prefix = one.opened.settings.key_prefix
+        process.kill()
+        if word == b"CLIENT":  # which is asked where there is no mark
+            shutil.rmtree(process.directory / "appendonlydir")
+        await process.start()
+        proxy, failed = await stack.enter_async_context(Proxy(process.port).running()), 0
+
+        async def request(piece: bytes) -> bytes | None:
+            nonlocal failed
+            if word in piece and not failed:
+                failed += 1
+                return None
+            return piece
+
+        proxy.request = request
+        new = await stack.enter_async_context(reading(proxy.url, key_prefix=prefix))
+        assert await seconds_of_doubt(new) > 1
+        assert failed == 1
+
+
+async def test_a_restarted_store_that_takes_no_writes_is_listened_to() -> None:
+    """Nobody can note there that he follows, nor say what he owes: the newcomer waits as long as for others."""
+    async with standalone() as process:
+        async with reading(process.url) as one:
+            await noted(process, one)
+            prefix = one.opened.settings.key_prefix
+        await process.restart()
+        await process.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        async with reading(process.url, key_prefix=prefix) as new:
+            assert await seconds_of_doubt(new) > REBORN_SECONDS - 1
 
 
 async def test_who_comes_to_a_promoted_replica_listens() -> None:
     """It has run for long, and nobody follows it yet who followed the one before."""
     async with sentinel() as deployment:
         async with reading(deployment.url) as one:
-            await one.fresh(20)
+            await noted(await deployment.master(), one)
             prefix = one.opened.settings.key_prefix
         after = await deployment.kill_master()
         await deployment.new_master(after)

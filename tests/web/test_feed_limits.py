@@ -144,6 +144,12 @@ class Told:
         assert isinstance(part, Synced)
         return told
 
+    async def change(self) -> None:
+        """Read on, up to a change."""
+        async for piece in self._pieces:
+            if any(isinstance(event, Change) for event in map(decode, self._parser.feed(piece))):
+                return
+
     async def leave(self) -> None:
         """Read no more."""
         await self._pieces.aclose()
@@ -292,6 +298,23 @@ async def test_a_slow_reader_has_two_minutes(redis: Process) -> None:
         await second.leave()
 
 
+async def test_who_has_read_his_snapshot_and_stays_holds_none(redis: Process) -> None:
+    """However many follow, and whenever they came: what they were told at first is not kept for them."""
+    now, held = 0.0, [f"{number}" for number in range(2 * PART_REVOCATIONS)]
+    async with feed_of(redis, held, lambda: now) as (feed, reader):
+        staying = []
+        for number in range(4):
+            now = number * (SNAPSHOT_SHARED_SECONDS + 1)
+            staying.append(Told(feed))
+            assert await staying[-1].all() >= set(held)
+            reader.add_own(Revocation("jti", f"later-{number}", time.time() + 600, None))
+            for one in staying:
+                await one.change()
+            assert snapshots_held() <= 1
+        for one in staying:
+            await one.leave()
+
+
 async def test_a_snapshot_that_nobody_reads_is_let_go(redis: Process) -> None:
     """After ten seconds; until then the next who comes is given it, with what changed since."""
     now = 0.0
@@ -302,7 +325,6 @@ async def test_a_snapshot_that_nobody_reads_is_let_go(redis: Process) -> None:
             assert await follower.all() == said
             await follower.leave()
             reader.add_own(Revocation("jti", "b", time.time() + 600, None))
-        del follower  # it would hold its own
         now += SNAPSHOT_SHARED_SECONDS + 1
         await eventually(lambda: asyncio.sleep(0, snapshots_held() == 0), "none that is held")
 
