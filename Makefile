@@ -47,7 +47,7 @@ check: $(COMPILED) ## Lint, format, types, and the layers of the code base
 test: $(COMPILED) ## The tests, against real Redis processes that they start themselves (PROCESSES=3 at a time; some minutes)
 	$(BIN)/pytest -m "not docker" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-campaign: $(COMPILED) ## The same claims turned up: 10,000 revocations under kills, long fuzzing (much longer)
+campaign: $(COMPILED) ## The same claims turned up: 100,000 revocations under kills, long fuzzing (over an hour)
 	CAMPAIGN=1 $(BIN)/pytest -m "not docker"
 
 bench: $(COMPILED) ## Measure, against named baselines in the same run

@@ -69,8 +69,8 @@ class Changes:
         self._private = private
         log = store.keyspace.change_log.encode()
         self._followers = f"revocation-reader:{sha1(log, usedforsecurity=False).hexdigest()[:12]}:"
-        self._lives: dict[Node, bytes | None] = {}
-        """Of masters, those for whose sake `reborn` was said already."""
+        self._lives: dict[Hashable, bytes | None] = {}
+        """By address, those for whose sake `reborn` was said already."""
         self._numbers: dict[tuple[Hashable, Node], int] = {}
         self.refill = Refill(store)
         self.debts = Debts(store, self.process)
@@ -168,9 +168,9 @@ class Changes:
         self.met = True
         self.new = self.new or reply == b"OK"
         life = _life(history)
-        if isinstance(noted, bytes) and life not in (noted, None, self._lives.get(node)) and not self._private:
+        if isinstance(noted, bytes) and life not in (noted, None, self._lives.get(node.address)) and not self._private:
             self.reborn = True
-            self._lives[node] = life
+            self._lives[node.address] = life
         return history
 
     async def _history(self, node: Node) -> History:
