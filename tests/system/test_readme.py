@@ -5,6 +5,7 @@ import contextlib
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import signal
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import OAuth2PasswordBearer
 
+from revocation_service.store.windows import Attempt
 from tests.redis_processes import HOST, eventually, free_port, standalone
+from tests.store.test_windows import opened_windows
 from tests.system.service_process import ServiceProcess, serving
 from tests.system.tokens import SECRET, mint
 
@@ -182,3 +185,32 @@ def _decode(token: str) -> dict[str, Any]:
 class _Users:
     async def get(self, name: str) -> dict[str, str]:
         return {"name": name}
+
+
+async def test_the_user_of_its_own_in_redis_may_do_all_that_is_done(tmp_path: pathlib.Path) -> None:
+    """With nothing but what the README gives it, all works, and is written back; nothing is refused."""
+    (example,) = examples("Deployment", "ACL SETUSER")
+    words = shlex.split(example.command.replace("\\\n", " "))
+    async with standalone() as redis:
+        assert await redis.command(*words[1:])
+        url = f"redis://revocation:a-long-password@{redis.address}/0"
+        settings = {"REVOCATION_REDIS_URL": url, "REVOCATION_API_KEYS": f"all={KEY}:check+revoke+admin"}
+        headers = {"Authorization": f"Bearer {KEY}"}
+        async with serving(tmp_path, settings) as service, aiohttp.ClientSession(service.url, headers=headers) as http:
+            for claims in ({"jti": "a", "expires_in": 600}, {"sid": "s"}, {"sub": "alice"}, {"all": True}):
+                async with http.post("/revoke", json=claims) as answer:
+                    assert answer.status == 200
+            async with http.get("/revocations", params={"claim": "sub", "value": "alice"}) as answer:
+                assert answer.status == 200
+            async with http.post("/check/batch", json={"checks": [{"jti": "a"}, {"jti": "b", "sub": "bob"}]}) as answer:
+                assert [one["revoked"] for one in (await answer.json())["results"]] == [True, False]
+            async with http.get("/feed") as answer:
+                assert await answer.content.readuntil(b"event: synced")
+            async with http.get("/readyz") as answer:
+                assert "warnings" not in await answer.text()
+            await redis.command("FLUSHALL")
+            await eventually(lambda: redis.command("EXISTS", "token_blacklist:a"), "what was lost")
+        async with opened_windows(url, "") as windows:
+            await windows.hit(Attempt("somebody", 5, 60, "1"))
+            await windows.probe()
+        assert await redis.command("ACL", "LOG") == []
