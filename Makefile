@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
+TYPED := $(wildcard client/revocation_client/*.pxd)
 PORT ?= 8080
 PROCESSES ?= 3
 
@@ -24,7 +25,7 @@ $(INSTALLED): $(foreach part,. client examples/main_api,$(part)/setup.cfg $(part
 	@touch $(INSTALLED) $(COMPILED)
 
 # What is compiled is compiled again when it changes: Python would prefer the old one to the new source.
-$(COMPILED): $(INSTALLED) client/setup.py $(foreach name,glance sieve,$(addprefix client/revocation_client/$(name),.py .pxd))
+$(COMPILED): $(INSTALLED) client/setup.py $(TYPED) $(TYPED:.pxd=.py)
 	cd client && ../$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $(COMPILED)
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import pathlib
 import platform
 import statistics
 from collections.abc import Awaitable, Callable, Coroutine
@@ -229,9 +230,8 @@ async def memory(plan: Plan) -> None:
 
 async def mirror(plan: Plan) -> None:
     """A check from memory: its cost, the memory's cost, and how soon a revocation is in it."""
-    how = "as it is written" if glance.__file__.endswith((".py", ".pyc")) else "compiled"
     print("\nchecks from memory, each of a token never asked before; redis-py with hiredis, on the same event loop")
-    print(f"  what answers them in the client (glance.py, sieve.py) is {how}")
+    print(f"  what answers them in the client is {pathlib.Path(glance.__file__).name}")
     answers: dict[int, float] = {}
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())

@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 PACKAGE = "revocation_client"
-COMPILED = ("sieve", "glance")
+COMPILED = sorted(path.stem for path in Path(PACKAGE).glob("*.pxd"))
 OLDEST_CYTHON = (3, 1)
 
 
@@ -60,7 +60,7 @@ def remove(paths: Iterable[Path]) -> None:
 
 
 def extensions() -> list[Extension]:
-    """The two, written in C by Cython, which knows their types from the .pxd files beside them."""
+    """The files with a .pxd beside them, which has their types, written in C by Cython."""
     usual = platform.python_implementation() == "CPython" and sys.maxsize > 1 << 32
     if not usual or sysconfig.get_config_var("Py_GIL_DISABLED") or os.environ.get("REVOCATION_CLIENT_NO_EXTENSIONS"):
         return []

@@ -40,14 +40,12 @@ class Doubt:
         self.looked = asyncio.Event()
         """Set once the doubt was over, or to begin has failed."""
         self._changes = changes
-        self._sure = False
+        self.sure = False
         """Whether all is known that anybody may have known."""
         self._waits = True
         """Whether it has not believed anything since it came; afterwards only what somebody owes brings a doubt."""
-        self._was_there = False
-        """Whether it ever knew all there was: what a restarted store has lost since, it held itself."""
         self.known_to = NOWHERE
-        """Up to where the log was known while it was sure."""
+        """Up to where the log was known while it was sure; who never was is nowhere."""
         self._owed_to: Place | None = None
         """Up to where the log told what this process may have to give back; None: it owes nothing."""
         self._listen_until = self._watch_until = -math.inf
@@ -56,19 +54,13 @@ class Doubt:
         """Whether it has said that it listens."""
 
     @property
-    def sure(self) -> bool:
-        """Whether all is known that anybody may have known."""
-        return self._sure
-
-    @property
     def owes(self) -> bool:
         """Whether something is not known to be given back."""
         return self._owed_to is not None
 
     def know(self, place: Place) -> None:
         """All the log is known up to there; whoever is not sure of what was before does not know that."""
-        if self._sure:
-            self._was_there = True
+        if self.sure:
             self.known_to = max(self.known_to, place)
 
     async def come(self, place: Place, *, holds: bool) -> None:
@@ -110,7 +102,7 @@ class Doubt:
         Raises StoreUnavailable.
         """
         if not knows_all:
-            self._sure, self._waits, self._watch_until = False, True, time.monotonic() + WATCH_SECONDS
+            self.sure, self._waits, self._watch_until = False, True, time.monotonic() + WATCH_SECONDS
         seconds = await self._unheard_seconds()
         self._listen_until = max(self._listen_until, time.monotonic() + seconds)
         self._changes.new = self._changes.reborn = False
@@ -124,11 +116,11 @@ class Doubt:
 
         Who was there before does not listen because a master was restarted, or each restart were an outage.
         """
-        if self._sure:
+        if self.sure:
             return 0
         return max(
             await self._changes.unheard_seconds(LISTEN_SECONDS) if self._changes.new else 0,
-            REBORN_SECONDS if self._changes.reborn and not self._was_there else 0,
+            REBORN_SECONDS if self._changes.reborn and self.known_to == NOWHERE else 0,
         )
 
     async def look(self) -> None:
@@ -137,14 +129,14 @@ class Doubt:
         Raises StoreUnavailable.
         """
         await self._say_what_is_owed()
-        if self._sure:
+        if self.sure:
             return
         others = await self._changes.debts.of_others()
         now = time.monotonic()
         others_owe = any(self.known_to < known_to < EVERYWHERE for known_to in others)
         listening = now < self._listen_until or (self._waits and EVERYWHERE in others)
         self._believe(others_owe=others_owe, listening=listening)
-        self._sure = not self.doubtful and now >= self._watch_until
+        self.sure = not self.doubtful and now >= self._watch_until
 
     def _believe(self, *, others_owe: bool, listening: bool) -> None:
         if others_owe and not self.others_owe:

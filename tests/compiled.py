@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 CLIENT: Final = Path(__file__).parents[1] / "client" / "revocation_client"
-COMPILED: Final = ("sieve", "glance")
+COMPILED: Final = sorted(path.stem for path in CLIENT.glob("*.pxd"))
 CAN_COMPILE: Final = (
     platform.python_implementation() == "CPython"
     and not sysconfig.get_config_var("Py_GIL_DISABLED")

@@ -87,10 +87,7 @@ class Table:
 
     def may_hold(self, value: str) -> bool:
         """False: there is none of `value`, not even one that has ended."""
-        hashed = hash(value)
-        if not self.sieve.lets_through(hashed):
-            return False
-        return (value if self._whole_values else hashed & HASH_BITS) in self._shards[hashed & SHARD_BITS]
+        return self.sieve.lets_through(hash(value)) and self.get(value) is not None
 
     def get(self, value: str) -> Entry | None:
         """The revocation of `value`, which may have ended."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from hashlib import sha1
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.store.change_log import CursorLost, Entry, Tail, open_tail
@@ -33,6 +33,8 @@ LIFE_SECONDS: Final = 30 * 86_400
 
 MOST_MARKS: Final = 100_000
 """How many names are tried for one that belongs to a master; a single slot takes about 16,000."""
+
+T = TypeVar("T")
 
 History = tuple[Hashable, ...]
 """Of one master: address, run id, replication id, and the mark in its data; None for what it hides or lacks."""
@@ -69,7 +71,7 @@ class Changes:
         self._private = private
         log = store.keyspace.change_log.encode()
         self._followers = f"revocation-reader:{sha1(log, usedforsecurity=False).hexdigest()[:12]}:"
-        self._lives: dict[Hashable, bytes | None] = {}
+        self._lives: dict[Hashable, bytes] = {}
         """By address, those for whose sake `reborn` was said already."""
         self._numbers: dict[tuple[Hashable, Node], int] = {}
         self.refill = Refill(store)
@@ -126,19 +128,18 @@ class Changes:
         return await self._standing(self._marked_history)
 
     async def note_lives(self, standing: Standing) -> None:
-        """Note in each master that still stands so in which of its lives it is followed, by one who knows all it had.
+        """Note in each master in which of its lives it was followed, by one who knows all it had when they stood so.
 
-        Raises StoreUnavailable.
+        One that is in another by now has an old one noted, which is as good as none. Raises StoreUnavailable.
         """
+        lives = {history[0]: _life(history) for history in standing.histories}
 
-        async def note(node: Node) -> History:
-            history = await self._history(node)
-            life = _life(history)
-            if life is not None and history in standing.histories:
+        async def note(node: Node) -> None:
+            life = lives.get(node.address)
+            if life is not None:
                 await node.run([("SET", self._life(node), life, "EX", LIFE_SECONDS)])
-            return history
 
-        await self._standing(note)
+        await self._of_masters(note)
 
     async def standing(self) -> Standing:
         """How the masters stand just now.
@@ -148,18 +149,23 @@ class Changes:
         return await self._standing(self._history)
 
     async def _standing(self, history: Callable[[Node], Awaitable[History]]) -> Standing:
+        told = await self._of_masters(history)
+        return Standing(self._store.connections.topology(), frozenset(told))
+
+    async def _of_masters(self, ask: Callable[[Node], Awaitable[T]]) -> list[T]:
+        """What each of the masters says to that, asked side by side."""
         connections = self._store.connections
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await connections.ready(asyncio.get_running_loop().time() + DEADLINE_SECONDS)
                 await connections.look_again()
-                told = await asyncio.gather(*map(history, await connections.masters()), return_exceptions=True)
+                told = await asyncio.gather(*map(ask, await connections.masters()), return_exceptions=True)
                 for each in told:
                     if isinstance(each, BaseException):
                         raise each
         except FAILURES as error:
             raise StoreUnavailable("the masters cannot be asked how they stand") from error
-        return Standing(connections.topology(), frozenset(cast(list[History], told)))
+        return cast(list[T], told)
 
     async def _marked_history(self, node: Node) -> History:
         set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
@@ -168,7 +174,8 @@ class Changes:
         self.met = True
         self.new = self.new or reply == b"OK"
         life = _life(history)
-        if isinstance(noted, bytes) and life not in (noted, None, self._lives.get(node.address)) and not self._private:
+        said = self._lives.get(node.address)
+        if isinstance(noted, bytes) and life is not None and life not in (noted, said) and not self._private:
             self.reborn = True
             self._lives[node.address] = life
         return history

@@ -365,7 +365,7 @@ def test_an_enumerations_member_is_its_text() -> None:
 @pytest.mark.parametrize("clock", ["wall", "monotonic"])
 def test_what_is_learned_meanwhile_vouches_for_nothing_that_was_looked_up(claim: ClaimName, clock: str) -> None:
     """Another thread learns of a revocation, and that nothing else is missing, while the clocks are read: no "no"."""
-    waiting = [clock]
+    waiting: list[str] = []
 
     def read(name: str, seconds: float) -> float:
         if waiting == [name]:
@@ -374,7 +374,6 @@ def test_what_is_learned_meanwhile_vouches_for_nothing_that_was_looked_up(claim:
             memory.vouch(0.0, complete=True)
         return seconds
 
-    waiting.clear()
     memory = Memory(5.0, Tally(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
     if clock == "wall":  # which is read only of what one of the clocks takes for fresh
         memory.vouch(0.0, complete=True)

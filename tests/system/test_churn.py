@@ -181,8 +181,9 @@ class Ground:
 
     async def _settled(self) -> bool:
         statuses = [client.mirror_status for client in self.clients]
-        steady = [status and status.name == "synced" and status.last_error is None for status in statuses]
-        return all(steady) and await self.metric("revocation_feed_subscribers") == STEADY
+        connected = [status is not None and status.last_error is None for status in statuses]
+        steady = [client.is_revoked_now({"jti": "nobody"}) is False for client in self.clients]
+        return all(connected + steady) and await self.metric("revocation_feed_subscribers") == STEADY
 
     async def forget(self) -> None:
         """Let all that has ended be forgotten, which is so some minutes later."""

@@ -25,6 +25,8 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 COPIED = ("client", "revocation_service", "tests", "bench", "deploy", "docs", "setup.cfg", "pyproject.toml")
 MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", "*.so", ".*")
 BUILD_SECONDS = 300
+IN_PLACE = {"editable_mode": "compat"}
+UNCHANGED: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
             shutil.copytree(path, sources / name, ignore=MADE)
         elif path.exists():
             shutil.copy(path, sources)
-    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", str(made))
-    _run("-m", "pip", "wheel", *options, "./client", ".", directory=sources)
+    _build(sources, made, "./client", ".")
     packages = {"revocation_service": sources, "revocation_client": sources / "client"}
     return {name: _unpacked(made, packages[name], name) for name in packages}
 
@@ -83,11 +84,20 @@ def _isolation() -> Sequence[str]:
     return ("--no-build-isolation",) if here >= int(wanted[1]) else ()
 
 
-def _run(*arguments: str, directory: pathlib.Path, environment: Mapping[str, str] | None = None) -> str:
+def _build(
+    directory: pathlib.Path, made: pathlib.Path, *projects: str, environment: Mapping[str, str] = UNCHANGED
+) -> None:
+    """Have the wheels of projects that lie in one directory put into another."""
+    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", str(made))
+    _run("-m", "pip", "wheel", *options, *projects, directory=directory, environment=environment)
+
+
+def _run(*arguments: str, directory: pathlib.Path, environment: Mapping[str, str] = UNCHANGED) -> str:
+    """What Python writes, in this process' environment with that beside it."""
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
-        env=environment,
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=BUILD_SECONDS,
@@ -163,20 +173,23 @@ def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dic
     assert not client.requires["aiohttp"].specifier.contains("3.14.3")
 
 
-@pytest.fixture(params=["no compiler", "a compiler of half", "not wanted"])
+@pytest.fixture(
+    params=[{"CC": "false"}, {"CC": "{half}"}, {"REVOCATION_CLIENT_NO_EXTENSIONS": "1"}],
+    ids=["no compiler", "a compiler of half", "not wanted"],
+)
 def uncompiled(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> dict[str, str]:
     """An environment in which the client is built without its compiled files."""
     half = tmp_path / "compiler-of-half"
     half.write_text('#!/bin/sh\ncase "$*" in *glance*) exit 1 ;; esac\nexec cc "$@"\n')
     half.chmod(0o700)
-    ways = ({"CC": "false"}, {"CC": str(half)}, {"REVOCATION_CLIENT_NO_EXTENSIONS": "1"})
-    return dict(zip(("no compiler", "a compiler of half", "not wanted"), ways, strict=True))[request.param]
+    return {name: value.format(half=half) for name, value in request.param.items()}
 
 
 def test_the_client_is_built_without_a_compiler(uncompiled: dict[str, str], tmp_path: pathlib.Path) -> None:
     """What would be compiled is then run as it stands, all of it; asked for so, the wheel fits every machine."""
     shutil.copytree(REPOSITORY / "client", tmp_path / "client", ignore=MADE)
-    made = _client_wheel(tmp_path, "first", uncompiled)
+    made = tmp_path / "made"
+    _build(tmp_path, made, "./client", environment=uncompiled)
     client = _unpacked(made, tmp_path / "client", "revocation_client")
     assert client.files == client.sources
     if "CC" not in uncompiled:
@@ -189,22 +202,13 @@ def test_nothing_that_was_built_before_is_kept(uncompiled: dict[str, str], tmp_p
     tree = tmp_path / "client"
     shutil.copytree(REPOSITORY / "client", tree, ignore=MADE)
     for number, (environment, compiled) in enumerate([({}, CAN_COMPILE), (uncompiled, False)]):
-        made = _client_wheel(tmp_path, f"wheel-{number}", environment)
+        made = tmp_path / f"wheel-{number}"
+        _build(tmp_path, made, "./client", environment=environment)
         (wheel,) = made.glob("*.whl")
         assert any(name.endswith(".so") for name in zipfile.ZipFile(wheel).namelist()) == compiled
         script = f"from setuptools.build_meta import build_editable as it; it({str(made)!r}, {IN_PLACE})"
-        _run("-c", script, directory=tree, environment=os.environ | environment)
+        _run("-c", script, directory=tree, environment=environment)
         assert bool([*tree.glob("revocation_client/*.so")]) == compiled
-
-
-IN_PLACE = {"editable_mode": "compat"}
-
-
-def _client_wheel(directory: pathlib.Path, name: str, environment: dict[str, str]) -> pathlib.Path:
-    """The directory with the wheel of the client that lies there, built in an environment that says this as well."""
-    options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", name)
-    _run("-m", "pip", "wheel", *options, "./client", directory=directory, environment=os.environ | environment)
-    return directory / name
 
 
 def test_the_rule_and_the_wire_model_need_no_other_package(wheels: dict[str, Wheel]) -> None:
