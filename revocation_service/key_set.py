@@ -14,6 +14,7 @@ import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from jwt import PyJWK, PyJWTError
 
+from revocation_client.names import Names
 from revocation_service.algorithms import VerifyingKey, algorithms_for
 from revocation_service.errors import KeysUnavailable
 
@@ -93,6 +94,7 @@ class RemoteKeySet:
     async def start(self) -> None:
         """Open the session in the running loop and begin the first fetch."""
         self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(resolver=Names()),
             timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS),
             headers={"Accept": "application/jwk-set+json, application/json", "Accept-Encoding": "identity"},
             cookie_jar=aiohttp.DummyCookieJar(),

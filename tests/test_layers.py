@@ -30,6 +30,8 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.sieve": set(),
     "revocation_client.mirror": {"revocation_client.model", "revocation_client.sieve"},
     "revocation_client.feed": {"revocation_client.model", "revocation_client.wire"},
+    # where a host is: asked alike by whoever connects to one
+    "revocation_client.names": set(),
     # the client: what is said, how it is asked, and what applications hold
     "revocation_client.verdicts": {"revocation_client.model", "revocation_client.wire"},
     "revocation_client.errors": {"revocation_client.verdicts"},
@@ -55,7 +57,11 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.tokens",
         "revocation_client.verdicts",
     },
-    "revocation_client.api": {"revocation_client.answers", "revocation_client.errors"},
+    "revocation_client.api": {
+        "revocation_client.answers",
+        "revocation_client.errors",
+        "revocation_client.names",
+    },
     "revocation_client.follower": {
         "revocation_client.api",
         "revocation_client.counters",
@@ -131,6 +137,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_service._version": set(),
     "revocation_service": {"revocation_service._version"},
     "revocation_service.errors": set(),
+    "revocation_service.reaching": {"revocation_client.names"},
     "revocation_service.tallies": set(),
     "revocation_service.telemetry": {"revocation_service.tallies"},
     "revocation_service.api_keys": {"revocation_service.errors"},
@@ -144,7 +151,11 @@ ARROWS: Final[dict[str, set[str]]] = {
     },
     # what knows keys, tokens, Redis
     "revocation_service.algorithms": set(),
-    "revocation_service.key_set": {"revocation_service.algorithms", "revocation_service.errors"},
+    "revocation_service.key_set": {
+        "revocation_client.names",
+        "revocation_service.algorithms",
+        "revocation_service.errors",
+    },
     "revocation_service.keys": {
         "revocation_service.algorithms",
         "revocation_service.errors",
@@ -161,8 +172,10 @@ ARROWS: Final[dict[str, set[str]]] = {
     },
     "revocation_service.store": {
         "revocation_client.model",
+        "revocation_client.names",
         "revocation_client.wire",
         "revocation_service.errors",
+        "revocation_service.reaching",
         "revocation_service.settings",
         "revocation_service.telemetry",
     },
@@ -266,10 +279,12 @@ ARROWS: Final[dict[str, set[str]]] = {
     # the gateway: what passes and what is counted, the throttle, the probes, what wires all, and what runs it
     "revocation_service.gateway.settings": {"revocation_service.environment", "revocation_service.settings"},
     "revocation_service.gateway": {
+        "revocation_client.names",
         "revocation_client.wire",
         "revocation_service.errors",
         "revocation_service.gateway.settings",
         "revocation_service.problem_json",
+        "revocation_service.reaching",
         "revocation_service.store",
         "revocation_service.telemetry",
         "revocation_service.traffic",
@@ -349,6 +364,7 @@ OWNERS: Final[dict[str, set[str]]] = {
     "aiohttp": {
         "revocation_client.api",
         "revocation_client.integrations",
+        "revocation_client.names",
         "revocation_service.gateway",
         "revocation_service.gateway.admin",
         "revocation_service.gateway.app",
@@ -399,7 +415,7 @@ PURE_LIBRARIES: Final = {
 }
 """What a room without I/O and without a clock needs."""
 
-SHARED: Final = {f"revocation_client.{name}" for name in ("feed", "freshness", "mirror", "model", "wire")}
+SHARED: Final = {f"revocation_client.{name}" for name in ("feed", "freshness", "mirror", "model", "names", "wire")}
 ENVIRONMENT_READERS: Final = {"revocation_client.environment", "revocation_service.environment"}
 ENVIRONMENT: Final = {"environ", "environb", "getenv", "getenvb"}
 STANDARD_LIBRARY_ALONE: Final = "revocation_service.store.embedded_child"

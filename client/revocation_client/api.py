@@ -19,6 +19,7 @@ from revocation_client.errors import (
     ServiceUnavailable,
     UnexpectedAnswer,
 )
+from revocation_client.names import Names
 
 CONNECTIONS: Final = 64
 KEEPALIVE_SECONDS: Final = 30.0
@@ -104,7 +105,7 @@ class Api:
         if where.authorization is not None:
             headers["Authorization"] = where.authorization
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS),
+            connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=KEEPALIVE_SECONDS, resolver=Names()),
             headers=headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,

@@ -8,7 +8,6 @@ redirect, keep a cookie, decompress or ask the environment for a proxy.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Final
 
 from aiohttp import (
@@ -26,8 +25,10 @@ from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from revocation_client.names import Names
 from revocation_service.gateway.problems import UpstreamTimeout, UpstreamUnavailable
 from revocation_service.gateway.settings import Timeouts
+from revocation_service.reaching import reach
 
 KEPT_SECONDS: Final = 1.5
 """How long an idle connection is kept: less than any common server does (2 s and more), so that a request, which is
@@ -47,6 +48,7 @@ class Upstream:
     def __init__(self, url: str, timeouts: Timeouts) -> None:
         self._url = URL(url)
         self._timeouts = timeouts
+        self._names = Names()
         self._connector: TCPConnector | None = None
         self._key: ClientRequest | None = None
         self._open: set[Exchange] = set()
@@ -54,7 +56,7 @@ class Upstream:
 
     async def start(self) -> None:
         """Be ready for requests; nothing is connected yet."""
-        self._connector = TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, resolver=None)
+        self._connector = TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, resolver=self._names)
         self._key = ClientRequest("GET", self._url, loop=asyncio.get_running_loop())
 
     async def aclose(self) -> None:
@@ -83,14 +85,13 @@ class Upstream:
     async def reachable(self) -> bool:
         """Whether the upstream takes a connection."""
         host, port = self._url.host, self._url.port
+        assert host is not None, "the settings require one"
+        assert port is not None
         try:
             async with asyncio.timeout(min(self._timeouts.connect_seconds, 1)):
-                _, writer = await asyncio.open_connection(host, port)
+                (await reach(self._names, host, port)).close()
         except OSError:  # TimeoutError is one
             return False
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
         return True
 
 

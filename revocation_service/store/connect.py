@@ -9,17 +9,24 @@ from collections.abc import Sequence
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
-from redis.asyncio import Connection, ConnectionPool, Sentinel, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio import ConnectionPool, Sentinel, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from revocation_client.names import Names
 from revocation_service.errors import SettingsError
 from revocation_service.settings import StoreSettings
 from revocation_service.store.masters import Cluster, Connections, SingleMaster
 from revocation_service.store.node import ATTEMPT_SECONDS
+from revocation_service.store.sockets import (
+    PlainConnection,
+    PlainMasterConnection,
+    TlsConnection,
+    TlsMasterConnection,
+)
 
 SENTINEL_TIMEOUT_SECONDS: Final = 0.25
 
@@ -69,7 +76,7 @@ def _sentinel(
     username: str | None,
     password: str | None,
 ) -> SingleMaster:
-    secure = issubclass(options.pop("connection_class"), SSLConnection)
+    secure = options.pop("connection_class") is TlsConnection
     options.pop("host", None)
     own = {
         "socket_timeout": SENTINEL_TIMEOUT_SECONDS,
@@ -81,8 +88,9 @@ def _sentinel(
     }
     if secure:
         own |= {"ssl": True} | {name: value for name, value in options.items() if name.startswith("ssl_")}
-    sentinel: Any = _Sentinel(addresses, sentinel_kwargs=own)
-    pool = _SentinelPool(service, sentinel, ssl=secure, **options)  # type: ignore[no-untyped-call]
+    sentinel: Any = _Sentinel(addresses, options["names"], sentinel_kwargs=own)
+    master = TlsMasterConnection if secure else PlainMasterConnection
+    pool = _SentinelPool(service, sentinel, connection_class=master, **options)  # type: ignore[no-untyped-call]
     return SingleMaster(pool, sentinel)
 
 
@@ -91,9 +99,13 @@ class _Sentinel(Sentinel):
     two walks at once lose one of them for good.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
+    def __init__(self, addresses: Sequence[tuple[str, int]], names: Names, **options: Any) -> None:
+        super().__init__(addresses, **options)  # type: ignore[no-untyped-call]
         self._asking = asyncio.Lock()
+        for each in self.sentinels:
+            pool = each.connection_pool
+            pool.connection_class = _ours(pool.connection_class)
+            pool.connection_kwargs["names"] = names
 
     async def discover_master(self, service_name: str) -> Any:
         """The address of the master, by the first sentinel that knows one."""
@@ -138,8 +150,9 @@ def _address(text: str) -> tuple[str, int]:
 
 def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
     try:
-        options: dict[str, Any] = {"connection_class": Connection, **parse_url(url)}
-        if options["connection_class"] is not UnixDomainSocketConnection:
+        options: dict[str, Any] = {"connection_class": None, **parse_url(url)}
+        local = options["connection_class"] is UnixDomainSocketConnection
+        if not local:
             int(urlsplit(url).path.strip("/") or 0)  # the library takes what is no number for database 0
     except ValueError:
         raise _WrongUrl(" cannot be read: check its port, its database and its options") from None
@@ -152,10 +165,17 @@ def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
         "protocol": 2,
         "decode_responses": False,
     }
-    if options["connection_class"] is UnixDomainSocketConnection:
+    if local:
         options.pop("host", None)
+    else:
+        options |= {"connection_class": _ours(options["connection_class"]), "names": Names()}
     _pool(options)  # so that a wrong option is told at the start, for Sentinel and Cluster too
     return options
+
+
+def _ours(library: Any) -> type[PlainConnection] | type[TlsConnection]:
+    """Our connection in the place of the library's; None is its usual one."""
+    return TlsConnection if library is SSLConnection else PlainConnection
 
 
 def _pool(options: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable
 from tests.redis_processes import Process
+from tests.resolver import NAME, Resolver
 from tests.system.service_process import ServiceProcess, ending
 
 KEY = "outage-key-0123456789abcdef"
@@ -149,3 +150,14 @@ async def test_a_service_without_its_redis_is_away(service: ServiceProcess, redi
             redis.thaw()
         await logout
         assert await client.is_revoked({"jti": "patient"})
+
+
+async def test_an_answer_about_the_services_name_that_is_lost_is_no_outage(
+    service: ServiceProcess, resolver: Resolver
+) -> None:
+    """The question that hangs is asked again, so that the next check is answered; a system waits five seconds."""
+    resolver.silent = True
+    async with RevocationClient(f"http://{NAME}:{service.port}", api_key=KEY, mirror=False) as client:
+        assert (await client.check(QUESTION)).source == "policy"
+        resolver.silent = False
+        assert (await client.check(QUESTION)).source == "redis"

@@ -28,6 +28,7 @@ from revocation_service.key_set import (
 )
 from revocation_service.keys import SigningKeys
 from revocation_service.settings import SigningSettings
+from tests.resolver import NAME, Resolver
 from tests.unit.reencodings import LABELS, SECRET, issuer, rsa_key
 
 NEVER = 3600.0
@@ -327,6 +328,24 @@ async def test_the_last_good_set_survives_an_outage(served: KeySetServer, keys: 
             await keys.candidates("RS256", "second")
     assert served.requests == 2
     assert keys.status == KeysStatus("stale", "http_status", KEY_SET_TTL_SECONDS)
+
+
+async def test_an_answer_about_the_addresss_name_that_is_lost_is_no_outage(
+    served: KeySetServer, resolver: Resolver
+) -> None:
+    """The fetch asks for the name again, where the system would wait for five seconds, and is not given up."""
+    resolver.silent = True
+    keys = SigningKeys(
+        SigningSettings(jwks_url=served.url.replace("127.0.0.1", NAME)), retry_delay=lambda _failures: NEVER
+    )
+    await keys.start()
+    try:
+        with pytest.raises(KeysUnavailable):
+            await keys.candidates("RS256", "first")
+        resolver.silent = False
+        assert list(await keys.candidates("RS256", "first")) == [issuer("RS256").public]
+    finally:
+        await keys.close()
 
 
 async def test_an_unknown_kid_that_meets_an_outage_is_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
