@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import aclosing
+from itertools import islice
 from typing import Final
 
 from revocation_client.feed import (
@@ -44,6 +45,9 @@ TELL_MAX_EVENTS: Final = 2
 PAUSE_SECONDS: Final = (0.001, 0.025)
 PAUSE_SECONDS_A_FOLLOWER: Final = 0.0002
 """From one change to the next, so that writing to all of them leaves time for the rest."""
+
+WAKE_AT_ONCE: Final = 50
+"""How many followers are written to before whoever else waits has his turn."""
 
 SNAPSHOTS_MOST: Final = 2
 """How many snapshots are kept at once; whoever still reads an older one is too slow."""
@@ -150,14 +154,18 @@ class Stream:
         """Called when it is ended from this side; a reader that is stuck should be, soon."""
 
     def push(self, event: bytes) -> None:
-        """Have one more event told; whoever has too much before him is told that, and nothing more."""
+        """Have one more event told once it is woken; whoever has too much before him is told that, and nothing more."""
         if self.ended is not None:
             return
         self._queue.append(event)
         self._bytes += cost(event)
-        self._filled.set()
         if self._bytes > QUEUE_MAX_BYTES:
             self.end("too_slow")
+
+    def wake(self) -> None:
+        """Have what waits written."""
+        if self._queue:
+            self._filled.set()
 
     def end(self, why: Why) -> None:
         """Tell why this is the end; what waits is dropped, because the follower asks for all of it again."""
@@ -177,6 +185,7 @@ class Stream:
                 if self.ended is not None:
                     break
                 yield piece
+        self.wake()
         while self.ended is None or self._queue:
             await self._filled.wait()
             yield self._take()
@@ -208,6 +217,7 @@ class Feed:
         self._max_subscribers = max_subscribers
         self._metrics = metrics
         self._streams: set[Stream] = set()
+        self._to_wake: dict[Stream, None] = {}
         self._ring = Ring(secrets.token_hex(8))
         self._untold: deque[list[Revocation]] = deque()
         self._told_at = -math.inf
@@ -357,8 +367,23 @@ class Feed:
             together += self._untold.popleft()
         event = encode(Change(self._ring.next_cursor, together))
         self._ring.add(event)
+        self._tell_all(event)
+
+    def _tell_all(self, event: bytes) -> None:
         for stream in [*self._streams]:
             stream.push(event)
+        pending = bool(self._to_wake)
+        self._to_wake.update(dict.fromkeys(self._streams))
+        if not pending:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        """Those who have waited longest; a loop that woke them all would do nothing else until all are written to."""
+        for stream in [*islice(self._to_wake, WAKE_AT_ONCE)]:
+            del self._to_wake[stream]
+            stream.wake()
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _heartbeat(self, *, vouches: bool) -> bytes:
         behind = self._reader.age(self._monotonic()) if vouches else math.inf
@@ -373,6 +398,4 @@ class Feed:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._kept_snapshots()
-            proof = self._proof()
-            for stream in [*self._streams]:
-                stream.push(proof)
+            self._tell_all(self._proof())

@@ -30,6 +30,7 @@ from revocation_service.feed import (
     QUEUE_MAX_BYTES,
     SNAPSHOT_SHARED_SECONDS,
     TELL_MAX_EVENTS,
+    WAKE_AT_ONCE,
     Feed,
     Snapshot as MadeSnapshot,
     Stream,
@@ -167,7 +168,7 @@ async def feed_of(redis: Process, held: list[str], clock: Callable[[], float]) -
         for value in held:
             reader.add_own(Revocation("jti", value, time.time() + 600, None))
         reader.synced, reader.doubt.doubtful = True, False
-        feed = Feed(reader, 100, metrics, clock)
+        feed = Feed(reader, 1_000, metrics, clock)
         await feed.start()
         stack.push_async_callback(feed.aclose)
         yield feed, reader
@@ -244,6 +245,36 @@ async def test_what_waits_for_a_follower_is_bounded() -> None:
     assert taken - cost(event) <= QUEUE_MAX_BYTES < taken
     stream.push(event)
     assert [piece async for piece in stream.pieces()] == [encode(Reset("too_slow"))]
+
+
+async def test_others_have_their_turn_while_many_followers_are_told(redis: Process) -> None:
+    """Of many, some are written to in one turn of the event loop, and in the end all, each once."""
+    synced: list[int] = []
+    told: list[int] = []
+
+    async def follow(stream: Stream, number: int) -> None:
+        async with contextlib.aclosing(stream.pieces()) as pieces:
+            async for piece in pieces:
+                synced.extend([number] * piece.count(b"event: synced"))
+                told.extend([number] * piece.count(b"event: change"))
+
+    async with feed_of(redis, [], time.monotonic) as (feed, reader):
+        number = 3 * WAKE_AT_ONCE + 1
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(follow(feed.follow(None), each)) for each in range(number)]
+            turns = []
+            async with asyncio.timeout(ANSWER_SECONDS):
+                while len(synced) < number:
+                    await asyncio.sleep(0)
+                reader.add_own(Revocation("jti", "told", time.time() + 600, None))
+                while len(told) < number:
+                    before = len(told)
+                    await asyncio.sleep(0)
+                    turns.append(len(told) - before)
+            for task in tasks:
+                task.cancel()
+        assert max(turns) <= WAKE_AT_ONCE
+        assert sorted(told) == list(range(number))
 
 
 async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
