@@ -181,6 +181,7 @@ class Lane:
                 await self._gather()
                 self._trip = self._take()
                 await self._travel(self._trip)
+                self._trip = []  # answered, or waiting for what is tried again
         finally:
             for asked in (*self._trip, *self._queue):
                 asked.give_up()
@@ -239,11 +240,15 @@ class Lane:
 
     async def _retry(self, trip: list[_Asked], groups: list[list[str]], replies: list[Any], until: float) -> None:
         """A failure stays with the command, and so with the slot, that it hit: each of those is tried by itself."""
-        groups, replies = _apart(groups, replies)
-        answer = _answer(groups, await self._again(groups, replies, until))
-        self._note(away=not answer.now)
-        for asked in trip:
-            asked.give(answer)
+        try:
+            groups, replies = _apart(groups, replies)
+            answer = _answer(groups, await self._again(groups, replies, until))
+            self._note(away=not answer.now)
+            for asked in trip:
+                asked.give(answer)
+        finally:
+            for asked in trip:
+                asked.give_up()
 
     def _groups(self, keys: list[str]) -> list[list[str]]:
         """Keys that may share a command: of one slot, and not too many."""

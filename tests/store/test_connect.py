@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import itertools
 import pathlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
@@ -385,6 +386,16 @@ async def test_single_keys_of_a_slot_on_the_move(migration: Migration) -> None:
         assert await migration.opened.found(value) is not None, value
     for value in absent:
         assert await migration.opened.found(value) is None, value
+
+
+async def test_a_key_that_went_over_is_waited_for_beside_one_that_stayed(migration: Migration) -> None:
+    """Asked together with a key that the same master still has: what it answers does not end the question."""
+    gone, keyspace = migration.values[0], migration.opened.store.keyspace
+    owner, numbers = migration.opened.store.connections.owner, map(str, itertools.count())
+    stayed = next(one for one in numbers if owner(keyspace.key("jti", one)) is owner(migration.key(gone)))
+    await migration.opened.revoke(stayed)
+    await migration.move(gone)
+    assert not await missing(migration.opened, [gone, stayed])
 
 
 async def test_several_keys_of_a_slot_on_the_move(migration: Migration) -> None:

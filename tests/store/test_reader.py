@@ -645,6 +645,36 @@ async def test_a_cluster_that_moves_its_slots(clustered: Cluster) -> None:
         await running.in_redis(values)
 
 
+async def test_slots_that_move_under_load(clustered: Cluster) -> None:
+    """The log's slot, and a record's, go to and fro at full speed: all that was acknowledged is in Redis all the time,
+    and at the end in the mirror of who was there and of who came meanwhile.
+    """
+    async with contextlib.AsyncExitStack() as stack:
+        there = await stack.enter_async_context(reading(clustered.url, wait_replicas=0))
+        await there.fresh()
+        keyspace, came = there.opened.store.keyspace, None
+        async with Writers(there.opened).running() as writers:
+            await writers.more(100)
+            record = writers.values[0]
+            for _ in range(scaled(2, 20)):
+                for key in (keyspace.change_log, keyspace.key("jti", record)):
+                    move = await slot_move(clustered, key)
+                    await move.begin()
+                    await writers.more(30)
+                    came = came or await stack.enter_async_context(
+                        reading(clustered.url, wait_replicas=0, key_prefix=there.opened.settings.key_prefix)
+                    )
+                    assert not await missing(there.opened, [record, *writers.values[-100:]])
+                    await move.finish()
+                    await writers.more(30)
+        assert came is not None
+        for each in (there, came):
+            await each.fresh()
+            await each.caught_up()
+            assert [value for value in writers.values if not each.knows(value)] == []
+        assert not await missing(there.opened, writers.values)
+
+
 async def test_a_master_of_a_cluster_killed(clustered: Cluster) -> None:
     """The master of the log dies: stale until its replica follows, then fresh, with all there was and what comes."""
     async with reading(clustered.url) as running:
