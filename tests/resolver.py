@@ -16,22 +16,35 @@ NAME: Final = "revocation.test"
 
 @dataclass
 class Resolver:
-    """Which question was asked, in which order; one that meets silence is answered when the test is over."""
+    """Which questions were asked, in which order; one that meets silence is answered when the test is over."""
 
     addresses: list[str] = field(default_factory=lambda: [HOST])
     silent: bool = False
+    lost: int = 0
+    """So many answers more are."""
     failure: Exception | None = None
-    asked: list[str] = field(default_factory=list)
-    over: threading.Event = field(default_factory=threading.Event)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    """What each question was asked with."""
+    held: list[threading.Event] = field(default_factory=list)
+    """What each of those that met silence waits for."""
 
-    def answer(self, host: str, port: int) -> list[Any]:
-        """What the system would say."""
-        self.asked.append(host)
-        if self.silent:
-            self.over.wait()
-        if self.failure is not None:
-            raise self.failure
-        return [_found(address, port) for address in self.addresses]
+    def answer(self, port: int, options: dict[str, Any]) -> list[Any]:
+        """What the system would have said when it was asked."""
+        failure, answer = self.failure, [_found(address, port) for address in self.addresses]
+        self.asked.append(options)
+        if self.silent or self.lost:
+            self.lost = max(0, self.lost - 1)
+            self.held.append(threading.Event())
+            self.held[-1].wait()
+        if failure is not None:
+            raise failure
+        return answer
+
+    def release(self) -> None:
+        """Answer all that meet silence."""
+        self.silent = False
+        for each in self.held:
+            each.set()
 
 
 def _found(address: str, port: int) -> Any:
@@ -50,11 +63,11 @@ def resolving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Resolver]:
     def look_up(host: Any, port: Any, *arguments: Any, **options: Any) -> Any:
         if not str(host).endswith(".test"):
             return system(host, port, *arguments, **options)
-        return resolver.answer(host, port)
+        return resolver.answer(port, options)
 
     with monkeypatch.context() as patch:
         patch.setattr(socket, "getaddrinfo", look_up)
         try:
             yield resolver
         finally:
-            resolver.over.set()
+            resolver.release()

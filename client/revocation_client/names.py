@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-AGAIN_SECONDS: Final = 0.25
+PAUSE_SECONDS: Final = (0.1, 0.25)
+"""Until a question is asked again: the first for each thread that waits for an answer, up to the second."""
 
 MOST_AT_ONCE: Final = 20
 """Threads for one question: it is asked for as long as the system waits before it asks again by itself."""
@@ -27,13 +28,10 @@ Address = tuple[Any, Any, int, str, Any]
 
 
 class Names(AbstractResolver):
-    """The addresses of hosts, for one event loop; aiohttp takes it as its resolver.
+    """The addresses of hosts, for one event loop; aiohttp takes it as its resolver."""
 
-    A question that has no answer after `again_seconds` is asked again.
-    """
-
-    def __init__(self, again_seconds: float = AGAIN_SECONDS) -> None:
-        self._again_seconds = again_seconds
+    def __init__(self, pause_seconds: tuple[float, float] = PAUSE_SECONDS) -> None:
+        self._pause_seconds = pause_seconds
         self._questions: dict[tuple[object, ...], _Question] = {}
 
     async def addresses(self, host: str, port: int, family: int = socket.AF_UNSPEC, flags: int = 0) -> list[Address]:
@@ -47,7 +45,7 @@ class Names(AbstractResolver):
         key = host, port, family, flags
         question = self._questions.get(key)
         if question is None:
-            question = self._questions[key] = _Question(ask, partial(self._questions.pop, key), self._again_seconds)
+            question = self._questions[key] = _Question(ask, partial(self._questions.pop, key), self._pause_seconds)
         return await question.answered()
 
     async def resolve(
@@ -62,57 +60,86 @@ class Names(AbstractResolver):
 
 
 class _Question:
-    """One question, asked in one thread after another until any of them has the answer."""
+    """One question, asked in one thread after another until one of them has the answer.
 
-    def __init__(self, ask: Callable[[], list[Address]], forget: Callable[[], object], again_seconds: float) -> None:
+    Who waits is answered by a thread that was begun for him, or just before, and by none that hung since earlier: what
+    that has to say may be long out of date.
+    """
+
+    def __init__(
+        self, ask: Callable[[], list[Address]], forget: Callable[[], object], pause_seconds: tuple[float, float]
+    ) -> None:
         self._ask = ask
         self._forget = forget
-        self._again_seconds = again_seconds
+        self._pause_seconds = pause_seconds
         self._loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[list[Address]] | None = None
+        self._waiting: dict[asyncio.Future[list[Address] | OSError], int] = {}
+        """Whoever waits, and the number of the first thread that may answer."""
         self._threads = 0
+        self._newest = 0
         self._asked_at = -math.inf
+        """When the newest thread was begun, if that has not answered yet."""
 
     async def answered(self) -> list[Address]:
-        """The answer, which all share who wait for it."""
-        answer = self._answer = self._answer or self._loop.create_future()
-        while not answer.done():
-            if self._loop.time() - self._asked_at >= self._again_seconds and self._threads < MOST_AT_ONCE:
-                self._begin()
-            await asyncio.wait({answer}, timeout=self._again_seconds)
-        return answer.result()
+        """The answer. Raises OSError."""
+        self._ask_if_due()
+        answer: asyncio.Future[list[Address] | OSError] = self._loop.create_future()
+        self._waiting[answer] = self._newest + self._is_due
+        try:
+            while not answer.done():
+                await asyncio.wait({answer}, timeout=self._pause)
+                if not answer.done():
+                    self._ask_if_due()
+        finally:
+            del self._waiting[answer]
+        outcome = answer.result()
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
 
-    def _begin(self) -> None:
-        thread = Thread(target=self._in_a_thread, name="getaddrinfo", daemon=True)
+    @property
+    def _pause(self) -> float:
+        first, longest = self._pause_seconds
+        return min(first * max(1, self._threads), longest)
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether nobody was asked just now who may still answer."""
+        return self._loop.time() - self._asked_at >= self._pause
+
+    def _ask_if_due(self) -> None:
+        if not self._is_due or self._threads == MOST_AT_ONCE:
+            return
+        thread = Thread(target=self._in_a_thread, args=(self._newest + 1,), name="getaddrinfo", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             if not self._threads:
                 raise OSError("there is no thread left to ask for an address in") from error
-        else:
-            self._threads += 1
-            self._asked_at = self._loop.time()
+            return
+        self._threads += 1
+        self._newest += 1
+        self._asked_at = self._loop.time()
 
-    def _in_a_thread(self) -> None:
-        addresses: list[Address] | None = None
-        failure: Exception | None = None
+    def _in_a_thread(self, number: int) -> None:
+        outcome: list[Address] | OSError
         try:
-            addresses = self._ask()
-        except Exception as error:  # noqa: BLE001 - whatever it was: who waits for an answer must hear it
-            failure = error
+            outcome = self._ask()
+        except OSError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - a UnicodeError; whatever it was, who waits must hear of it
+            outcome = OSError(f"the name cannot be asked for: {error}")
         with suppress(RuntimeError):  # the loop is closed: nobody waits
-            self._loop.call_soon_threadsafe(self._heard, addresses, failure)
+            self._loop.call_soon_threadsafe(self._heard, number, outcome)
 
-    def _heard(self, addresses: list[Address] | None, failure: Exception | None) -> None:
+    def _heard(self, number: int, outcome: list[Address] | OSError) -> None:
         self._threads -= 1
-        answer, self._answer = self._answer, None
-        if answer is not None and failure is not None:
-            answer.set_exception(failure)
-            answer.exception()  # so that it is no complaint where everybody has given up
-        elif answer is not None:
-            answer.set_result(addresses or [])
-        self._asked_at = -math.inf
-        if not self._threads:
+        if number == self._newest:
+            self._asked_at = -math.inf
+        for answer, first in self._waiting.items():
+            if first <= number and not answer.done():
+                answer.set_result(outcome)
+        if not self._threads and all(answer.done() for answer in self._waiting):
             self._forget()
 
 

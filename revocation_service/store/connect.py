@@ -37,6 +37,9 @@ class _WrongUrl(Exception):
     """What is wrong with the URL, as the line goes on after the name of its setting."""
 
 
+_UNKNOWN_OPTION: Final = " has an option that the Redis client does not know"
+
+
 def connect(settings: StoreSettings) -> Connections:
     """The deployment that the URL names, not contacted yet.
 
@@ -156,6 +159,8 @@ def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
             int(urlsplit(url).path.strip("/") or 0)  # the library takes what is no number for database 0
     except ValueError:
         raise _WrongUrl(" cannot be read: check its port, its database and its options") from None
+    if dict(parse_qsl(urlsplit(url).query)).keys() & {"connection_class", "names"}:  # what is set here, below
+        raise _WrongUrl(_UNKNOWN_OPTION)
     if settings.password is not None:
         options["password"] = settings.password
     options |= {
@@ -183,7 +188,7 @@ def _pool(options: dict[str, Any]) -> Any:
         pool = _Pool(**options)
         pool.make_connection()  # not connected, and not kept: it alone knows which options there are
     except (TypeError, ValueError, RedisError):
-        raise _WrongUrl(" has an option that the Redis client does not know") from None
+        raise _WrongUrl(_UNKNOWN_OPTION) from None
     except OSError:
         raise _WrongUrl(" names TLS files that cannot be read, or are none") from None
     return pool

@@ -26,12 +26,13 @@ class _OverOurSocket:
     async def _connect(self) -> None:
         async with asyncio.timeout(self.socket_connect_timeout):
             self._socket = await reach(self._names, self.host, self.port)
-        await super()._connect()  # type: ignore[misc]
+            await super()._connect()  # type: ignore[misc]
 
     def _connection_arguments(self) -> dict[str, Any]:
         arguments = {**super()._connection_arguments()}  # type: ignore[misc]
         host, _port = arguments.pop("host"), arguments.pop("port")
-        return arguments | {"sock": self._socket} | ({"server_hostname": host} if "ssl" in arguments else {})
+        opened, self._socket = self._socket, None  # who is given it closes it
+        return arguments | {"sock": opened} | ({"server_hostname": host} if "ssl" in arguments else {})
 
 
 class PlainConnection(_OverOurSocket, Connection):

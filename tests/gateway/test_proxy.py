@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Final
 
+import aiohttp
 import pytest
 
 from revocation_service.gateway.app import METRICS
@@ -288,7 +289,15 @@ async def test_an_answer_about_the_upstreams_name_that_is_lost_is_no_outage(reso
         gateway_before(f"http://{NAME}:{upstream.port}", CONNECT_TIMEOUT_SECONDS="0.5") as gateway,
     ):
         assert (await gateway.talk(GET)).statuses == [504]
-        resolver.silent = False
+        async with aiohttp.ClientSession() as session:
+
+            async def probe() -> int:
+                async with session.get(f"{gateway.admin_url}/readyz") as answer:
+                    return answer.status
+
+            assert await asyncio.gather(*(probe() for _ in range(12))) == [503] * 12
+            resolver.silent = False
+            assert await probe() == 200
         assert (await gateway.talk(GET)).statuses == [200]
 
 

@@ -160,6 +160,8 @@ BAD_URLS = [
     "redis://localhost?socket_timeout=soon",
     "redis://localhost?max_connections=-1",
     "redis://localhost?no_such_option=1",
+    "redis://localhost?names=1",
+    "redis://localhost?connection_class=1",
     "redis://:p?w@localhost",
     "unix:///run/redis.sock?no_such_option=1",
     "rediss://localhost?ssl_cert_reqs=perhaps",
@@ -182,6 +184,7 @@ BAD_URLS = [
     "redis+cluster://a:1/1",
     "redis+cluster://a:1/main",
     "redis+cluster://a:1?no_such_option=1",
+    "redis+cluster://a:1?names=1",
     "rediss+cluster://a:1?ssl_ca_certs=/no/such/file",
     "redis+cluster://:p?w@a:1",
 ]

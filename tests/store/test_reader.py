@@ -652,7 +652,8 @@ async def test_slots_that_move_under_load(clustered: Cluster) -> None:
     async with contextlib.AsyncExitStack() as stack:
         there = await stack.enter_async_context(reading(clustered.url, wait_replicas=0))
         await there.fresh()
-        keyspace, came = there.opened.store.keyspace, None
+        keyspace = there.opened.store.keyspace
+        came: list[Running] = []
         async with Writers(there.opened).running() as writers:
             await writers.more(100)
             record = writers.values[0]
@@ -661,14 +662,13 @@ async def test_slots_that_move_under_load(clustered: Cluster) -> None:
                     move = await slot_move(clustered, key)
                     await move.begin()
                     await writers.more(30)
-                    came = came or await stack.enter_async_context(
-                        reading(clustered.url, wait_replicas=0, key_prefix=there.opened.settings.key_prefix)
-                    )
+                    if not came:
+                        newcomer = reading(clustered.url, wait_replicas=0, key_prefix=there.opened.settings.key_prefix)
+                        came.append(await stack.enter_async_context(newcomer))
                     assert not await missing(there.opened, [record, *writers.values[-100:]])
                     await move.finish()
                     await writers.more(30)
-        assert came is not None
-        for each in (there, came):
+        for each in (there, *came):
             await each.fresh()
             await each.caught_up()
             assert [value for value in writers.values if not each.knows(value)] == []
