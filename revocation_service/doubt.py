@@ -63,16 +63,21 @@ class Doubt:
         if self.sure:
             self.known_to = max(self.known_to, place)
 
-    async def come(self, place: Place, *, holds: bool) -> None:
-        """Say what others must not overlook, before any trace is left in a store that may have been emptied.
+    async def come(self, place: Place) -> None:
+        """Say, of one who holds something, that he may have to give it back: all that the log told up to `place`.
 
-        Of one who `holds` something: that he may have to give it back, all that the log told up to `place`; of another:
-        that nobody has listened yet. Raises StoreUnavailable.
+        Before any trace is left in a store that may have been emptied. Raises StoreUnavailable.
         """
-        if holds:
-            self._owed_to = place if self._owed_to is None else max(place, self._owed_to)
-            await self._say_what_is_owed()
-        elif self.doubtful:
+        self._owed_to = place if self._owed_to is None else max(place, self._owed_to)
+        await self._say_what_is_owed()
+
+    async def mark(self) -> None:
+        """Say, of one who has nothing to give back, that nobody has listened yet: he is about to leave his mark.
+
+        Said each time that he comes, those who come again and again, because a part of the store hangs, would wait for
+        one another.
+        """
+        if self.doubtful and self._owed_to is None:
             await self._say_that_i_listen(SAID_SECONDS)
 
     async def _say_what_is_owed(self) -> None:

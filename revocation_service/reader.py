@@ -227,9 +227,10 @@ class Reader:
     async def _begin(self) -> _Session:
         """Go on from the cursor where that is sure to lose nothing; else the log's end is where an own heartbeat is."""
         owed = self.doubt.owes
-        await self.doubt.come(self._newest, holds=len(self.mirror) > 0)
+        if len(self.mirror):
+            await self.doubt.come(self._newest)
         try:
-            standing = await self._changes.begin()
+            standing = await self._changes.begin(self.doubt.mark)
         except StoreUnavailable:
             await self._begin_nothing(owed=owed)
             raise

@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha1
 from typing import Any, Final, TypeVar, cast
 
@@ -119,13 +120,13 @@ class Changes:
         own = self.process.encode()
         return any(name.startswith(self._followers.encode()) and not name.endswith(own) for name in found)
 
-    async def begin(self) -> Standing:
+    async def begin(self, before_marking: Callable[[], Awaitable[None]]) -> Standing:
         """How the masters stand just now, each with a mark from here on; `new`, `reborn` and `met` say what was found.
 
-        Raises StoreUnavailable.
+        Where one has none, `before_marking` is awaited before it is given one. Raises StoreUnavailable.
         """
         self.met = False
-        return await self._standing(self._marked_history)
+        return await self._standing(partial(self._marked_history, before_marking))
 
     async def note_lives(self, standing: Standing) -> None:
         """Note in each master in which of its lives it was followed, by one who knows all it had when they stood so.
@@ -167,18 +168,25 @@ class Changes:
             raise StoreUnavailable("the masters cannot be asked how they stand") from error
         return cast(list[T], told)
 
-    async def _marked_history(self, node: Node) -> History:
-        set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
-        reply, noted, *told = await node.run([set_mark, ("GET", self._life(node)), *self._questions(node)])
+    async def _marked_history(self, before_marking: Callable[[], Awaitable[None]], node: Node) -> History:
+        noted, *told = await node.run([("GET", self._life(node)), *self._questions(node)])
         history = _history(node, *told)
+        if history[-1] is None:
+            await before_marking()
+            history = await self._mark_now(node)
         self.met = True
-        self.new = self.new or reply == b"OK"
         life = _life(history)
         said = self._lives.get(node.address)
         if isinstance(noted, bytes) and life is not None and life not in (noted, said) and not self._private:
             self.reborn = True
             self._lives[node.address] = life
         return history
+
+    async def _mark_now(self, node: Node) -> History:
+        set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
+        reply, *told = await node.run([set_mark, *self._questions(node)])
+        self.new = self.new or reply == b"OK"
+        return _history(node, *told)
 
     async def _history(self, node: Node) -> History:
         return _history(node, *await node.run(self._questions(node)))

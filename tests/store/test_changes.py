@@ -35,6 +35,10 @@ async def clustered() -> AsyncIterator[Cluster]:
         yield topology
 
 
+async def nothing() -> None:
+    """What there is to do before a master is marked."""
+
+
 async def scanned(changes: Changes) -> list[Revocation]:
     """All that a scan finds."""
     found: list[Revocation] = []
@@ -217,7 +221,7 @@ async def test_the_standing_is_the_same_while_nothing_happens(clustered: Cluster
     for url in (clustered.url, server.url):
         async with open_store(url) as opened:
             changes = Changes(opened.store)
-            first = await changes.begin()
+            first = await changes.begin(nothing)
             assert first.certain
             for number in range(5):
                 await opened.revoke(f"v{number}")
@@ -229,7 +233,7 @@ async def test_the_standing_tells_of_a_loss(loss: str) -> None:
     """A new process, an emptied one, or one that was a replica meanwhile: not what it was."""
     async with standalone() as process, open_store(process.url) as opened:
         changes = Changes(opened.store)
-        first = await changes.begin()
+        first = await changes.begin(nothing)
         if loss == "restart":
             process.kill()
             await process.start()
@@ -310,7 +314,7 @@ async def test_every_key_of_the_mirror_has_an_expiry(server: Process) -> None:
     """The marks and the lease end by themselves, should nobody look any more."""
     async with open_store(server.url) as opened:
         changes = Changes(opened.store)
-        await changes.begin()
+        await changes.begin(nothing)
         await changes.debts.announce(NOWHERE)
         async with changes.refill.turn():
             keyspace = opened.store.keyspace

@@ -351,8 +351,11 @@ async def test_several_who_come_at_once_all_wait() -> None:
             await first.fresh()
 
 
-async def test_who_comes_while_a_shard_is_away_believes_the_others() -> None:
-    """A cluster without one of its shards: there is nobody to wait for, and what the rest says is an answer."""
+@pytest.mark.parametrize("disorder", ["dead", "frozen"])
+async def test_who_comes_while_a_shard_is_away_believes_the_others(disorder: str) -> None:
+    """A cluster without one of its shards: there is nobody to wait for, not even one another, and what the rest says is
+    an answer. Thawed, the shard is one of them again.
+    """
     async with cluster() as clustered, open_store(clustered.url, wait_replicas=0) as opened:
         keyspace = opened.store.keyspace
         with_log = await clustered.master_of(keyspace.change_log)
@@ -360,15 +363,23 @@ async def test_who_comes_while_a_shard_is_away_believes_the_others() -> None:
         masters = [await clustered.master_of(key) for key in keys]
         key = next(key for key, master in zip(keys, masters, strict=True) if master is not with_log)
         killed = await clustered.kill_master_of(key)
-        await clustered.new_master_of(key, after=killed)
-        await clustered.kill_master_of(key)
+        last = await clustered.new_master_of(key, after=killed)
+        if disorder == "dead":
+            last.kill()
+        else:
+            last.freeze()
         async with contextlib.AsyncExitStack() as stack:
             prefix = opened.settings.key_prefix
-            opening = [reading(clustered.url, key_prefix=prefix, wait_replicas=0) for _ in range(3)]
+            opening = [reading(clustered.url, key_prefix=prefix, wait_replicas=0) for _ in range(6)]
             new = await asyncio.gather(*map(stack.enter_async_context, opening))
             for each in new:
                 await believes(each, LISTEN_SECONDS + 5)
             await throughout(2, lambda: not any(doubts(each) or each.reader.fresh for each in new))
+            if disorder == "frozen":
+                last.thaw()
+                for each in new:
+                    await each.fresh()
+                assert not any(map(doubts, new))
 
 
 async def test_who_lacks_nothing_waits_for_nobody_after_an_outage() -> None:
