@@ -72,13 +72,15 @@ class Doubt:
         await self._say_what_is_owed()
 
     async def mark(self) -> None:
-        """Say, of one who has nothing to give back, that nobody has listened yet: he is about to leave his mark.
+        """Say what is owed, or of one who owes nothing that nobody has listened yet: he is about to leave his mark.
 
         Said each time that he comes, those who come again and again, because a part of the store hangs, would wait for
         one another.
         """
-        if self.doubtful and self._owed_to is None:
+        if self._owed_to is None:
             await self._say_that_i_listen(SAID_SECONDS)
+        else:
+            await self._say_what_is_owed()
 
     async def _say_what_is_owed(self) -> None:
         async with self._saying:
@@ -92,13 +94,18 @@ class Doubt:
             self._listens = seconds > 0
 
     async def settle(self) -> None:
-        """Say that all is given back.
+        """Say that all is given back; who listens himself says that instead, or others would believe before he does.
 
         Raises StoreUnavailable.
         """
         async with self._saying:
-            if self._owed_to is not None:
-                self._owed_to = None
+            if self._owed_to is None:
+                return
+            self._owed_to = None
+            seconds = self._listen_until - time.monotonic()
+            if seconds > 0:
+                await self._say_that_i_listen(seconds)
+            else:
                 await self._changes.debts.withdraw()
 
     async def begin(self, *, knows_all: bool) -> None:

@@ -8,7 +8,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -24,7 +24,7 @@ from revocation_service.heartbeats import Heartbeats
 from revocation_service.refilling import RefillFailed, Refilling
 from revocation_service.settings import MirrorSettings
 from revocation_service.store.change_log import NOWHERE, place_of
-from revocation_service.store.changes import Changes, CursorLost, Entry, Standing
+from revocation_service.store.changes import Changes, CursorLost, Entry, History, PartlyAway, Standing
 from revocation_service.tasks import begin, end, until_one_ends
 from revocation_service.telemetry import Metrics
 
@@ -103,9 +103,9 @@ class Reader:
         self._fresh_at = -math.inf
         self._ahead = self._wall() - time.monotonic()
         """By how much the clock on the wall was ahead of the even one when they were last compared."""
-        self._histories: Hashable = None
+        self._histories: frozenset[History] = frozenset()
         """Of the masters, when a session last began."""
-        self._trusted: Hashable = None
+        self._trusted: frozenset[History] | None = None
         """The histories of the masters while everything up to the cursor was known."""
         self._lacked = False
         self._written_before = 0
@@ -231,8 +231,8 @@ class Reader:
             await self.doubt.come(self._newest)
         try:
             standing = await self._changes.begin(self.doubt.mark)
-        except StoreUnavailable:
-            await self._begin_nothing(owed=owed)
+        except PartlyAway as away:
+            await self._begin_nothing(away.histories, owed=owed)
             raise
         begun = time.monotonic()
         nothing_lost = standing.certain and standing.histories == self._histories
@@ -250,14 +250,15 @@ class Reader:
         self._newest = self._newest if self._newest > NOWHERE else place_of(self.cursor)
         return _Session(standing, Heartbeats(begun), whole=False)
 
-    async def _begin_nothing(self, *, owed: bool) -> None:
+    async def _begin_nothing(self, told: frozenset[History], *, owed: bool) -> None:
         """A part of the store is away, perhaps no more than that, and of the rest what can be read is an answer.
 
-        Where nothing of it could be asked, nothing is learned.
+        Where nothing of it could be asked, nothing is learned. Who knows no other of those that answered owes nothing
+        for that they are fewer.
         """
-        if not self._changes.met:
+        if not told:
             return
-        if not owed and not self._changes.new:
+        if not owed and told <= self._histories:
             await self.doubt.settle()
         await (self.doubt.begin(knows_all=False) if self.doubt.doubtful else self.doubt.look())
 
@@ -341,9 +342,7 @@ class Reader:
     async def _watch(self, session: _Session) -> None:
         begun, noted = time.monotonic(), False
         while True:
-            with suppress(StoreUnavailable):
-                if await self._changes.standing() != session.standing:
-                    raise Lost("masters_changed")
+            await self._watch_masters(session)
             with suppress(StoreUnavailable):
                 await self.doubt.look()
                 if session.whole and self.doubt.sure and not noted:
@@ -353,6 +352,15 @@ class Reader:
             if now - max(begun, session.beats.proven_at) > MISSED_SECONDS:
                 raise Lost("missed_heartbeat")
             await asyncio.sleep(BEAT_SECONDS / 2)
+
+    async def _watch_masters(self, session: _Session) -> None:
+        """Where some say nothing, the others tell all the same: one of them may have lost something meanwhile."""
+        try:
+            changed = await self._changes.standing() != session.standing
+        except PartlyAway as away:
+            changed = not away.histories <= session.standing.histories
+        if changed:
+            raise Lost("masters_changed")
 
     async def _rescan(self, session: _Session) -> None:
         failures = 0

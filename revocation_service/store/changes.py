@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha1
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.store.change_log import CursorLost, Entry, Tail, open_tail
@@ -21,7 +21,7 @@ from revocation_service.store.redis import DEADLINE_SECONDS, Store
 from revocation_service.store.refill import Refill
 from revocation_service.store.scan import Take, scan
 
-__all__ = ["Changes", "CursorLost", "Entry", "Standing"]
+__all__ = ["Changes", "CursorLost", "Entry", "PartlyAway", "Standing"]
 
 FOLLOWED_AGAIN_SECONDS: Final = 0.25
 """Who follows may just have let go, to begin anew: after so long he follows again, or has said what he owes."""
@@ -34,8 +34,6 @@ LIFE_SECONDS: Final = 30 * 86_400
 
 MOST_MARKS: Final = 100_000
 """How many names are tried for one that belongs to a master; a single slot takes about 16,000."""
-
-T = TypeVar("T")
 
 History = tuple[Hashable, ...]
 """Of one master: address, run id, replication id, and the mark in its data; None for what it hides or lacks."""
@@ -56,6 +54,14 @@ class Standing:
         return bool(self.histories) and all(None not in history[1:] for history in self.histories)
 
 
+class PartlyAway(StoreUnavailable):
+    """Some master says nothing; `histories` are of those that answered."""
+
+    def __init__(self, histories: frozenset[History]) -> None:
+        super().__init__("the masters cannot be asked how they stand")
+        self.histories = histories
+
+
 class Changes:
     """What changes in one store; one that is private has no other process."""
 
@@ -66,8 +72,6 @@ class Changes:
         """Whether a master was met without a mark: it was never followed, or has lost everything."""
         self.reborn = False
         """Whether a master was met that has been restarted, or promoted, since anybody who knew all followed it."""
-        self.met = False
-        """Whether any master could be asked when that was last begun."""
         self._store = store
         self._private = private
         log = store.keyspace.change_log.encode()
@@ -121,11 +125,10 @@ class Changes:
         return any(name.startswith(self._followers.encode()) and not name.endswith(own) for name in found)
 
     async def begin(self, before_marking: Callable[[], Awaitable[None]]) -> Standing:
-        """How the masters stand just now, each with a mark from here on; `new`, `reborn` and `met` say what was found.
+        """How the masters stand just now, each with a mark from here on; `new` and `reborn` say what was found.
 
-        Where one has none, `before_marking` is awaited before it is given one. Raises StoreUnavailable.
+        Where one has none, `before_marking` is awaited before it is given one. Raises StoreUnavailable, or PartlyAway.
         """
-        self.met = False
         return await self._standing(partial(self._marked_history, before_marking))
 
     async def note_lives(self, standing: Standing) -> None:
@@ -145,16 +148,27 @@ class Changes:
     async def standing(self) -> Standing:
         """How the masters stand just now.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, or PartlyAway.
         """
         return await self._standing(self._history)
 
     async def _standing(self, history: Callable[[Node], Awaitable[History]]) -> Standing:
-        told = await self._of_masters(history)
+        told: set[History] = set()
+
+        async def ask(node: Node) -> None:
+            told.add(await history(node))
+
+        try:
+            await self._of_masters(ask)
+        except StoreUnavailable as error:
+            raise PartlyAway(frozenset(told)) from error
         return Standing(self._store.connections.topology(), frozenset(told))
 
-    async def _of_masters(self, ask: Callable[[Node], Awaitable[T]]) -> list[T]:
-        """What each of the masters says to that, asked side by side."""
+    async def _of_masters(self, ask: Callable[[Node], Awaitable[None]]) -> None:
+        """Have each of the masters asked that, side by side.
+
+        Raises StoreUnavailable where one of them cannot be.
+        """
         connections = self._store.connections
         try:
             async with asyncio.timeout(DEADLINE_SECONDS):
@@ -166,27 +180,22 @@ class Changes:
                         raise each
         except FAILURES as error:
             raise StoreUnavailable("the masters cannot be asked how they stand") from error
-        return cast(list[T], told)
 
     async def _marked_history(self, before_marking: Callable[[], Awaitable[None]], node: Node) -> History:
+        """Who has seen that there is no mark listens, though he may not hear whether he left one, or somebody else."""
         noted, *told = await node.run([("GET", self._life(node)), *self._questions(node)])
-        history = _history(node, *told)
-        if history[-1] is None:
+        self.new = self.new or told[-1] is None
+        if self.new or not isinstance(told[-1], bytes):
             await before_marking()
-            history = await self._mark_now(node)
-        self.met = True
+            set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
+            _set, noted, *told = await node.run([set_mark, ("GET", self._life(node)), *self._questions(node)])
+        history = _history(node, *told)
         life = _life(history)
         said = self._lives.get(node.address)
         if isinstance(noted, bytes) and life is not None and life not in (noted, said) and not self._private:
             self.reborn = True
             self._lives[node.address] = life
         return history
-
-    async def _mark_now(self, node: Node) -> History:
-        set_mark = ("SET", self._mark(node), secrets.token_hex(8), "NX", "EX", MARK_SECONDS)
-        reply, *told = await node.run([set_mark, *self._questions(node)])
-        self.new = self.new or reply == b"OK"
-        return _history(node, *told)
 
     async def _history(self, node: Node) -> History:
         return _history(node, *await node.run(self._questions(node)))

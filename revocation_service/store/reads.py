@@ -220,6 +220,8 @@ class Lane:
     async def _travel(self, trip: list[_Asked]) -> None:
         keys = list(dict.fromkeys(key for asked in trip for key in asked.keys))
         if not keys:
+            for asked in trip:
+                asked.give_up()
             return
         self._sizes.observe(len(keys))
         until = self._loop.time() + self._deadline_seconds

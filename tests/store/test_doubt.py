@@ -287,6 +287,30 @@ async def test_a_newcomer_whose_first_question_fails_listens_at_the_second(word:
         assert failed == 1
 
 
+async def test_who_left_his_mark_and_did_not_hear_so_listens() -> None:
+    """The server took the mark, and its answer was lost: he has seen that there was none, and forgets it not."""
+    async with contextlib.AsyncExitStack() as stack:
+        process = await stack.enter_async_context(standalone())
+        proxy, marked, lost = await stack.enter_async_context(Proxy(process.port).running()), False, False
+
+        async def request(piece: bytes) -> bytes | None:
+            nonlocal marked
+            marked = marked or b"\r\nNX\r\n" in piece
+            return piece
+
+        async def reply(piece: bytes) -> bytes | None:
+            nonlocal lost
+            if marked and not lost:
+                lost = True
+                return None
+            return piece
+
+        proxy.request, proxy.reply = request, reply
+        new = await stack.enter_async_context(reading(proxy.url))
+        assert await seconds_of_doubt(new) > 1
+        assert lost
+
+
 async def test_a_restarted_store_that_takes_no_writes_is_listened_to() -> None:
     """Nobody can note there that he follows, nor say what he owes: the newcomer waits as long as for others."""
     async with standalone() as process:
@@ -380,6 +404,31 @@ async def test_who_comes_while_a_shard_is_away_believes_the_others(disorder: str
                 for each in new:
                     await each.fresh()
                 assert not any(map(doubts, new))
+
+
+async def test_who_comes_while_one_shard_hangs_and_another_was_emptied_waits() -> None:
+    """Who knows what was lost notices it, though not every master answers him; the newcomer believes nothing before
+    all of it is back.
+    """
+    async with cluster() as clustered, reading(clustered.url, wait_replicas=0) as first:
+        await knowing(first)
+        keyspace = first.opened.store.keyspace
+        with_log = await clustered.master_of(keyspace.change_log)
+        owners = {await clustered.master_of(key): key for key in (keyspace.key("jti", value) for value in VALUES[:20])}
+        owners.pop(with_log, None)
+        (killed, hanging), (emptied, _key) = owners.items()
+        await clustered.kill_master_of(hanging)
+        last = await clustered.new_master_of(hanging, after=killed)
+        await first.in_redis(VALUES)
+        await all_come_to([first], sure, "one who is sure")
+        last.freeze()
+        await emptied.command("FLUSHALL")
+        await first.until(lambda: first.reader.doubt.owes, "that the loss was noticed", LISTEN_SECONDS + 5)
+        async with reading(clustered.url, key_prefix=first.opened.settings.key_prefix, wait_replicas=0) as new:
+            await throughout(LISTEN_SECONDS + 2, lambda: doubts(new))
+            last.thaw()
+            await believes(new)
+            assert not await missing(new.opened, VALUES)
 
 
 async def test_who_lacks_nothing_waits_for_nobody_after_an_outage() -> None:
