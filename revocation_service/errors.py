@@ -145,6 +145,12 @@ class FeedUnavailable(Unavailable):
     code = "feed_unavailable"
 
 
+class ShuttingDown(Unavailable):
+    """The feed of this instance has ended, so it acknowledges no revocation any more; it may have been stored."""
+
+    code = "shutting_down"
+
+
 class TooManySubscribers(Unavailable):
     """As many mirrors follow this process as it may feed."""
 

@@ -168,10 +168,15 @@ class Stream:
             self._filled.set()
 
     def end(self, why: Why) -> None:
-        """Tell why this is the end; what waits is dropped, because the follower asks for all of it again."""
+        """Say why this is the end.
+
+        What waits is dropped, because the follower asks for all of it again; at a shutdown it is written first, because
+        there may be no other instance to ask.
+        """
         if self.ended is None:
             self.ended = why
-            self._queue.clear()
+            if why != "shutdown":
+                self._queue.clear()
             self._queue.append(encode(Reset(why)))
             self._filled.set()
             self.on_end()
@@ -225,6 +230,8 @@ class Feed:
         self._snapshots: list[Snapshot] = []
         """Those that are kept, or still being made; the newest is the last."""
         self._leaving = False
+        self.ended = False
+        """Whether no follower is told of anything any more."""
         self._unsubscribe: Callable[[], None] = lambda: None
         self._beating: list[asyncio.Task[None]] = []
 
@@ -233,9 +240,22 @@ class Feed:
         self._unsubscribe = self._reader.subscribe(self._learn)
         self._beating = begin("feed-heartbeat", self._beat())
 
+    def leave(self) -> None:
+        """Tell every follower that the process is about to stop, and accept no new one.
+
+        Followers ask the service from then on. Changes and heartbeats still go to them until `end`, because the process
+        still acknowledges revocations, and there may be no other instance to ask.
+        """
+        if not self._leaving:
+            self._leaving = True
+            self._tell_all(encode(Reset("shutdown")))
+
     def end(self) -> None:
-        """The process is about to stop: every follower is told so, and nobody new is let in."""
-        self._leaving = True
+        """End every stream, with all that was learned until now; no revocation may be acknowledged afterwards."""
+        self.leave()
+        while self._untold:
+            self._tell()
+        self.ended = True
         for stream in [*self._streams]:
             stream.end("shutdown")
 

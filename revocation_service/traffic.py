@@ -1,6 +1,8 @@
 """The requests in flight, and whether the server is leaving: it goes when there are none."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Traffic:
@@ -21,6 +23,15 @@ class Traffic:
         self._in_flight -= 1
         if self.leaving and not self._in_flight:
             self._none.set()
+
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """Do not count the current request while it streams: a stream ends when the server does, not before."""
+        self.went()
+        try:
+            yield
+        finally:
+            self.came()
 
     async def over(self) -> None:
         """Wait, once leaving, until none is in flight."""

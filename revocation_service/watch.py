@@ -62,7 +62,7 @@ async def _events(settings: WatchSettings) -> AsyncIterator[Event]:
         parser = Parser()
         async for chunk in answer.content.iter_any():
             for message in parser.feed(chunk):
-                event = decode(message)
+                event = decode(message).event
                 if event is not None:
                     yield event
 

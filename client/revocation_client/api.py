@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from revocation_client.answers import Answer, NoAnswer, failure
+from revocation_client.deadlines import within
 from revocation_client.errors import (
     ConfigurationError,
     NotStarted,
@@ -110,29 +111,30 @@ class Api:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None),  # `within` bounds each call, and the feed is endless
         )
 
     async def post(self, path: str, body: bytes, *, seconds: float, most_bytes: int) -> Answer | NoAnswer:
         """One request; see `Service`. No exception of aiohttp leaves it: their request_info holds the key."""
         if self._session.closed:
             raise NotStarted
-        outcome = await self._answer(f"{self._url}/{path}", body, aiohttp.ClientTimeout(total=seconds), most_bytes)
+        outcome = await self._answer(f"{self._url}/{path}", body, seconds, most_bytes)
         if isinstance(outcome, UnexpectedAnswer):
             raise outcome
         return outcome
 
     async def _answer(
-        self, url: str, body: bytes, timeout: aiohttp.ClientTimeout, most_bytes: int
+        self, url: str, body: bytes, seconds: float, most_bytes: int
     ) -> Answer | NoAnswer | UnexpectedAnswer:
         try:
-            async with self._session.post(url, data=body, timeout=timeout, allow_redirects=False) as response:
+            async with within(seconds), self._session.post(url, data=body, allow_redirects=False) as response:
                 content = await _bounded(response.content, most_bytes)
                 if content is None:
                     return UnexpectedAnswer("the answer is larger than any of the service's", response.status)
                 retry_after = response.headers.get("Retry-After")
                 return Answer(response.status, response.content_type, content, retry_after)
         except TimeoutError:
-            return NoAnswer(f"no answer within {timeout.total:.3g} s")
+            return NoAnswer(f"no answer within {seconds:.3g} s")
         except (aiohttp.ClientError, OSError) as error:
             return _failed(error)
 
@@ -156,8 +158,7 @@ class Api:
         return outcome
 
     async def _stream(self, headers: dict[str, str]) -> Stream | RevocationError:
-        endless = aiohttp.ClientTimeout(total=None)
-        response = await self._session.get(f"{self._url}/feed", headers=headers, timeout=endless, allow_redirects=False)
+        response = await self._session.get(f"{self._url}/feed", headers=headers, allow_redirects=False)
         encoded = response.headers.get("Content-Encoding", "identity") != "identity"
         if response.status == 200 and response.content_type == "text/event-stream" and not encoded:
             return _HttpStream(response)

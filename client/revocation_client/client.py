@@ -1,4 +1,4 @@
-"""What applications hold: a client that answers from memory, else asks the service, else says what was stated."""
+"""What applications hold: a client that answers from memory, else from the service, else by the stated policy."""
 
 import asyncio
 import time
@@ -14,7 +14,14 @@ from revocation_client.api import Api, Feed, Service, address
 from revocation_client.coalescing import Batches
 from revocation_client.counters import Counters, Tally
 from revocation_client.environment import url_and_key
-from revocation_client.errors import ConfigurationError, NotStarted, ServiceUnavailable, TokenRevoked, WrongEventLoop
+from revocation_client.errors import (
+    ConfigurationError,
+    NotStarted,
+    RevocationError,
+    ServiceUnavailable,
+    TokenRevoked,
+    WrongEventLoop,
+)
 from revocation_client.follower import Follower
 from revocation_client.glance import Clock
 from revocation_client.memory import Memory, MirrorStatus
@@ -22,11 +29,15 @@ from revocation_client.model import Revocation
 from revocation_client.policy import OnUnavailable, Policy
 from revocation_client.questions import Inquiry, bare_token, inquiry, inquiry_by_jti
 from revocation_client.revoking import Revoking
+from revocation_client.silence import Silence
 from revocation_client.verdicts import Revoked, Verdict
 
 TIMEOUT_SECONDS: Final = 2.0
 REVOKE_TIMEOUT_SECONDS: Final = 5.0
 MAX_STALENESS_SECONDS: Final = 5.0
+
+ANSWER_SECONDS: Final = 1.0
+"""How long a check waits for the service where memory could decide."""
 
 Question = str | Mapping[str, object]
 """A token, or all the claims of one."""
@@ -39,6 +50,7 @@ class _Open:
     loop: asyncio.AbstractEventLoop
     service: Service
     batches: Batches
+    silence: Silence
     revoking: Revoking
     follower: Follower | None
 
@@ -54,10 +66,11 @@ class _Open:
 class RevocationClient:
     """Says whether tokens are revoked, from memory where it can, else from the service; and revokes them.
 
-    With `mirror`, the service's feed keeps the live revocations in memory. What it knows to be revoked stays so,
-    whatever is away; that a token is not revoked it says for at most `max_staleness_seconds` after it was last in step.
-    `on_unavailable` says what becomes of a check that memory cannot answer, and the service does not within
-    `timeout_seconds`, or with a 5xx: "allow" admits the token, "deny" does not. A revocation is tried for
+    With `mirror`, the service's feed keeps the live revocations in memory. What is known to be revoked stays revoked.
+    Memory says "not revoked" by itself only while the feed is connected and fresh within 3 s. Otherwise the service is
+    asked; where it does not answer within a second, or with a 5xx, memory decides for at most `max_staleness_seconds`
+    after it was last proven complete. After that, and without a mirror, `on_unavailable` decides: "allow" admits the
+    token, "deny" does not. Without a mirror a check waits `timeout_seconds` for the service. A revocation is tried for
     `revoke_timeout_seconds` and then raises.
 
     Raises ConfigurationError.
@@ -115,7 +128,7 @@ class RevocationClient:
         return service if isinstance(service, Api) else None
 
     async def start(self) -> None:
-        """Make ready on the running event loop. Nothing is waited for: the service may be away.
+        """Make ready on the running event loop. Returns immediately: connecting happens in the background.
 
         Raises WrongEventLoop if it is started on another one.
         """
@@ -126,7 +139,7 @@ class RevocationClient:
         service = self._connect()
         batches = Batches(service, self._timeout_seconds, self._tally)
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
-        self._open = _Open(loop, service, batches, revoking, self._follower(service))
+        self._open = _Open(loop, service, batches, Silence(), revoking, self._follower(service))
         if self._memory is not None:
             self._memory.glance.thread = get_ident()
             self._admits_here = self._memory.glance.admits_here
@@ -146,7 +159,7 @@ class RevocationClient:
         opened = self._open if self._open.loop.is_closed() else self._started()
         self._open = None
         if self._memory is not None:
-            self._memory.doubt()
+            self._memory.mark_unproven()
         if not opened.loop.is_closed():  # else its connections went with it
             await opened.aclose()
 
@@ -173,14 +186,15 @@ class RevocationClient:
             raise WrongEventLoop
         return opened
 
-    async def check(self, question: Question) -> Verdict:
-        """Whether a token is revoked.
+    async def check(self, question: Question, token: str | None = None) -> Verdict:
+        """Return whether a token is revoked.
 
-        A mapping is all the claims of a token: `jti`, `sid`, `sub`, `client_id` (or `azp`) and `iat` count. A string
-        is a token, with or without `Bearer `.
+        `question` is all the claims of the token, verified by the application: `jti`, `sid`, `sub`, `client_id` (or
+        `azp`) and `iat` count. With them, `token` names a token whose claims have no usable `jti`. Or `question` is
+        the token itself, with or without `Bearer `.
         Raises TokenNeeded, RequestRefused, UnexpectedAnswer, NotStarted, WrongEventLoop.
         """
-        outcome = await self._ask(question)
+        outcome = await self._ask(inquiry(question, token))
         return self._policy.verdict(outcome) if isinstance(outcome, ServiceUnavailable) else outcome
 
     async def check_many(self, questions: Iterable[Question]) -> list[Verdict]:
@@ -198,17 +212,17 @@ class RevocationClient:
         (verdict,) = await self._verdicts([inquiry_by_jti(jti)])
         return verdict
 
-    async def is_revoked(self, question: Question) -> bool:
-        """Whether a token is revoked; raises as `check` does."""
+    async def is_revoked(self, question: Question, token: str | None = None) -> bool:
+        """Return whether a token is revoked; raises as `check` does."""
         if self._admits_here(question):
             return False
-        return (await self.check(question)).revoked
+        return (await self.check(question, token)).revoked
 
-    def is_revoked_now(self, question: Question) -> bool | None:
-        """The same at once and in any thread, from memory alone; None: it cannot say.
+    def is_revoked_now(self, question: Question, token: str | None = None) -> bool | None:
+        """Return the same at once and in any thread, from memory alone; None if the service would have to be asked.
 
-        It cannot while it is not in step, nor that a whole token, instead of claims, is not revoked.
-        Raises TokenNeeded, RequestRefused, NotStarted.
+        It has to be asked while the feed is not connected or not fresh, and whether a whole token, instead of claims,
+        is not revoked. Raises TokenNeeded, RequestRefused, NotStarted.
         """
         if self._open is None:
             raise NotStarted
@@ -216,42 +230,51 @@ class RevocationClient:
             return None
         if self._memory.glance.admits(question):
             return False
-        verdict = self._remembered(inquiry(question))
+        verdict = self._remembered(inquiry(question, token))
         return None if verdict is None else verdict.revoked
 
-    async def ensure_active(self, question: Question) -> None:
-        """Let an application go on only if the token is not revoked.
+    async def ensure_active(self, question: Question, token: str | None = None) -> None:
+        """Return only if the token is not revoked.
 
-        Raises TokenRevoked; ServiceUnavailable where the service is away and `on_unavailable="deny"`, because nobody
-        knows then; and as `check` does.
+        Raises TokenRevoked; ServiceUnavailable where nothing is known of the token and `on_unavailable="deny"`; and
+        as `check` does.
         """
         if self._admits_here(question):
             return
-        outcome = await self._ask(question)
+        outcome = await self._ask(inquiry(question, token))
         if isinstance(outcome, ServiceUnavailable):
             if self._policy.verdict(outcome).revoked:
                 raise outcome.again()
         elif outcome.revoked:
             raise TokenRevoked(outcome)
 
+    async def verify_access(self) -> None:
+        """Return only if the service answers, and lets this client check tokens; for applications that fail at start.
+
+        Raises RequestRefused (401 or 403: the API key), ServiceUnavailable, UnexpectedAnswer.
+        """
+        outcome = await self._started().batches.ask(inquiry_by_jti("verify-access"))
+        if isinstance(outcome, RevocationError):
+            raise outcome.again()
+
     @property
     def mirror_status(self) -> MirrorStatus | None:
-        """What the memory is good for just now; None with `mirror=False`."""
+        """State of the memory at this moment; None with `mirror=False`."""
         follower = self._open.follower if self._open else None
         return None if self._memory is None else self._memory.status(follower.last_error if follower else None)
 
     async def mirror_ready(self, timeout_seconds: float | None = None) -> bool:
-        """Wait, at most so long, until the memory has been in step for the first time; whether it has.
+        """Wait, at most so long, until the memory has been synced for the first time; return whether it has.
 
         Nothing needs this: until then the service is asked. With `mirror=False` it is False at once.
         """
         follower = self._started().follower
         return False if follower is None else await follower.ready(timeout_seconds)
 
-    async def _ask(self, question: Question) -> Verdict | ServiceUnavailable:
-        opened, asked = self._started(), inquiry(question)
+    async def _ask(self, asked: Inquiry) -> Verdict | ServiceUnavailable:
+        opened = self._started()
         known = self._remembered(asked)
-        return self._known(await opened.batches.ask(asked), asked) if known is None else known
+        return self._known(await self._outcome(opened, asked), asked) if known is None else known
 
     def _remembered(self, asked: Inquiry) -> Verdict | None:
         verdict = None if self._memory is None else self._memory.verdict(asked)
@@ -259,14 +282,26 @@ class RevocationClient:
             self._tally.add("checks")
         return verdict
 
+    def _outcome(self, opened: _Open, asked: Inquiry) -> asyncio.Future[Outcome]:
+        """Ask the service. Where memory could decide, it gets a second, and only one probe while it does not answer."""
+        if self._memory is None or not self._memory.can_decide(asked):
+            return opened.batches.ask(asked)
+        if opened.silence.has_probe:
+            return opened.silence.unanswered()
+        outcome = opened.batches.ask(asked, min(ANSWER_SECONDS, self._timeout_seconds))
+        opened.silence.watch(outcome)
+        return outcome
+
     async def _verdicts(self, inquiries: list[Inquiry]) -> list[Verdict]:
         opened = self._started()
         remembered = [self._remembered(one) for one in inquiries]
-        answers = [opened.batches.ask(one) for one, known in zip(inquiries, remembered, strict=True) if known is None]
+        answers = [
+            self._outcome(opened, one) for one, known in zip(inquiries, remembered, strict=True) if known is None
+        ]
         try:
             outcomes = iter([await one for one in answers])
         finally:
-            for one in answers:  # where the caller has gone
+            for one in answers:  # where the caller was cancelled
                 one.cancel()
         found = [
             self._known(next(outcomes), one) if known is None else known
@@ -275,17 +310,19 @@ class RevocationClient:
         return [self._policy.verdict(one) if isinstance(one, ServiceUnavailable) else one for one in found]
 
     def _known(self, outcome: Outcome, asked: Inquiry) -> Verdict | ServiceUnavailable:
-        """What the service said, counted; an error is raised, unless the policy has a word to say.
+        """Return what is known after the service was asked, and count it; raise an error that is not an outage.
 
-        What memory has learned meanwhile to be revoked is revoked, whatever was said.
+        What memory has meanwhile learned to be revoked is revoked, whatever the service said. Where the service does
+        not answer, memory decides if it may.
         """
         if isinstance(outcome, Verdict):
             self._policy.answered()
+        self._tally.add("checks")
         if self._memory is not None and (isinstance(outcome, ServiceUnavailable) or _is_good(outcome)):
-            learned = self._remembered(asked) if self._memory.covers(asked) else None
+            away = isinstance(outcome, ServiceUnavailable)
+            learned = self._memory.fallback(asked) if away or self._memory.covers(asked) else None
             if learned is not None:
                 return learned
-        self._tally.add("checks")
         if isinstance(outcome, Verdict):
             self._tally.add("revoked" if outcome.revoked else "not_revoked")
         elif not isinstance(outcome, ServiceUnavailable):

@@ -14,6 +14,7 @@ from typing import Final
 from revocation_client.answers import Answer, NoAnswer, Outcome, verdicts
 from revocation_client.api import Service
 from revocation_client.counters import Tally
+from revocation_client.deadlines import Deadline
 from revocation_client.errors import NotStarted, RevocationError, ServiceUnavailable, UnexpectedAnswer
 from revocation_client.questions import BODY_MAX_BYTES, FRAME_BYTES, Inquiry
 from revocation_client.wire import BATCH_MAX_CHECKS
@@ -53,20 +54,26 @@ class Batches:
         self._under_way: dict[asyncio.Task[None], list[_Asked]] = {}
         self._left_at = 0.0
         self._departure: asyncio.Handle | None = None
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch: Deadline | None = None
 
-    def ask(self, inquiry: Inquiry) -> asyncio.Future[Outcome]:
-        """What becomes of a question, from a request that leaves after this call; it holds an error, and raises none.
+    def ask(self, inquiry: Inquiry, seconds: float | None = None) -> asyncio.Future[Outcome]:
+        """Return the outcome of a question, from a request that leaves after this call. It may be an error.
 
-        At the deadline it is ServiceUnavailable.
+        After `seconds` (default: the timeout of the client) it is ServiceUnavailable.
         """
-        asked = _Asked(inquiry, self._loop.time() + self._timeout_seconds, self._loop.create_future())
+        until = self._loop.time() + (self._timeout_seconds if seconds is None else seconds)
+        asked = _Asked(inquiry, until, self._loop.create_future())
         self._queue.append(asked)
         if self._departure is None:
             self._plan()
-        if self._watch is None:
-            self._watch = self._loop.call_at(asked.until, self._give_up_overdue)
+        if self._watch is None or until < self._watch.when:
+            self._watch_until(until)
         return asked.answer
+
+    def _watch_until(self, until: float) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = Deadline(self._loop, until, self._give_up_overdue)
 
     async def aclose(self) -> None:
         """End the requests under way; whoever still waits is told that the client is closed."""
@@ -86,15 +93,15 @@ class Batches:
         return [asked for some in (*self._under_way.values(), self._queue) for asked in some]
 
     def _give_up_overdue(self) -> None:
-        """One timer for all: it looks at the oldest, and is set again for the oldest that is left."""
+        """Give up what is overdue, and set the one timer again for what is due next."""
         now = self._loop.time()
-        overdue = ServiceUnavailable(f"no answer within {self._timeout_seconds:g} s")
+        overdue = ServiceUnavailable("no answer in time")
         waiting = [asked for asked in self._waiting() if not asked.answer.done()]
         for asked in waiting:
             if asked.until <= now:
                 asked.give(overdue)
         left = [asked.until for asked in waiting if asked.until > now]
-        self._watch = self._loop.call_at(min(left), self._give_up_overdue) if left else None
+        self._watch = Deadline(self._loop, min(left), self._give_up_overdue) if left else None
 
     def _plan(self) -> None:
         """When the queue may leave: at once if nothing is under way, else a little after the last one left."""

@@ -2,7 +2,7 @@
 
     RevocationError
     ├── TokenRevoked          the token is revoked; .verdict says by what
-    ├── TokenNeeded           the claims give the token no name of its own: pass the token instead
+    ├── TokenNeeded           the claims give the token no name of its own: pass the token with them
     ├── NotStarted            the client was not started, or is closed
     ├── WrongEventLoop        it was started on another event loop
     ├── ConfigurationError    .setting is wrong
@@ -47,9 +47,9 @@ class TokenRevoked(RevocationError):
 
 
 class TokenNeeded(RevocationError):
-    """These claims do not name their token, so the token itself must be asked about."""
+    """These claims do not name their token, and the token was not passed with them."""
 
-    def __init__(self, detail: str = "the claims have no jti of their own: pass the whole token instead") -> None:
+    def __init__(self, detail: str = "the claims have no jti of their own: pass the token with them") -> None:
         super().__init__(detail)
         self.detail = detail
 

@@ -9,16 +9,18 @@ The service writes, and a follower can rely on, this order in each stream:
     synced                        the cursor from which the changes go on
     heartbeat                     at once; from here on a heartbeat vouches for all that stands before it
     change, heartbeat, ...        as they happen; a heartbeat each second
-    reset too_slow|lost|shutdown  the last event; after `shutdown` the cursor is still good, with another sender
+    reset shutdown                the sender is leaving: ask the service from now on; changes go on until the end
+    reset too_slow|lost           the last event
 
-Text is ASCII, one line of data an event. What is not of this form raises `FeedError`: the stream is then worth nothing
-more, and what it said before still holds, because everything only adds.
+Text is ASCII, one line of data an event. What is not of this form raises `FeedError`: the stream cannot be followed any
+further, and what it said before still holds, because everything only adds. What a later version may have added (an
+event, a member, a claim, a reason) is no error: `Heard.unknown` names it, and the memory is then not complete.
 """
 
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
@@ -38,6 +40,12 @@ EVENT_MAX_BYTES: Final = 8 * 1024 * 1024
 """Of an event's text; the largest of the service's own, 2,000 values of 256 escaped characters, is below it."""
 
 HEARTBEAT_SECONDS: Final = 1.0
+
+ROW_COLUMNS: Final = 4
+"""Of a revocation: claim, value, expires_at, issued_before."""
+
+UNKNOWN_MAX_CHARACTERS: Final = 40
+"""Of a name of a later version, as far as it is repeated."""
 
 Why = Literal["unknown_cursor", "too_slow", "shutdown", "lost"]
 
@@ -95,12 +103,20 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """A snapshot follows on this stream (`unknown_cursor`), or the stream ends."""
+    """A snapshot follows on this stream (`unknown_cursor`), the sender is leaving (`shutdown`), or the stream ends."""
 
     reason: Why
 
 
 Event = Snapshot | Synced | Change | Heartbeat | Reset
+
+
+class Heard(NamedTuple):
+    """What a message says, as far as it is understood."""
+
+    event: Event | None
+    unknown: str | None = None
+    """What in it this version does not know; None if everything was understood."""
 
 
 class Message(NamedTuple):
@@ -152,40 +168,74 @@ def _rows(revocations: Sequence[Revocation]) -> list[list[object]]:
     return [[one.claim, one.value, number(one.expires_at), number(one.issued_before)] for one in revocations]
 
 
-def decode(message: Message) -> Event | None:
-    """What a message says; None for an event that a later version may know.
+def decode(message: Message) -> Heard:
+    """Read a message. Part of a later version's event is left out, and named.
 
     Raises FeedError.
     """
+    read = _READERS.get(message.event)
+    if read is None:
+        return Heard(None, _named("the event", message.event))
     try:
-        if message.event == "snapshot":
-            return Snapshot(_revocations(json.loads(message.data)))
-        if message.event == "change":
-            return Change(_cursor(message), _revocations(json.loads(message.data)))
-        if message.event == "synced":
-            return _synced(_cursor(message), json.loads(message.data))
-        if message.event == "heartbeat":
-            return _heartbeat(json.loads(message.data))
-        if message.event == "reset":
-            return Reset(_WHYS[json.loads(message.data)["reason"]])
+        form = json.loads(message.data)
+        unknown = form.keys() - _MEMBERS[message.event]
+        heard = read(message, form)
     except _NOT_UNDERSTOOD:
         raise FeedError(f"an event named {message.event} is not of its form") from None
-    return None
+    return heard._replace(unknown=_named("a member", min(unknown))) if unknown and heard.unknown is None else heard
 
 
-def _synced(cursor: str, form: dict[str, Any]) -> Synced:
+def _named(what: str, name: object) -> str:
+    return f"{what} {str(name)[:UNKNOWN_MAX_CHARACTERS]!r}"
+
+
+def _snapshot(_message: Message, form: dict[str, Any]) -> Heard:
+    revocations, unknown = _revocations(form)
+    return Heard(Snapshot(revocations), unknown)
+
+
+def _change(message: Message, form: dict[str, Any]) -> Heard:
+    revocations, unknown = _revocations(form)
+    return Heard(Change(_cursor(message), revocations), unknown)
+
+
+def _synced(message: Message, form: dict[str, Any]) -> Heard:
     skew_seconds = _time(form["clock_skew_seconds"])
     if skew_seconds < 0:
         raise ValueError
-    return Synced(cursor, _flag(form["complete"]), skew_seconds)
+    return Heard(Synced(_cursor(message), _flag(form["complete"]), skew_seconds))
 
 
-def _heartbeat(form: dict[str, Any]) -> Heartbeat:
+def _heartbeat(_message: Message, form: dict[str, Any]) -> Heard:
     behind = form["behind_seconds"]
     seconds = math.inf if behind is None else _time(behind)
     if seconds < 0:
         raise ValueError
-    return Heartbeat(seconds, _time(form["sent_at"]), _flag(form["complete"]))
+    return Heard(Heartbeat(seconds, _time(form["sent_at"]), _flag(form["complete"])))
+
+
+def _reset(_message: Message, form: dict[str, Any]) -> Heard:
+    """Read a reset; one for a reason of a later version ends the stream, as `lost` does."""
+    reason = form["reason"]
+    if not isinstance(reason, str):
+        raise TypeError
+    return Heard(Reset(_WHYS.get(reason, "lost")))
+
+
+_READERS: Final[dict[str, Callable[[Message, dict[str, Any]], Heard]]] = {
+    "snapshot": _snapshot,
+    "change": _change,
+    "synced": _synced,
+    "heartbeat": _heartbeat,
+    "reset": _reset,
+}
+_MEMBERS: Final = {
+    "snapshot": {"revocations"},
+    "change": {"revocations"},
+    "synced": {"complete", "clock_skew_seconds"},
+    "heartbeat": {"behind_seconds", "sent_at", "complete"},
+    "reset": {"reason"},
+}
 
 
 def _cursor(message: Message) -> str:
@@ -194,11 +244,21 @@ def _cursor(message: Message) -> str:
     return message.id
 
 
-def _revocations(form: dict[str, Any]) -> list[Revocation]:
+def _revocations(form: dict[str, Any]) -> tuple[list[Revocation], str | None]:
+    """Read the rows, without those of a later version, of which the first is named."""
     rows = form["revocations"]
     if not isinstance(rows, list) or len(rows) > EVENT_MAX_REVOCATIONS:
         raise TypeError
-    return [_revocation(*row) for row in rows]
+    known = [row for row in rows if len(row) <= ROW_COLUMNS and row[0] in _CLAIMS]
+    unknown = None if len(known) == len(rows) else next(_unknown_in(row) for row in rows if row not in known)
+    return [_revocation(*row) for row in known], unknown
+
+
+def _unknown_in(row: list[object]) -> str:
+    claim = row[0]
+    if not isinstance(claim, str) or not isinstance(row, list):
+        raise TypeError
+    return "a column of a revocation" if claim in _CLAIMS else _named("the claim", claim)
 
 
 def _revocation(claim: object, value: object, expires_at: object, issued_before: object) -> Revocation:

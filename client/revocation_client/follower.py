@@ -1,7 +1,7 @@
 """From the feed to the memory: connect, take the snapshot, follow, resume, back off, begin again, as long as it runs.
 
-It never says what is true of a token. It merges what it hears, and vouches for the memory when a heartbeat proves that
-nothing is missing.
+It never says what is true of a token. It merges what it hears, tells the memory when a heartbeat proves that nothing is
+missing, and tells it at once when the service leaves or the connection ends.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Final
 from revocation_client.api import Feed, Stream
 from revocation_client.counters import Tally
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.feed import Change, Event, FeedError, Heartbeat, Parser, Reset, Snapshot, Synced, decode
+from revocation_client.feed import Change, Event, FeedError, Heard, Heartbeat, Parser, Reset, Snapshot, Synced, decode
 from revocation_client.freshness import Freshness
 from revocation_client.glance import Clock
 from revocation_client.memory import Memory
@@ -79,6 +79,12 @@ class Follower:
         self._cursor: str | None = None
         self._synced = False
         """Whether this stream has come to the present."""
+        self._leaving = False
+        """Whether the service said on this stream that it shuts down."""
+        self._understood = True
+        """Whether everything since the last snapshot began was understood; else memory is not complete."""
+        self._reported = False
+        """Whether the log has told of something that was not understood."""
         self._ready = asyncio.Event()
         self._ahead = -math.inf
         """The most that the clock on the wall was ahead of the even one."""
@@ -95,13 +101,13 @@ class Follower:
             self._tasks.append(asyncio.create_task(work, name=f"revocation-{name}"))
 
     async def aclose(self) -> None:
-        """End; what is known stays with the memory, and nobody vouches for it any more."""
+        """End; what is known stays with the memory, without a proof that it is all."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._tasks.clear()
-        self._memory.doubt()
+        self._memory.mark_unproven()
 
     async def ready(self, seconds: float | None) -> bool:
         """Whether the memory has answers, waiting so long for the first time that it has; None: for ever."""
@@ -133,7 +139,11 @@ class Follower:
             await asyncio.sleep(pause_seconds(failures, error, self._jitter))
 
     def _ended(self, error: RevocationError) -> None:
-        if self.last_error is None:
+        """Note the end of a stream, and log it: a refused key at each try, everything else when it is news."""
+        self._memory.mark_disconnected()
+        if isinstance(error, RequestRefused) and error.status in (401, 403):
+            _log.error("revocation_mirror_refused status=%d code=%s detail=%s", error.status, error.code, error.detail)
+        elif self.last_error is None:
             _log.warning("revocation_mirror_disconnected detail=%s", error)
         self.last_error = str(error)
         self._synced = False
@@ -142,6 +152,8 @@ class Follower:
         """One stream, from its beginning to its end; why it ended."""
         self._asked_at, self._asked_ahead = self._monotonic(), self._wall_ahead()
         self._freshness.asked(self._asked_at)
+        self._leaving = False
+        self._understood = self._understood or self._cursor is None
         try:
             stream = await self._feed.feed(self._cursor, seconds=BEGIN_SECONDS)
         except RevocationError as error:
@@ -167,14 +179,24 @@ class Follower:
             while chunk := await stream.read():
                 self._slice_ends = self._monotonic() + SLICE_SECONDS
                 for message in parser.feed(chunk):
-                    event = decode(message)
-                    if isinstance(event, Heartbeat | Snapshot):
+                    heard = decode(message)
+                    if isinstance(heard.event, Heartbeat | Snapshot):
                         patience.reschedule(loop.time() + SILENCE_SECONDS)
-                    ended = await self._take(event)
+                    self._note_unknown(heard)
+                    ended = await self._take(heard.event)
                     if ended is not None:
                         return ended
                     await self._breathe()
-        return ServiceUnavailable("the feed ended")
+        return ServiceUnavailable("the service shut down" if self._leaving else "the feed ended")
+
+    def _note_unknown(self, heard: Heard) -> None:
+        """Have memory say only what is revoked, from the next heartbeat on, if part of an event is not understood."""
+        if heard.unknown is None:
+            return
+        if not self._reported:
+            _log.warning("revocation_feed_not_understood unknown=%s", heard.unknown)
+        self._understood, self._reported = False, True
+        self._memory.mark_incomplete()
 
     async def _breathe(self) -> None:
         """Let the application have its turn, if this has taken long."""
@@ -201,14 +223,19 @@ class Follower:
         return None
 
     def _begin_again(self) -> None:
-        """All comes anew; until it has, there is nothing to resume from."""
+        """Forget the cursor: a snapshot comes, and until it is whole there is nothing to resume from."""
         if self._cursor is not None or self._synced:
             self._cursor, self._synced = None, False
+            self._memory.mark_disconnected()
 
     def _reset(self, event: Reset) -> RevocationError | None:
+        """Take a reset; on `shutdown` the stream goes on, for what the service still acknowledges."""
         if event.reason == "shutdown":
-            return ServiceUnavailable("the service ended the feed: it shuts down")
-        self._cursor, self._synced = None, False
+            self._leaving = True
+            self._memory.mark_disconnected()
+            return None
+        self._begin_again()
+        self._understood = True
         return None if event.reason == "unknown_cursor" else ServiceUnavailable(f"the feed was reset: {event.reason}")
 
     async def _merge(self, revocations: Sequence[Revocation]) -> None:
@@ -221,17 +248,17 @@ class Follower:
         """A heartbeat; one before `synced` tells the sender's clock alone."""
         if self._clock_was_set_back():
             self._cursor = None
-            self._memory.doubt()
+            self._memory.mark_unproven()
             return ServiceUnavailable("the clock on the wall was set back: all is read anew")
         if self._wall_ahead() - self._asked_ahead > DRIFT_SECONDS:
-            self._memory.doubt()
+            self._memory.mark_unproven()
             return ServiceUnavailable("the machine was suspended, or its clock set forward: the feed is resumed")
         now = self._monotonic()
         self._freshness.beat(beat.behind_seconds if self._synced else math.inf, beat.sent_at, now)
         if not self._synced:
             return None
         age = self._freshness.age(now)
-        self._vouch(age, complete=beat.complete)
+        self._mark_fresh(age, complete=beat.complete and self._understood)
         if age - beat.behind_seconds > DRIFT_SECONDS and now - self._asked_at > self._drift_after:
             return ServiceUnavailable("its clock and ours have drifted apart: the feed is resumed")
         return None
@@ -246,9 +273,9 @@ class Follower:
         self._ahead = ahead if was - ahead > SET_BACK_SECONDS else was
         return was - ahead > SET_BACK_SECONDS
 
-    def _vouch(self, age_seconds: float, *, complete: bool) -> None:
-        self._memory.vouch(age_seconds, complete=complete)
-        if self._memory.in_step:
+    def _mark_fresh(self, age_seconds: float, *, complete: bool) -> None:
+        self._memory.mark_fresh(age_seconds, complete=complete, connected=not self._leaving)
+        if self._memory.synced:
             if self.last_error is not None or not self._ready.is_set():
                 _log.info("revocation_mirror_synced entries=%d", self._memory.entries)
             self.last_error = None

@@ -27,6 +27,7 @@ cdef class Values:
 cdef class Glance:
     cdef Values _jtis, _sids, _subs, _client_ids, _alls
     cdef list _others
+    cdef bint _looks_up_all
     cdef object _wall, _monotonic
     cdef readonly long long admitted
     cdef public unsigned long thread

@@ -16,6 +16,9 @@ from revocation_client.wire import HASH_PREFIX, VALUE_MAX_CHARACTERS
 
 Clock = Callable[[], float]
 
+LOOKED_UP: Final = frozenset({"jti", "sid", "sub", "client_id", "all"})
+"""The claims that `Glance.admits` looks up. With any other claim in the table it admits no token."""
+
 _COMPILED: Final = str(globals().get("__file__")).endswith(tuple(EXTENSION_SUFFIXES))
 _printable: Final = str.isprintable
 
@@ -46,6 +49,7 @@ class Glance:
 
     def __init__(self, mirror: Mirror, wall: Clock, monotonic: Clock) -> None:
         tables, self._others = mirror.tables, mirror.others
+        self._looks_up_all = LOOKED_UP.issuperset(tables)
         self._jtis, self._sids, self._subs = Values(tables["jti"]), Values(tables["sid"]), Values(tables["sub"])
         self._client_ids, self._alls = Values(tables["client_id"]), Values(tables["all"])
         self._wall, self._monotonic = wall, monotonic
@@ -70,7 +74,7 @@ class Glance:
         Fresh is looked at before what is held: what another thread merges and vouches for meanwhile must not vouch for
         what was looked up before.
         """
-        if type(question) is not dict:
+        if type(question) is not dict or not self._looks_up_all:
             return False
         claims = question
         jti = claims.get("jti")

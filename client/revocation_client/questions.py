@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from revocation_client.errors import RequestRefused, TokenNeeded
 from revocation_client.model import CLAIM_NAMES, ClaimName, Claims
+from revocation_client.tokens import Problem, read_token
 from revocation_client.wire import HASH_PREFIX, WireError, check_seconds, check_token, check_value
 
 FRAME_BYTES: Final = len(b'{"checks":[]}')
@@ -31,18 +32,18 @@ class Inquiry(NamedTuple):
     token: str | None = None
 
 
-def inquiry(question: str | Mapping[str, object]) -> Inquiry:
-    """The question about a token (a string), or about a whole token's claims (a mapping).
+def inquiry(question: str | Mapping[str, object], token: str | None = None) -> Inquiry:
+    """Return the question about a token (a string), or about a token's claims (a mapping), named by `token` if need be.
 
-    Raises TokenNeeded where the claims do not name the token, and RequestRefused for what the service would refuse.
+    Raises TokenNeeded where neither names the token, and RequestRefused for what the service would refuse.
     """
     if isinstance(question, str):
-        token = bare_token(question)
-        return Inquiry(_sized(f'{{"token":{encode_basestring(token)}}}'), None, token=token)
+        bare = bare_token(question)
+        return Inquiry(_sized(f'{{"token":{encode_basestring(bare)}}}'), None, token=bare)
     if not isinstance(question, (dict, Mapping)):  # a dict is one, and much sooner recognized
         raise TypeError(f"a question is a token (str) or its claims (a mapping), not {type(question).__name__}")
     try:
-        return _described(_claims(question))
+        return _described(_claims(question, token))
     except WireError as error:
         raise _refused(error) from None
 
@@ -105,30 +106,39 @@ def _sized(text: str) -> bytes:
     return encoded
 
 
-def _claims(token: Mapping[str, object]) -> Claims:
-    """What the rule looks at of a whole token; null is absent."""
-    sid, sub, client_id = token.get("sid"), token.get("sub"), token.get("client_id")
+def _claims(members: Mapping[str, object], token: str | None) -> Claims:
+    """Return what the rule looks at; a member that is null counts as absent."""
+    sid, sub, client_id = members.get("sid"), members.get("sub"), members.get("client_id")
     if client_id is None:
-        client_id = token.get("azp")
+        client_id = members.get("azp")
     return Claims(
-        _own_name(token),
+        _name(members, token),
         None if sid is None else check_value("sid", sid),
         None if sub is None else check_value("sub", sub),
         None if client_id is None else check_value("client_id", client_id),
-        _issued_at(token.get("iat")),
+        _issued_at(members.get("iat")),
         True,
     )
 
 
-def _own_name(claims: Mapping[str, object]) -> str:
-    """The `jti` that names the token; a token with none, or with one like a computed name, is named by its hash."""
+def _name(claims: Mapping[str, object], token: str | None) -> str:
+    """Return the `jti` that names the token; else the name that is computed from the token, as the service does."""
     jti = claims.get("jti")
-    if jti is None or jti == "":
+    own = None if jti is None or jti == "" else check_value("jti", jti)
+    if own is not None and not own.startswith(HASH_PREFIX):
+        return own
+    if token is not None:
+        return _computed_name(token)
+    if own is None:
         raise TokenNeeded
-    name = check_value("jti", jti)
-    if name.startswith(HASH_PREFIX):
-        raise TokenNeeded("the jti looks like a computed name, so it names nothing: pass the whole token instead")
-    return name
+    raise TokenNeeded("the jti looks like a computed name, so it does not name the token: pass the token too")
+
+
+def _computed_name(token: str) -> str:
+    try:
+        return read_token(bare_token(token)).name
+    except Problem as problem:
+        raise RequestRefused(problem.status, problem.code, problem.detail) from None
 
 
 def _issued_at(value: object) -> float | None:

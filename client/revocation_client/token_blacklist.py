@@ -8,23 +8,29 @@ from typing import Any, Final
 
 from revocation_client.client import RevocationClient
 from revocation_client.environment import api_key, url_and_key
-from revocation_client.errors import NotStarted, ServiceUnavailable
+from revocation_client.errors import NotStarted, RevocationError
+
+GIVE_UP_SECONDS: Final = 2.0
+"""How long a call may take: the old module's callers expect no more of a Redis beside them."""
 
 _log = logging.getLogger("revocation_client")
 _REDIS: Final = ("redis", "unix:", "valkey")
 
 
 class TokenBlacklist:
-    """`init`, `close`, `blacklist_token` and `is_blacklisted`, as such modules have them.
+    """`prefix`, `init`, `close`, `blacklist_token` and `is_blacklisted`, with the failure behaviour of such modules.
 
-    While the service is away a token is not blacklisted, unless this process knows better or `on_unavailable` is
-    "deny", and blacklisting one returns False; the log tells. A service that refuses (a wrong key) raises, and so does
-    a blacklist that was not initialised: neither may look like "not blacklisted". `options` are those of
+    The two token methods never raise a RevocationError: where the service is away, refuses (a wrong key, too long a
+    life), answers what is not understood, or was not initialised, they return False and log an error. The exception
+    is what this process knows to be revoked, and `on_unavailable="deny"`: these stay True. `options` are those of
     `RevocationClient`.
     """
 
+    prefix = "token_blacklist:"
+    """What the keys of tokens begin with in Redis, after REVOCATION_KEY_PREFIX."""
+
     def __init__(self, **options: Any) -> None:
-        self._options = options
+        self._options = {"timeout_seconds": GIVE_UP_SECONDS, "revoke_timeout_seconds": GIVE_UP_SECONDS} | options
         self._client: RevocationClient | None = None
 
     @property
@@ -58,23 +64,27 @@ class TokenBlacklist:
             await client.aclose()
 
     async def blacklist_token(self, jti: str, expires_in: float) -> bool:
-        """Revoke the token with this `jti` for so many seconds; True only if that is safely stored, or it has died.
+        """Revoke the token with this `jti` for so many seconds; return True only if that is safely stored.
 
-        Raises RequestRefused and UnexpectedAnswer.
+        A token that has expired is a success. Every failure is False and a line in the log.
         """
         try:
             await self.client.revoke_jti(jti, expires_in=max(0, expires_in))
-        except ServiceUnavailable as error:
+        except (RevocationError, TypeError) as error:
             _log.error("token_not_blacklisted detail=%s", error)
             return False
         return True
 
     async def is_blacklisted(self, jti: str) -> bool:
-        """Whether this `jti` is revoked; while the service is away, what is remembered, else `on_unavailable`.
+        """Return whether this `jti` is revoked; while the service is away, what is remembered, else `on_unavailable`.
 
-        Raises RequestRefused and UnexpectedAnswer.
+        Every other failure is False and a line in the log.
         """
-        return (await self.client.check_jti(jti)).revoked
+        try:
+            return (await self.client.check_jti(jti)).revoked
+        except RevocationError as error:
+            _log.error("token_not_checked detail=%s", error)
+            return False
 
 
 token_blacklist: Final = TokenBlacklist()

@@ -137,7 +137,7 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
 
 
 async def _end_streams(app: web.Application) -> None:
-    """Whoever follows the feed is told, before the server waits for what is in flight."""
+    """End the feed, before the server waits for what is in flight."""
     app[FEED].end()
 
 

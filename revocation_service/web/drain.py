@@ -1,4 +1,4 @@
-"""Leaving in good order: /readyz fails first, then nobody new is let in, then what is in flight is finished."""
+"""Graceful shutdown: /readyz fails first; then no new connections; then what is in flight ends; then the feed."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -9,17 +9,18 @@ from aiohttp import web
 from revocation_service.web.state import FEED, TRAFFIC
 
 FINISH_SECONDS: Final = 3.0
-"""How long a request may still take once nobody new is let in: it is callers that send slowly who need it."""
+"""How long a request may still take once no new connection is accepted: slow senders need it."""
 
 
 async def drain(server: web.AppRunner, seconds: float, hurry: Coroutine[Any, Any, object] | None = None) -> None:
     """Prepare a server for its clean-up, which would drop a body that is only half there; `hurry` ends the waiting.
 
-    For so many seconds callers are still served, each answer telling them to come back on another connection; who
-    follows the feed is told at once.
+    For `seconds` callers are still served, and each response tells them to use another connection. Followers of the
+    feed are told at once to ask the service from now on. Their streams end last, so that they hear of every revocation
+    that is acknowledged until then.
     """
     server.app[TRAFFIC].leaving = True
-    server.app[FEED].end()
+    server.app[FEED].leave()
     hurried = asyncio.ensure_future(hurry or asyncio.Event().wait())
     try:
         await asyncio.wait({hurried}, timeout=seconds)
@@ -27,6 +28,7 @@ async def drain(server: web.AppRunner, seconds: float, hurry: Coroutine[Any, Any
             await site.stop()
         await _finish(server, hurried)
     finally:
+        server.app[FEED].end()
         hurried.cancel()
         await asyncio.wait({hurried})
 

@@ -10,10 +10,10 @@ from aiohttp import web
 from revocation_service.feed import Stream
 from revocation_service.telemetry import request_id
 from revocation_service.web.answers import common_headers
-from revocation_service.web.state import AUTHORIZE, FEED
+from revocation_service.web.state import AUTHORIZE, FEED, TRAFFIC
 
 WRITE_SECONDS: Final = 10.0
-"""How long a follower may take nothing of what is written to him."""
+"""How long a follower may take nothing of what is written to it."""
 
 LAST_WORDS_SECONDS: Final = 0.3
 """How long one that is told to go may take to hear it; one that reads nothing must not hold up a shutdown."""
@@ -24,13 +24,14 @@ _HEADERS: Final = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no
 
 
 async def feed(request: web.Request) -> web.StreamResponse:
-    """A snapshot, or what was missed since `Last-Event-ID`; then changes and heartbeats, until somebody leaves."""
+    """A snapshot, or what was missed since `Last-Event-ID`; then changes and heartbeats, until either side leaves."""
     request.app[AUTHORIZE](request, "check")
     stream = request.app[FEED].follow(_cursor(request))
     try:
         response = web.StreamResponse(headers=_HEADERS | common_headers(request_id.get() or ""))
         response.force_close()
-        await _tell(request, response, stream)
+        with request.app[TRAFFIC].streaming():
+            await _tell(request, response, stream)
         return response
     finally:
         stream.close()

@@ -18,6 +18,7 @@ from revocation_service.errors import (
     NoSuchRevocation,
     ProtectedMode,
     ServiceError,
+    ShuttingDown,
     StoreUnavailable,
     TooManySubscribers,
     Unauthorized,
@@ -42,6 +43,7 @@ _STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
     NoSuchRevocation: (404, "There is no such revocation"),
     StoreUnavailable: (503, "The store is unavailable"),
     KeysUnavailable: (503, "The signing keys are unavailable"),
+    ShuttingDown: (503, "This instance shuts down"),
     FeedUnavailable: (503, "The feed is unavailable"),
     TooManySubscribers: (503, "There are too many subscribers"),
 }

@@ -6,22 +6,25 @@ from aiohttp import web
 
 from revocation_client.model import ClaimName
 from revocation_client.wire import RevokeToken, number, parse_revoke
+from revocation_service.errors import ShuttingDown
 from revocation_service.revocations import Revoked
 from revocation_service.web.answers import Answer, json_answer
 from revocation_service.web.bodies import read_members
-from revocation_service.web.state import AUTHORIZE, REVOCATIONS
+from revocation_service.web.state import AUTHORIZE, FEED, REVOCATIONS
 
 _WIDE: Final[frozenset[ClaimName]] = frozenset({"client_id", "all"})
 
 
 async def revoke(request: web.Request) -> Answer:
-    """Revoke what the body names; answered 200 only after the write is safe."""
+    """Revoke what the body names; answered 200 only after the write is safe, and while followers hear of it."""
     authorize = request.app[AUTHORIZE]
     caller = authorize(request, "revoke")
     asked = parse_revoke(await read_members(request))
     if not isinstance(asked, RevokeToken) and asked.claim in _WIDE:
         authorize(request, "admin")
     done = await request.app[REVOCATIONS].revoke(asked, caller)
+    if request.app[FEED].ended:
+        raise ShuttingDown("this instance shuts down, and its feed has ended: send the revocation again")
     return json_answer(_form(done, asked.reason))
 
 

@@ -35,6 +35,8 @@ class FeedServer:
         self.status = 200
         self.answers = True
         """Whether checks and revocations are answered; else they are 503."""
+        self.held: asyncio.Event | None = None
+        """What each check waits for before it is answered."""
         self.beats = True
         self.behind_seconds: float = 0.0
         self.complete = True
@@ -143,6 +145,8 @@ class FeedServer:
             raise web.HTTPServiceUnavailable
         checks = json.loads(await request.read())["checks"]
         self.questions += [str(one.get("jti") or one.get("token")) for one in checks]
+        if self.held is not None:
+            await self.held.wait()
         return web.json_response({"results": [self._result(one) for one in checks]})
 
     def _result(self, question: dict[str, Any]) -> dict[str, Any]:

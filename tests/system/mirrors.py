@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import pathlib
 import random
 import signal
@@ -152,7 +153,7 @@ class Application:
 
 
 @contextlib.asynccontextmanager
-async def application(url: str, max_staleness_seconds: float) -> AsyncIterator[Application]:
+async def application(url: str, max_staleness_seconds: float, api_key: str = "") -> AsyncIterator[Application]:
     """One that runs and is in step; with `on_unavailable="allow"`."""
     command = [sys.executable, "-m", "tests.system.mirrors", url, str(max_staleness_seconds)]
     process = await asyncio.create_subprocess_exec(
@@ -160,6 +161,7 @@ async def application(url: str, max_staleness_seconds: float) -> AsyncIterator[A
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=REPOSITORY,
+        env=os.environ | {"REVOCATION_API_KEY": api_key},
         limit=LINE_BYTES,
         start_new_session=True,
     )
@@ -173,7 +175,12 @@ async def application(url: str, max_staleness_seconds: float) -> AsyncIterator[A
 
 
 async def _be_one(url: str, max_staleness_seconds: float) -> None:
-    client = RevocationClient(url, max_staleness_seconds=max_staleness_seconds, timeout_seconds=ANSWER_SECONDS)
+    client = RevocationClient(
+        url,
+        api_key=os.environ["REVOCATION_API_KEY"] or None,
+        max_staleness_seconds=max_staleness_seconds,
+        timeout_seconds=ANSWER_SECONDS,
+    )
     loop, reader = asyncio.get_running_loop(), asyncio.StreamReader(LINE_BYTES)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with client, asyncio.TaskGroup() as answering:

@@ -45,8 +45,9 @@ class Follower:
         return bool(chunk)
 
     def _take(self, message: Message) -> None:
-        event = decode(message)
+        event, unknown = decode(message)
         assert event is not None, message
+        assert unknown is None, message
         self.events.append(event)
         if isinstance(event, Snapshot | Change):
             self.known |= {(one.claim, one.value): one for one in event.revocations}

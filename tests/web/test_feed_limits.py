@@ -132,7 +132,7 @@ class Told:
     async def part(self) -> Snapshot | Synced | Reset:
         """The next part of the snapshot, or what comes instead of it."""
         async for piece in self._pieces:
-            for event in map(decode, self._parser.feed(piece)):
+            for event, _unknown in map(decode, self._parser.feed(piece)):
                 if isinstance(event, Snapshot | Synced | Reset):
                     return event
         raise AssertionError("the stream ended, and did not say so")
@@ -148,7 +148,7 @@ class Told:
     async def change(self) -> None:
         """Read on, up to a change."""
         async for piece in self._pieces:
-            if any(isinstance(event, Change) for event in map(decode, self._parser.feed(piece))):
+            if any(isinstance(decode(message).event, Change) for message in self._parser.feed(piece)):
                 return
 
     async def leave(self) -> None:
@@ -287,7 +287,7 @@ async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
         told: list[str] = []
         async with asyncio.timeout(ANSWER_SECONDS), contextlib.aclosing(stream.pieces()) as pieces:
             while len(told) < len(values):
-                for event in map(decode, parser.feed(await anext(pieces))):
+                for event, _unknown in map(decode, parser.feed(await anext(pieces))):
                     told += [one.value for one in event.revocations] if isinstance(event, Change) else []
         assert told == values
 
@@ -436,7 +436,7 @@ async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list
             body = await reader.readuntil(b"event: synced")
     finally:
         writer.transport.abort()
-    return header, [decode(message) for message in Parser().feed(body)]
+    return header, [decode(message).event for message in Parser().feed(body)]
 
 
 async def test_a_half_closed_connection_is_a_closed_one(feeding: Service) -> None:

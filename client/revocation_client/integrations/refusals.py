@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, TokenRevoked
+from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, TokenNeeded, TokenRevoked
 
 BAD_TOKEN: Final = frozenset({"invalid_token", "unsupported_token"})
 """Codes with which the service refuses the token itself, and not its caller."""
@@ -18,7 +18,7 @@ _BEARER: Final = re.compile(r"\s*bearer\s+(.*\S)", re.IGNORECASE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer: 401 for the token, 503 where nobody knows."""
+    """A response: 401 for the token, 503 where it cannot be known whether it is revoked."""
 
     status: int
     detail: str
@@ -30,10 +30,10 @@ NO_TOKEN: Final = Refusal(401, "A bearer token is needed", {"WWW-Authenticate": 
 
 
 def refusal(error: RevocationError) -> Refusal | None:
-    """The answer to a request whose token cannot be let in; None for what is the application's own fault: a 500."""
+    """Return the response to a request whose token is not accepted; None for a fault of the application (a 500)."""
     if isinstance(error, TokenRevoked):
         return _invalid("The token is revoked")
-    if isinstance(error, RequestRefused) and error.code in BAD_TOKEN:
+    if isinstance(error, TokenNeeded) or (isinstance(error, RequestRefused) and error.code in BAD_TOKEN):
         return _invalid("The token is not valid")
     if isinstance(error, ServiceUnavailable):
         seconds = math.ceil(error.retry_after_seconds or RETRY_AFTER_SECONDS)

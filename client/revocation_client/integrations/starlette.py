@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from revocation_client.client import RevocationClient
-from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, TokenRevoked
+from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, TokenNeeded, TokenRevoked
 from revocation_client.integrations.refusals import NO_TOKEN, Refusal, bearer_token, refusal
 
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any]]]
@@ -65,6 +65,7 @@ async def _respond(_request: Request, error: Exception) -> Response:
 
 exception_handlers: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
     TokenRevoked: _respond,
+    TokenNeeded: _respond,
     ServiceUnavailable: _respond,
     RequestRefused: _respond,
 }

@@ -1,0 +1,307 @@
+"""When memory answers and when the service is asked: contract, section 9, point 2."""
+
+import asyncio
+import base64
+import contextlib
+import functools
+import json
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import uvloop
+from aiohttp import web
+
+from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, TokenNeeded, TokenRevoked
+from revocation_client.deadlines import Deadline, within
+from revocation_client.feed import Heartbeat, Reset, encode
+from revocation_client.testing import InMemoryRevocationClient
+from revocation_client.tokens import read_token
+from tests.client.feed_server import FeedServer, revocation, serving_feed
+from tests.client.test_follower import HANG_SECONDS, name, says, until
+from tests.redis_processes import Process
+from tests.web.serving import API_KEYS, KEYS, serving
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[FeedServer]:
+    """A feed with one revocation in it."""
+    async with serving_feed() as running:
+        running.log.append(revocation("first"))
+        yield running
+
+
+@contextlib.asynccontextmanager
+async def synced(server: FeedServer, **options: Any) -> AsyncIterator[RevocationClient]:
+    """A client whose memory is synced, and may decide for as long as a test takes."""
+    async with server.client(
+        **{"max_staleness_seconds": HANG_SECONDS, "timeout_seconds": HANG_SECONDS} | options
+    ) as it:
+        assert await it.mirror_ready(HANG_SECONDS)
+        yield it
+
+
+async def test_a_disconnected_client_asks_the_service_which_knows_the_latest_logout(server: FeedServer) -> None:
+    """The stream broke off a moment ago, and the token was revoked since: memory is fresh, and not believed."""
+    async with synced(server) as client:
+        assert (await client.check({"jti": "late"})).source == "mirror"
+        server.status = 503
+        server.cut()
+        await until(lambda: name(client) == "stale")
+        server.log.append(revocation("late"))
+        with pytest.raises(TokenRevoked):
+            await client.ensure_active({"jti": "late"})
+        assert server.questions == ["late"]
+        assert client.is_revoked_now({"jti": "other"}) is None
+
+
+async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_feed_to_its_end(
+    server: FeedServer,
+) -> None:
+    """What is acknowledged meanwhile still reaches memory, for when nothing answers; the next stream is resumed."""
+    async with synced(server) as client:
+        server.say(Reset("shutdown"))
+        await until(lambda: name(client) == "stale")
+        server.log.append(revocation("asked"))
+        assert await client.is_revoked({"jti": "asked"})
+        assert server.questions == ["asked"]
+        server.revoke(revocation("heard"))
+        server.answers = False
+        await until(lambda: says(client, "heard"))
+        server.say(server.beat())
+        assert await client.is_revoked({"jti": "heard"})
+        verdict = await client.check({"jti": "never"})
+        assert (verdict.revoked, verdict.source) == (False, "mirror")
+        assert name(client) == "stale", "heartbeats of a service that leaves connect nobody again"
+        assert len(server.asked) == 1
+        server.cut()
+        await until(lambda: len(server.asked) == 2)
+        assert server.asked[1] == "3-0.nonce"
+
+
+async def test_one_probe_at_a_time_asks_a_service_that_hangs_and_memory_decides_all_others(server: FeedServer) -> None:
+    """They are decided while the probe still waits; when the probe is answered, all are asked again."""
+    async with synced(server) as client:
+        server.status, server.held = 503, asyncio.Event()
+        server.cut()
+        await until(lambda: name(client) == "stale")
+        first = await client.check({"jti": "first-asked"})  # waits its second
+        assert (first.revoked, first.source) == (False, "mirror")
+        probe = asyncio.create_task(client.check({"jti": "probe"}))
+        await until(lambda: "probe" in server.questions)
+        for number in range(50):
+            verdict = await client.check({"jti": f"other-{number}"})
+            assert (verdict.revoked, verdict.source) == (False, "mirror")
+        assert {one.source for one in await client.check_many([{"jti": str(n)} for n in range(5)])} == {"mirror"}
+        assert await client.is_revoked({"jti": "first"})
+        assert not probe.done()
+        assert server.questions == ["first-asked", "probe"]
+        server.held.set()
+        assert (await probe).source == "redis"
+        assert (await client.check({"jti": "asked"})).source == "redis"
+
+
+async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> None:
+    """A caller that leaves does not keep the others from asking."""
+    async with synced(server) as client:
+        server.status, server.held = 503, asyncio.Event()
+        server.cut()
+        await until(lambda: name(client) == "stale")
+        await client.check({"jti": "first-asked"})
+        probe = asyncio.create_task(client.check({"jti": "cancelled"}))
+        await until(lambda: "cancelled" in server.questions)
+        probe.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await probe
+        server.held.set()
+        server.log.append(revocation("late"))
+        assert await client.is_revoked({"jti": "late"})
+
+
+async def test_memory_decides_at_once_where_the_service_says_that_it_cannot(server: FeedServer) -> None:
+    """A 5xx is no answer to the question; what memory knows to be revoked stays so."""
+    async with synced(server) as client:
+        server.status, server.answers = 503, False
+        server.cut()
+        await until(lambda: name(client) == "stale")
+        verdict = await client.check({"jti": "never"})
+        assert (verdict.revoked, verdict.source) == (False, "mirror")
+        assert await client.is_revoked({"jti": "first"})
+
+
+@pytest.mark.parametrize("kind", ["claim", "event", "member"])
+async def test_what_the_client_does_not_understand_makes_its_memory_ask(
+    server: FeedServer, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """An unknown claim, event or member: the stream goes on, the rest is known, and the log says so once.
+
+    "Not revoked" is the service's to say from then on, until a snapshot comes that is understood.
+    """
+    unknown: dict[str, bytes] = {
+        "claim": b'event: change\nid: 1-0.nonce\ndata: {"revocations":[["device_id","d",null,null]]}\n\n',
+        "event": b"event: epoch\ndata: {}\n\n",
+        "member": encode(Heartbeat(0, 1, complete=True)).replace(b"}", b',"load":1}'),
+    }
+    async with synced(server) as client:
+        server.say(unknown[kind])
+        await until(lambda: says(client, "never") is None)
+        server.say(unknown[kind])
+        server.revoke(revocation("known"))
+        await until(lambda: says(client, "known"))
+        assert not await client.is_revoked({"jti": "never"})
+        assert server.questions == ["never"]
+        status = client.mirror_status
+        assert status is not None
+        assert (status.name, status.complete) == ("synced", False)
+        assert len(server.asked) == 1
+        warnings = [record.getMessage() for record in caplog.records if "not_understood" in record.getMessage()]
+        assert len(warnings) == 1
+        server.say(Reset("lost"))
+        await until(lambda: says(client, "never") is False)
+
+
+async def test_a_snapshot_with_an_unknown_claim_does_not_keep_the_mirror_down(server: FeedServer) -> None:
+    """The first version raised, connected again, and met the same claim: its mirror never came up."""
+
+    async def newer(response: web.StreamResponse) -> None:
+        await response.write(encode(server.beat()))
+        rows = b'[["device_id","d",null,null],["jti","gone",null,null]]'
+        await response.write(b'event: snapshot\ndata: {"revocations":%b}\n\n' % rows)
+        await response.write(b'event: synced\nid: 1-0.n\ndata: {"complete":true,"clock_skew_seconds":60}\n\n')
+        while True:
+            await response.write(encode(server.beat()))
+            await asyncio.sleep(0.05)
+
+    server.script = newer
+    async with server.client() as client:
+        assert await client.mirror_ready(HANG_SECONDS)
+        assert says(client, "gone")
+        assert says(client, "never") is None
+        assert not await client.is_revoked({"jti": "never"})
+        assert server.asked == [None]
+
+
+async def test_verify_access_raises_for_a_key_that_is_refused(redis: Process) -> None:
+    """A wrong key is 401, one without the scope 403, a good one returns; a service that is away raises too."""
+    async with serving(redis, API_KEYS=API_KEYS) as service:
+        for key, status in (("a-wrong-key-0123456789", 401), (KEYS["revoker"], 403)):
+            async with RevocationClient(str(service.url), api_key=key, mirror=False) as client:
+                with pytest.raises(RequestRefused) as refused:
+                    await client.verify_access()
+                assert refused.value.status == status
+        async with RevocationClient(str(service.url), api_key=KEYS["checker"], mirror=False) as client:
+            await client.verify_access()
+    async with InMemoryRevocationClient() as stand_in:
+        await stand_in.verify_access()
+        with stand_in.outage(), pytest.raises(ServiceUnavailable):
+            await stand_in.verify_access()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_feed_that_refuses_the_key_is_an_error_in_the_log_at_once(
+    server: FeedServer, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    """Also where the last stream ended for another reason, which was logged already."""
+    async with synced(server) as client:
+        server.status = 503
+        server.cut()
+        await until(lambda: len(server.asked) >= 2)
+        server.status = status
+        await until(lambda: [record for record in caplog.records if record.levelno == logging.ERROR])
+        (error,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+        assert error.getMessage().startswith(f"revocation_mirror_refused status={status}")
+        assert client.mirror_status is not None
+
+
+def unsigned(**claims: Any) -> str:
+    """A JWT that nobody verifies here."""
+    parts = ({"alg": "HS256"}, claims)
+    texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*texts, "c2ln"])
+
+
+async def test_claims_without_a_jti_are_named_by_their_token_and_answered_from_memory(server: FeedServer) -> None:
+    """`ensure_active(claims, token)`: the client computes the service's own name; without the token it is needed."""
+    claims = {"sub": "alice", "iat": 5}
+    token = unsigned(**claims)
+    server.log.append(revocation(read_token(token).name))
+    async with synced(server) as client:
+        with pytest.raises(TokenRevoked):
+            await client.ensure_active(claims, token)
+        with pytest.raises(TokenRevoked):
+            await client.ensure_active(claims, f"Bearer {token}")
+        other = unsigned(sub="alice", iat=6)
+        await client.ensure_active(claims, other)
+        assert await client.is_revoked(claims, token)
+        assert client.is_revoked_now(claims, other) is False
+        assert (await client.check(claims, other)).source == "mirror"
+        for ask in (client.ensure_active, client.is_revoked, client.check):
+            with pytest.raises(TokenNeeded):
+                await ask(claims)
+            with pytest.raises(RequestRefused) as refused:
+                await ask(claims, token + ".")
+            assert refused.value.code in ("invalid_token", "unsupported_token")
+        assert server.questions == []
+
+
+@contextlib.contextmanager
+def in_a_thread() -> Iterator[tuple[FeedServer, Callable[[], object]]]:
+    """A feed server on an event loop of its own, whose checks wait until the returned function is called."""
+    server, ready, over = FeedServer(), threading.Event(), asyncio.Event()
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        server.held = asyncio.Event()
+        async with serving_feed(server):
+            loops.append(asyncio.get_running_loop())
+            ready.set()
+            await over.wait()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    ready.wait()
+    assert server.held is not None
+    try:
+        yield server, functools.partial(loops[0].call_soon_threadsafe, server.held.set)
+    finally:
+        loops[0].call_soon_threadsafe(over.set)
+        thread.join()
+
+
+@pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"])
+def test_an_answer_that_came_while_the_loop_was_blocked_counts(loop_kind: str) -> None:
+    """The application holds its loop for longer than the timeout, without a mirror: the answer was there, and decides.
+
+    The token is revoked; under `on_unavailable="allow"` it was admitted.
+    """
+
+    async def application(server: FeedServer, answer: Callable[[], object]) -> None:
+        server.log.append(revocation("gone"))
+        async with server.client(mirror=False, timeout_seconds=0.5) as client:
+            checking = asyncio.create_task(client.check({"jti": "gone"}))
+            await until(lambda: "gone" in server.questions)
+            answer()
+            time.sleep(1.0)  # the application's own fault
+            verdict = await checking
+            assert (verdict.revoked, verdict.source) == (True, "redis")
+
+    factory = uvloop.new_event_loop if loop_kind == "uvloop" else asyncio.new_event_loop
+    with in_a_thread() as (server, answer), asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(application(server, answer))
+
+
+async def test_a_deadline_that_is_not_late_is_kept_to_the_turn() -> None:
+    """Nothing is granted to a service that is slow by itself."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    began = loop.time()
+    Deadline(loop, began + 0.05, lambda: over.set_result(loop.time()))
+    assert await over >= began + 0.05
+    with pytest.raises(TimeoutError):
+        async with within(0.01):
+            await loop.create_future()
+    async with within(HANG_SECONDS):
+        pass

@@ -1,0 +1,185 @@
+"""A logout that one process was told of is enforced by every other process, while the service restarts.
+
+Process A logs out and process B, an application with a mirror of its own, is asked 50 ms after each acknowledgement.
+Meanwhile the service reloads, restarts or loses an instance. The first version admitted 7 of 364 tokens.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import pathlib
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from revocation_client import RevocationClient, ServiceUnavailable
+from tests.redis_processes import HOST, Process, eventually, standalone
+from tests.scale import scaled
+from tests.system.mirrors import GUNICORN, KEY, WORKER, Application, application
+from tests.system.service_process import SERVE, ServiceProcess, ending, gone
+from tests.system.slow_proxy import SlowProxy
+
+LOGOUTS = scaled(334, 1_000)
+"""At least, in each of the three tests."""
+
+DISTURBANCES = scaled(3, 10)
+USERS = 5
+ASKED_AFTER_SECONDS = 0.05
+"""Part of the claim: this is when the next request comes, not a wait for something."""
+
+STALENESS_SECONDS = 5.0
+PAUSE_SECONDS = (0.3, 1.2)
+TRY_AGAIN_SECONDS = 0.05
+"""Between two tries of a logout that nothing answered, and of a start."""
+
+
+class Balancer:
+    """A TCP balancer over several instances: a connection goes to one that takes it."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._ways = [SlowProxy(port) for port in ports]
+        self._ports = ports
+        self.port = self._ways[0].port
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Carry one connection."""
+        for way, port in random.sample([*zip(self._ways, self._ports, strict=True)], len(self._ports)):
+            with contextlib.suppress(OSError):
+                _, probe = await asyncio.open_connection(HOST, port)
+                probe.close()
+                await way.serve(reader, writer)
+                return
+        writer.transport.abort()
+
+    async def aclose(self) -> None:
+        """Cut all connections."""
+        for way in self._ways:
+            await way.aclose()
+
+
+@contextlib.asynccontextmanager
+async def balanced(*services: ServiceProcess) -> AsyncIterator[str]:
+    """The URL under which these instances are one service."""
+    balancer = Balancer([service.port for service in services])
+    server = await asyncio.start_server(balancer.serve, HOST, balancer.port)
+    try:
+        yield f"http://{HOST}:{balancer.port}"
+    finally:
+        server.close()
+        await balancer.aclose()
+        await server.wait_closed()
+
+
+def instance(directory: pathlib.Path, redis: Process, **settings: str) -> ServiceProcess:
+    """A service over this Redis."""
+    told = {"REVOCATION_REDIS_URL": redis.url, "REVOCATION_API_KEYS": f"main-api={KEY}:admin"}
+    arguments = (*GUNICORN, WORKER) if "WEB_CONCURRENCY" in settings else SERVE
+    return ServiceProcess(directory, told | settings, arguments=arguments)
+
+
+async def _admitted(url: str, disturb: Callable[[], Awaitable[None]]) -> list[str]:
+    """Log out again and again at A until all disturbances are over; the tokens that B admitted afterwards."""
+    numbers, admitted = itertools.count(), list[str]()
+    acknowledged = 0
+    async with (
+        RevocationClient(url, api_key=KEY) as at_a,
+        application(url, STALENESS_SECONDS, KEY) as at_b,
+    ):
+        assert await at_a.mirror_ready(STALENESS_SECONDS)
+        disturbing = asyncio.ensure_future(disturb())
+
+        async def user() -> None:
+            nonlocal acknowledged
+            while acknowledged < LOGOUTS or not disturbing.done():
+                jti = f"token-{next(numbers)}"
+                await _log_out(at_a, jti)
+                acknowledged += 1
+                await asyncio.sleep(ASKED_AFTER_SECONDS)
+                if not await _refuses(at_b, jti):
+                    admitted.append(jti)
+
+        await asyncio.gather(disturbing, *(user() for _ in range(USERS)))
+    assert acknowledged >= LOGOUTS
+    return admitted
+
+
+async def _log_out(client: RevocationClient, jti: str) -> None:
+    """Until it is acknowledged; one that raised promises nothing, and counts for nothing."""
+    while True:
+        try:
+            await client.revoke_jti(jti, expires_in=3600)
+        except ServiceUnavailable:
+            await asyncio.sleep(TRY_AGAIN_SECONDS)
+        else:
+            return
+
+
+async def _refuses(app: Application, jti: str) -> bool:
+    """Whether the application does, in each way of asking."""
+    said = await app.ask({"jti": jti, "sub": "alice"})
+    return said.revoked and said.quickly and said.at_once is not False
+
+
+async def _pause() -> None:
+    await asyncio.sleep(random.uniform(*PAUSE_SECONDS))
+
+
+async def test_no_logged_out_token_is_admitted_while_two_workers_reload(tmp_path: pathlib.Path) -> None:
+    """SIGHUP: new workers come, the old ones drain, acknowledge and leave."""
+    async with standalone() as redis:
+        service = instance(tmp_path, redis, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "metrics"))
+
+        async def reload() -> None:
+            for _ in range(DISTURBANCES):
+                await _pause()
+                workers = children(service.pid)
+                service.signal(signal.SIGHUP)
+
+                async def left(workers: list[int] = workers) -> bool:
+                    return all(map(gone, workers))
+
+                await eventually(left, "the end of the old workers")
+
+        async with ending(service):
+            await service.start()
+            assert await _admitted(service.url, reload) == []
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has made."""
+    listed = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed]
+
+
+async def test_no_logged_out_token_is_admitted_while_the_only_instance_restarts(tmp_path: pathlib.Path) -> None:
+    """SIGTERM, the drain, a start: what was acknowledged until the end reached the other process by the feed."""
+    async with standalone() as redis:
+        service = instance(tmp_path, redis)
+
+        async def restart() -> None:
+            for _ in range(DISTURBANCES):
+                await _pause()
+                service.signal(signal.SIGTERM)
+                assert await service.ended() == 0
+                await service.start()
+
+        async with ending(service):
+            await service.start()
+            assert await _admitted(service.url, restart) == []
+
+
+async def test_no_logged_out_token_is_admitted_while_one_of_two_instances_is_killed(tmp_path: pathlib.Path) -> None:
+    """SIGKILL of the one, then of the other, behind one address; what it acknowledged last, the other knows."""
+    async with standalone() as redis:
+        services = [instance(tmp_path / str(number), redis) for number in range(2)]
+
+        async def kill() -> None:
+            for _, service in zip(range(DISTURBANCES), itertools.cycle(services), strict=False):
+                await _pause()
+                service.kill()
+                await _pause()
+                await service.start()
+
+        async with ending(*services), balanced(*services) as url:
+            await asyncio.gather(*(service.start() for service in services))
+            assert await _admitted(url, kill) == []
