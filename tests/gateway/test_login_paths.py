@@ -86,6 +86,71 @@ SPELLINGS = [
     "/AUTH/Login.html;x",
     "/auth/login.json?a=b",
     "/auth/login%252Ejson/",
+    "/auth/lo%ffgin",
+    "/auth;x%2fy/login",
+    "/auth/login.\uff0fx",
+]
+
+CLIMBS = [
+    f"/a/{dots}/users"
+    for dots in [
+        "..",
+        ".%2e",
+        "%2e.",
+        "%2E%2e",
+        "%252e%252e",
+        "%%32%65.",
+        "x/../..",
+        "..;x",
+        "..;",
+        "..%3bx",
+        ".;/..",
+        "..%00",
+        "..%00x",
+        ".%00.",
+        "..%20",
+        "..%09",
+        "..%20.",
+        "..%3fx",
+        "..%23",
+        "..#",
+        "..\\",
+        "..\\x",
+        "..%5cx",
+        "x\\..",
+        "x%5c%2e%2e",
+        "x%2f..",
+        "b%252f..%252f..",
+        "\uff0e\uff0e",
+        "%ef%bc%8e%ef%bc%8e",
+        ".\u2024",
+        "\u2025",
+        "%u002e%u002e",
+        "%uff0e.",
+        "%c0%ae%c0%ae",
+        "%c0%ae.",
+        "%e0%80%ae.",
+        "%f0%80%80%ae.",
+        "%f8%80%80%80%ae.",
+        "%fc%80%80%80%80%ae.",
+        ".%ff.",
+        ".%e2%80%8b.",
+    ]
+]
+CLIMBS += [
+    "/..",
+    "/../",
+    "/users/..",
+    "/users%3f/../x",
+    "http://h/a/../users",
+    "http://../users",
+    "http:/../users",
+    "//../users",
+    "//h/%2e%2e/users",
+    "/a%2fb/%2e%2e/users",
+    "/a%252fb/%2e%2e/users",
+    "/x%5cy/%2e%2e/users",
+    "/x\\y/../users",
 ]
 
 OTHERS = [
@@ -96,7 +161,14 @@ OTHERS = [
     "/login",
     "/auth/logins",
     "/auth/login/x",
-    "/auth/login/../x",
+    "/auth/login/x.y/z",
+    "/a/..x/users",
+    "/a/x../users",
+    "/a/./users",
+    "/a/%2e/users",
+    "/a/.well-known",
+    "/users?next=/../auth/login",
+    "/users?%2e%2e/",
     "/auth/lo%67out",
     "/auth/logout",
     "/api/auth/login",
@@ -127,8 +199,17 @@ def test_every_spelling_of_a_login_path_matches(target: str) -> None:
 
 @pytest.mark.parametrize("target", OTHERS, ids=lambda target: target[:40])
 def test_other_paths_do_not_match(target: str) -> None:
-    """Other paths are none, also where a login path stands in their query."""
+    """Other paths are no attempts, also where their query holds a login path or climbs."""
     assert not PATHS.is_attempt("POST", target, [])
+
+
+@pytest.mark.parametrize("target", CLIMBS, ids=ascii)
+def test_a_path_that_climbs_is_an_attempt(target: str) -> None:
+    """A path with `..` in any reading is an attempt with an unsafe method, wherever it leads."""
+    assert PATHS.is_attempt("POST", target, [])
+    assert PATHS.is_attempt("FOO", "/x", [("X-Original-URL", target)])
+    assert PATHS.is_attempt("GET", target, [("X-HTTP-Method-Override", "POST")])
+    assert not PATHS.is_attempt("GET", target, [])
 
 
 def test_both_sides_are_spelled_alike() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 import pytest_asyncio
 
+from tests.gateway.dot_resolvers import climbing_spellings
 from tests.gateway.logins import LoginApplication, login_application
 from tests.gateway.serving import GatewayProcess, gateway_process
 from tests.redis_processes import HOST, Process, standalone
@@ -87,7 +88,7 @@ def request(target: str, method: str = "POST", headers: bytes = b"", version: st
 
 
 def spellings() -> Iterator[str]:
-    """Targets that some server may take for a login's; FastAPI takes those that decode to the path exactly."""
+    """Yield targets that some server may take for a login's; FastAPI takes those that decode to the path exactly."""
     for path in ("/auth/login", "/api/v1/auth/login"):
         yield path
         yield path + "/"
@@ -138,6 +139,7 @@ def spellings() -> Iterator[str]:
         yield f"HTTP://X{path}"
         yield f"http://y/{path}"
         yield f"//x{path}"
+    yield from climbing_spellings()
 
 
 async def test_every_spelling_of_the_path_is_counted_in_one_count(way: Way) -> None:

@@ -1,0 +1,45 @@
+"""Upstreams that resolve dots before they decode a path: no climbing spelling reaches their login uncounted."""
+
+import pytest
+
+from tests.gateway.dot_resolvers import UPSTREAMS, climbing_spellings
+from tests.gateway.serving import gateway_before
+
+REACHING = {
+    "node": ["/a%2fb/%2e%2e/auth/login", "/a%252fb/%2e%2e/auth/login", "/x%5cy/%2e%2e/auth/login"],
+    "resolver": [
+        "/a%2fb/%2e%2e/auth/login",
+        "/a%252fb/%2e%2e/auth/login",
+        "/x%5cy/%2e%2e/auth/login",
+        "/x\\y/../auth/login",
+        "/auth/a%2fb/%2e%2e/login",
+        "/auth/login/a%2fb/%2e%2e",
+    ],
+}
+"""Spellings that are known to reach each upstream's login."""
+
+
+def _post(target: str) -> bytes:
+    return f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize("name", UPSTREAMS)
+async def test_every_spelling_that_reaches_the_login_is_counted(name: str) -> None:
+    """Each climbing spelling takes one place, and the known ones do reach the upstream's login."""
+    async with UPSTREAMS[name]() as url, gateway_before(url, LOGIN_LIMIT="5000/hour") as gateway:
+        reached = set()
+        for number, target in enumerate(climbing_spellings(), start=1):
+            answer = await gateway.talk(_post(target))
+            assert answer.headers.get("X-RateLimit-Remaining") == str(5000 - number), target
+            if answer.statuses == [401]:
+                reached.add(target)
+    assert reached >= set(REACHING[name])
+
+
+@pytest.mark.parametrize("name", UPSTREAMS)
+async def test_of_fifty_climbing_logins_five_reach_the_upstream(name: str) -> None:
+    """Fifty attempts, in spellings that all reach the login, pass five times."""
+    spellings = REACHING[name]
+    async with UPSTREAMS[name]() as url, gateway_before(url, LOGIN_LIMIT="5/hour") as gateway:
+        answers = [await gateway.talk(_post(spellings[number % len(spellings)])) for number in range(50)]
+    assert [answer.statuses for answer in answers] == [[401]] * 5 + [[429]] * 45
