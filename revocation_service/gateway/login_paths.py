@@ -1,8 +1,13 @@
 """Decide from a request's method and target whether it is a login attempt. Pure.
 
-Upstreams differ in how often they decode a path, whether they resolve dots before or after that, and what `;` starts.
-So the path is decoded until nothing changes, and one reading that matches is enough. A reading matches if it is a login
-path, or if it climbs (has a segment `..`): where it then leads depends on the upstream, so dots are not resolved.
+Upstreams differ in how often they decode a path, whether they resolve dots before or after that, what `;` starts, and
+which prefix they strip. So the path is decoded until nothing changes, and one reading that matches is enough. A reading
+matches in two cases:
+
+- It climbs: it has a segment `..`. Where it leads depends on the upstream, so it is not resolved.
+- It ends in the segments of a login path, or a login path ends in its segments: `/v2/auth/login`, `/auth/login` and
+  `/login` all match where `/auth/login` is configured. An application with a `root_path` (FastAPI, WSGI's SCRIPT_NAME)
+  answers under both the long and the short path.
 
 A false match only counts a request against its sender. The work for one request has a bound, and a request that would
 need more is an attempt. GET, HEAD and OPTIONS without a method override are never attempts and are decided first.
@@ -98,7 +103,10 @@ class LoginPaths:
 
     def _reading_matches(self, path: str) -> bool:
         segments = _segments(path)
-        return any(map(_climbs, segments)) or _comparable(segments) in self._paths
+        if any(map(_climbs, segments)):
+            return True
+        names = _comparable(segments)
+        return any(_is_tail(names, login) for login in self._paths)
 
 
 @dataclass(slots=True)
@@ -193,6 +201,12 @@ def _folded(text: str) -> str:
 def _climbs(segment: str) -> bool:
     """Return whether a segment is `..`; more dots count too, because Windows drops dots and spaces at the end."""
     return len(segment) > 1 and not segment.strip(".")
+
+
+def _is_tail(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Return whether one of the two is the end of the other; an empty path is the end of an empty one alone."""
+    shared = min(len(one), len(other))
+    return one[-shared:] == other[-shared:]  # with `shared` 0 these are the whole paths
 
 
 def _comparable(segments: Iterable[str]) -> list[str]:

@@ -114,11 +114,11 @@ async def gateway_process(
 
 
 @contextlib.asynccontextmanager
-async def application() -> AsyncIterator[str]:
-    """The URL of `upstream_app` under uvicorn, in a process of its own."""
+async def application(name: str = "tests.gateway.upstream_app:app", *options: str) -> AsyncIterator[str]:
+    """Run an ASGI application under uvicorn in its own process, and yield its URL."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "tests.gateway.upstream_app:app", "--host", HOST, "--port", str(port)]
-    command += ["--no-proxy-headers", "--log-level", "critical"]
+    command = [sys.executable, "-m", "uvicorn", name, "--host", HOST, "--port", str(port)]
+    command += ["--no-proxy-headers", "--log-level", "critical", *options]
     process = subprocess.Popen(dying_with_parent(command), cwd=ROOT, start_new_session=True)
     try:
         await eventually(lambda: _listening(port), "the upstream", START_SECONDS)

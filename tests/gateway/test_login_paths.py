@@ -89,6 +89,18 @@ SPELLINGS = [
     "/auth/lo%ffgin",
     "/auth;x%2fy/login",
     "/auth/login.\uff0fx",
+    "/login",
+    "/login/",
+    "/%6cogin.json;x",
+    "http://host/login",
+    "//host/login",
+    "///host/login",
+    "/v1/auth/login",
+    "/v2/auth/login",
+    "/api/auth/login",
+    "/x/y/z%2fauth/login.json",
+    "/" + "x/" * 1_000 + "auth/login",
+    "/users/me%23/auth/login",
 ]
 
 CLIMBS = [
@@ -158,8 +170,12 @@ OTHERS = [
     "*",
     "",
     "/auth",
-    "/login",
     "/auth/logins",
+    "/xlogin",
+    "/logins",
+    "/auth/auth",
+    "/admin/login",
+    "/v2/login",
     "/auth/login/x",
     "/auth/login/x.y/z",
     "/a/..x/users",
@@ -171,11 +187,10 @@ OTHERS = [
     "/users?%2e%2e/",
     "/auth/lo%67out",
     "/auth/logout",
-    "/api/auth/login",
-    "/x/auth/login",
+    "/v2/xauth/login",
+    "/auth/login/v2",
     "/users/me",
     "/users/me?next=/auth/login",
-    "/users/me#/auth/login",
     "/files/a%20b/c;d?e=/auth/login",
     "/%zz/%",
     "/auth/l\u00f8gin",
@@ -220,6 +235,22 @@ def test_both_sides_are_spelled_alike() -> None:
     assert paths.match("/anmeldung/%c3%bcBER/")
     assert not paths.match("/anmeldung")
     assert LoginPaths(["/login.php"]).match("/login.json")
+
+
+def test_a_prefix_on_either_side_makes_no_difference() -> None:
+    """A path matches if it ends in a login path, or if a login path ends in it, by whole segments."""
+    paths = LoginPaths(["/v2/auth/login"])
+    for path in ("/v2/auth/login", "/auth/login", "/login", "/api/v2/auth/login", "http://host/auth/login"):
+        assert paths.match(path), path
+    for path in ("/", "/v2", "/v2/auth", "/auth", "/v3/auth/login", "/api/auth/login", "/xauth/login"):
+        assert not paths.match(path), path
+
+
+def test_a_login_at_the_root_matches_the_root_alone() -> None:
+    """With `/` configured, `/` is a login and other paths are not."""
+    paths = LoginPaths(["/"])
+    assert all(map(paths.match, ["/", "//", "/.", "http://host/", "/%2f;x"]))
+    assert not any(map(paths.match, ["/x", "/auth/login"]))
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "get", "Get", "FOO", "PROPFIND", "QUERY", ""])
