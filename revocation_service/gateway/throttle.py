@@ -12,6 +12,7 @@ default. A login that answers a wrong password with 200 or a redirect, as pages 
 """
 
 import asyncio
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Final
 
+import structlog
 from aiohttp import web
 from aiohttplimiter import Limiter, RateLimitExceeded
 from limits import RateLimitItem
@@ -26,7 +28,7 @@ from limits.aio.strategies import MovingWindowRateLimiter
 
 from revocation_service.errors import SettingsError
 from revocation_service.gateway.accounts import BODY_MAX_BYTES, BUFFERED_BODY, AccountNames, Ambiguous, read_body
-from revocation_service.gateway.addresses import client_address, counted_as
+from revocation_service.gateway.addresses import NO_ADDRESS, IPAddress, client_address, counted_as
 from revocation_service.gateway.counting import Clocks, Counting
 from revocation_service.gateway.login_paths import LoginPaths
 from revocation_service.gateway.metrics import GatewayMetrics
@@ -42,6 +44,11 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 BODY_SECONDS: Final = 10.0
 """How long the body of a login may take, where it has to be read before it is passed on."""
 
+LOGGED_PATH_MAX_CHARACTERS: Final = 256
+
+_AUTHORITY: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
+_END_OF_PATH: Final = re.compile(r"[?#;]|%(?:25)*3[fb]", re.IGNORECASE)
+
 _LOGIN: Final = "login"
 _ACCOUNT: Final = "account"
 _DEFAULT: Final = "default"
@@ -50,7 +57,9 @@ _JUDGED: Final = web.RequestKey("judged", Judged)
 _PLACES: Final[web.RequestKey["_Places"]] = web.RequestKey("places")
 
 _current: ContextVar[web.Request] = ContextVar("throttled_request")
-"""Whom the limiter asks about: it tells its strategy the key alone."""
+"""The request that the limiter asks about: it tells its strategy the key alone."""
+
+_log = structlog.get_logger()
 
 
 class Throttle:
@@ -79,10 +88,10 @@ class Throttle:
         return self._counting.status
 
     def before(self, forward: Handler) -> Handler:
-        """`forward`, reached by no more attempts than the limits allow."""
+        """Return `forward` behind the limits: it is called for the admitted attempts only."""
         settings = self._settings
         by_account = forward if settings.account_limit is None else self._by_account(forward, settings.account_limit)
-        login = self._by_address(_LOGIN, settings.login_limit, by_account, _login_denied)
+        login = self._by_address(_LOGIN, settings.login_limit, by_account, self._login_denied)
         other = forward
         if settings.default_limit is not None:
             other = self._by_address(_DEFAULT, settings.default_limit, forward, _default_denied)
@@ -108,7 +117,7 @@ class Throttle:
         limiter.moving_window = _Strategy(limiter, limit, rate, self._counting, self._metrics)
 
         async def refuse(request: web.Request, _exceeded: RateLimitExceeded) -> web.StreamResponse:
-            return denied(request[_JUDGED])
+            return denied(request, request[_JUDGED])
 
         limited = limiter.limit(f"{rate.count}/{ceil(rate.seconds)} second", error_handler=refuse, path_id=limit)(
             forward
@@ -123,9 +132,26 @@ class Throttle:
 
         return counted
 
-    def _address_of(self, request: web.Request) -> str:
+    def _client_of(self, request: web.Request) -> IPAddress | None:
         forwarded = request.headers.getall("X-Forwarded-For", [])
-        return counted_as(client_address(request.remote, forwarded, self._settings.trusted_proxies))
+        return client_address(request.remote, forwarded, self._settings.trusted_proxies)
+
+    def _address_of(self, request: web.Request) -> str:
+        return counted_as(self._client_of(request))
+
+    def _login_denied(self, request: web.Request, denied: Judged) -> web.StreamResponse:
+        self._log_denied(request, denied)
+        return too_many(denied, {}, "too many login attempts from this address; wait before the next")
+
+    def _log_denied(self, request: web.Request, denied: Judged) -> None:
+        _log.warning(
+            "login_denied",
+            address=str(self._client_of(request) or NO_ADDRESS),
+            path=_path_of(request.raw_path),
+            limit=denied.limit,
+            quota=denied.rate.count,
+            window_seconds=denied.rate.seconds,
+        )
 
     def _by_account(self, forward: Handler, rate: Rate) -> Handler:
         async def counted(request: web.Request) -> web.StreamResponse:
@@ -140,7 +166,10 @@ class Throttle:
             try:
                 denied = await places.take(sorted(names), rate)
                 self._metrics.attempts.labels(_ACCOUNT, "denied" if denied else "admitted").inc()
-                return await forward(request) if denied is None else _account_denied(request, denied)
+                if denied is None:
+                    return await forward(request)
+                self._log_denied(request, denied)
+                return _account_denied(request, denied)
             except BaseException:
                 places.leave()
                 raise
@@ -154,14 +183,16 @@ class Throttle:
         return self._names.hashes(request[BUFFERED_BODY], query, content_type, credentials)
 
 
-_Denied = Callable[[Judged], web.StreamResponse]
+_Denied = Callable[[web.Request, Judged], web.StreamResponse]
 
 
-def _login_denied(judged: Judged) -> web.StreamResponse:
-    return too_many(judged, {}, "too many login attempts from this address; wait before the next")
+def _path_of(target: str) -> str:
+    """Return the path of a target for the log: no credentials, parameters or query, also where these are encoded."""
+    path = _AUTHORITY.sub("", target, count=1)
+    return _END_OF_PATH.split(path, maxsplit=1)[0][:LOGGED_PATH_MAX_CHARACTERS]
 
 
-def _default_denied(judged: Judged) -> web.StreamResponse:
+def _default_denied(_request: web.Request, judged: Judged) -> web.StreamResponse:
     told = rate_headers([judged])
     return too_many(judged, told, "too many requests from this address; wait before the next", "too_many_requests")
 

@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 from multidict import MultiDict
+from structlog.testing import capture_logs
 
 from revocation_service.gateway.accounts import BODY_MAX_BYTES, BUFFERED_BODY, AccountNames, Ambiguous, fold
 from revocation_service.gateway.settings import Rate
@@ -286,6 +287,22 @@ async def test_guesses_from_many_addresses_are_one_count(url: str | None) -> Non
         assert denied.headers["RateLimit-Policy"] == '"login";q=1000;w=60, "account";q=3;w=60'
         assert denied.headers["RateLimit"].startswith('"login";r=999;t=60, "account";r=0;t=')
         assert (await gateway.log_in(data="username=bob&n=1")).status == 401
+
+
+async def test_a_login_denied_by_the_account_limit_is_logged(url: str | None) -> None:
+    """The log has the address and the path of a login that the account limit denies, and no account."""
+    async with by_account(url) as gateway:
+        with capture_logs() as logged:
+            for _ in range(4):
+                await gateway.log_in("203.0.113.9", data="username=alice&n=1")
+    (denied,) = (event for event in logged if event["event"] == "login_denied")
+    assert (denied["address"], denied["path"], denied["limit"], denied["quota"]) == (
+        "203.0.113.9",
+        "/auth/login",
+        "account",
+        3,
+    )
+    assert "alice" not in str(denied)
 
 
 async def test_successes_do_not_count(url: str | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from revocation_service.errors import SettingsError
 from revocation_service.gateway.counting import Clocks
@@ -19,6 +20,7 @@ from revocation_service.gateway.throttle import Throttle
 from revocation_service.settings import StoreSettings
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.store.windows import DEADLINE_SECONDS
+from tests.gateway.serving import bare_upstream, gateway_before
 from tests.gateway.throttled import Gateway, throttled
 from tests.redis_processes import Process, eventually, standalone
 
@@ -94,6 +96,54 @@ async def test_what_is_too_many_is_a_problem(gateway: Gateway) -> None:
     assert set(told.body) == {"type", "title", "status", "detail", "code"}
     assert (told.body["status"], told.code) == (429, "too_many_attempts")
     assert int(told.headers["Retry-After"]) >= 1
+
+
+async def test_each_denied_attempt_is_logged(gateway: Gateway) -> None:
+    """The log has one warning a denied attempt, with address, path and limit, and none for an admitted one."""
+    with capture_logs() as logged:
+        for _ in range(8):
+            await gateway.log_in("2001:db8::7", "/api/v1/auth/login?token=secret")
+    denied = [event for event in logged if event["event"] == "login_denied"]
+    assert (
+        denied
+        == [
+            {
+                "event": "login_denied",
+                "log_level": "warning",
+                "address": "2001:db8::7",
+                "path": "/api/v1/auth/login",
+                "limit": "login",
+                "quota": 5,
+                "window_seconds": 60,
+            }
+        ]
+        * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        ("/auth/login?token=secret", "/auth/login"),
+        ("/auth/login%3Ftoken=secret", "/auth/login"),
+        ("/auth/login%25253ftoken=secret", "/auth/login"),
+        ("/auth/login;jsessionid=secret", "/auth/login"),
+        ("/auth/login%3bsecret", "/auth/login"),
+        ("http://alice:secret@host/auth/login?x", "/auth/login"),
+        ("/../" + "x" * 2_000, "/../" + "x" * 252),
+    ],
+    ids=lambda text: text[:30],
+)
+async def test_the_log_has_the_path_alone(target: str, path: str) -> None:
+    """A denied attempt's line has a path of bounded length, without query, parameters and credentials."""
+    async with bare_upstream() as upstream, gateway_before(upstream.url, LOGIN_LIMIT="1/hour") as gateway:
+        head = f"POST {target} HTTP/1.1\r\nHost: host\r\nContent-Length: 0\r\n\r\n".encode()
+        with capture_logs() as logged:
+            answers = [await gateway.talk(head) for _ in range(2)]
+    assert answers[-1].statuses == [429]
+    denied = [event for event in logged if event["event"] == "login_denied"]
+    assert [(event["address"], event["path"]) for event in denied] == [("127.0.0.1", path)]
+    assert "secret" not in str(logged)
 
 
 @pytest.mark.parametrize("with_redis", [True, False])
