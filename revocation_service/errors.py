@@ -78,7 +78,7 @@ class ExpRequired(RequestError):
 
 
 class ExpTooFar(RequestError):
-    """The token outlives the longest lifetime that the service was told of."""
+    """The stated lifetime is longer than `REVOCATION_MAX_TOKEN_LIFETIME_SECONDS`."""
 
     code = "exp_too_far"
 

@@ -347,29 +347,60 @@ class RevocationClient:
         return await self._revoke(jti=jti, exp=exp, expires_in=expires_in, reason=reason)
 
     async def revoke_session(
-        self, sid: str | int, *, issued_before: float | None = None, reason: str | None = None
+        self,
+        sid: str | int,
+        *,
+        issued_before: float | None = None,
+        expires_in: float | None = None,
+        reason: str | None = None,
     ) -> Revoked:
-        """Revoke all tokens of a session, for good; with `issued_before`, those issued until then."""
-        return await self._revoke(sid=sid, issued_before=issued_before, reason=reason)
+        """Revoke all tokens of a session; with `issued_before`, those issued until then.
+
+        `expires_in` is the lifetime of the revocation, in seconds, as for `revoke_subject`.
+        """
+        return await self._revoke(sid=sid, issued_before=issued_before, expires_in=expires_in, reason=reason)
 
     async def revoke_subject(
-        self, sub: str | int, *, issued_before: float | None = None, reason: str | None = None
+        self,
+        sub: str | int,
+        *,
+        issued_before: float | None = None,
+        expires_in: float | None = None,
+        reason: str | None = None,
     ) -> Revoked:
         """Revoke all tokens of a subject issued until now, or until `issued_before`: log out everywhere.
 
-        "Now" is when the service stores it: if it had to be tried again, the last try's.
+        "Now" is the moment at which the service stores the revocation. After a retry it is the moment of the last try.
+
+        The revocation ends after `expires_in` seconds, or after the longest token lifetime that the service is
+        configured for. Give at least the lifetime of your longest token: one that lives longer is accepted again.
         """
-        return await self._revoke(sub=sub, issued_before=issued_before, reason=reason)
+        return await self._revoke(sub=sub, issued_before=issued_before, expires_in=expires_in, reason=reason)
 
     async def revoke_client(
-        self, client_id: str | int, *, issued_before: float | None = None, reason: str | None = None
+        self,
+        client_id: str | int,
+        *,
+        issued_before: float | None = None,
+        expires_in: float | None = None,
+        reason: str | None = None,
     ) -> Revoked:
-        """Revoke all tokens given to a client, issued until now or until `issued_before`; needs the scope admin."""
-        return await self._revoke(client_id=client_id, issued_before=issued_before, reason=reason)
+        """Revoke all tokens of a client issued until now, or until `issued_before`; needs the scope admin.
 
-    async def revoke_all(self, *, issued_before: float | None = None, reason: str | None = None) -> Revoked:
-        """Revoke every token issued until now or until `issued_before`; needs the scope admin."""
-        return await self._revoke(all=True, issued_before=issued_before, reason=reason)
+        `expires_in` is the lifetime of the revocation, in seconds, as for `revoke_subject`.
+        """
+        return await self._revoke(
+            client_id=client_id, issued_before=issued_before, expires_in=expires_in, reason=reason
+        )
+
+    async def revoke_all(
+        self, *, issued_before: float | None = None, expires_in: float | None = None, reason: str | None = None
+    ) -> Revoked:
+        """Revoke every token issued until now, or until `issued_before`; needs the scope admin.
+
+        `expires_in` is the lifetime of the revocation, in seconds, as for `revoke_subject`.
+        """
+        return await self._revoke(all=True, issued_before=issued_before, expires_in=expires_in, reason=reason)
 
     async def _revoke(self, **members: object) -> Revoked:
         form = {name: value for name, value in members.items() if value is not None}

@@ -44,14 +44,14 @@ class WireError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long a revocation is needed, as a caller says it: until `exp`, or for `expires_in` seconds, or neither."""
+    """The lifetime of a revocation as the caller states it: until `exp`, for `expires_in` seconds, or not stated."""
 
     exp: float | None = None
     expires_in: float | None = None
 
     @property
     def stated(self) -> bool:
-        """Whether the caller said either."""
+        """True if the caller gave either of them."""
         return self.exp is not None or self.expires_in is not None
 
 
@@ -213,22 +213,19 @@ def check_reason(value: object) -> str | None:
 
 
 def parse_revoke(body: object) -> RevokeToken | RevokeClaim:
-    """The body of `POST /revoke`.
+    """Parse the body of `POST /revoke`. Every form takes the same two lifetimes.
 
     Raises WireError.
     """
     members = _object(body, "body")
     form = _only_form(members)
-    reason = check_reason(members.get("reason"))
+    cutoff = set() if form in {"token", "jti"} else {"issued_before"}
+    _no_others(members, {form, "exp", "expires_in", "reason"} | cutoff)
+    lifetime, reason = _lifetime(members), check_reason(members.get("reason"))
     if form == "token":
-        _no_others(members, {"token", "exp", "expires_in", "reason"})
-        return RevokeToken(check_token(members["token"]), _lifetime(members), reason)
-    if form == "jti":
-        _no_others(members, {"jti", "exp", "expires_in", "reason"})
-        return RevokeClaim("jti", check_value("jti", members["jti"]), _lifetime(members), None, reason)
-    _no_others(members, {form, "issued_before", "reason"})
+        return RevokeToken(check_token(members["token"]), lifetime, reason)
     value = _all_value(members["all"]) if form == "all" else check_value(form, members[form])
-    return RevokeClaim(form, value, Lifetime(), _optional_seconds(members, "issued_before"), reason)
+    return RevokeClaim(form, value, lifetime, _optional_seconds(members, "issued_before"), reason)
 
 
 def _only_form(members: Mapping[str, object]) -> ClaimName | Literal["token"]:

@@ -139,9 +139,9 @@ class Store:
     def _refuse(self, result: str) -> None:
         if result == "exp_too_far":
             raise ExpTooFar(
-                "the token would outlive REVOCATION_MAX_TOKEN_LIFETIME_SECONDS"
+                "exp or expires_in is further away than REVOCATION_MAX_TOKEN_LIFETIME_SECONDS"
                 f" ({self._limits.max_token_lifetime_seconds:.0f} s from now); raise that setting to the lifetime of"
-                " your longest token, or check that exp is in seconds"
+                " your longest token, or check that the value is in seconds"
             )
         if result == "issued_before_too_far":
             raise IssuedBeforeTooFar(

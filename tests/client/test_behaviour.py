@@ -1,6 +1,7 @@
 """What the client promises, over a real service and over the stand-in alike: one suite, so that neither drifts."""
 
 import asyncio
+import functools
 import hashlib
 import time
 import uuid
@@ -97,6 +98,30 @@ async def test_cutoffs_only_move_forward(client: RevocationClient) -> None:
     assert [one.result for one in done] == results
     expected = [now - 100, now - 100, now - 50, None, None]
     assert [one.issued_before for one in done] == [one if one is None else pytest.approx(one) for one in expected]
+
+
+async def test_a_cutoff_lives_as_long_as_its_caller_says(client: RevocationClient) -> None:
+    """Each form takes `expires_in`; again with a shorter one the end stays, with a longer one it moves away."""
+    now = time.time()
+    for revoke in (
+        functools.partial(client.revoke_session, "s-1"),
+        functools.partial(client.revoke_subject, "alice"),
+        functools.partial(client.revoke_client, "mobile"),
+        client.revoke_all,
+    ):
+        ends = [(await revoke(expires_in=seconds)).expires_at for seconds in (900, 60, 3600)]
+        assert ends == [pytest.approx(now + seconds, abs=5) for seconds in (900, 900, 3600)]
+        with pytest.raises(RequestRefused, match="exp_too_far"):
+            await revoke(expires_in=31 * 86_400)
+        with pytest.raises(RequestRefused, match="expires_in must be"):
+            await revoke(expires_in=-1)
+
+
+async def test_a_cutoff_that_has_ended_already_revokes_nothing(client: RevocationClient) -> None:
+    """It is `expired`, as a token that has died, and nothing is stored."""
+    done = await client.revoke_subject("alice", expires_in=0)
+    assert (done.result, done.revoked_at, done.issued_before) == ("expired", None, None)
+    assert not await client.is_revoked(claims())
 
 
 @pytest.mark.parametrize("iat", [None, "yesterday", True, float("nan"), float("inf"), -5, 10**400, [1]])

@@ -17,7 +17,7 @@ import pytest_asyncio
 from redis.asyncio import RedisCluster
 from redis.crc import key_slot
 
-from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation, covers, first_covering
+from revocation_client.model import CLAIM_NAMES, CUTOFF_CLAIMS, ClaimName, Claims, Revocation, covers, first_covering
 from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
 from revocation_service.settings import Limits
 from revocation_service.store.redis import DEADLINE_SECONDS, Put
@@ -184,6 +184,21 @@ async def test_what_says_no_lifetime_lives_the_longest(deployment: Deployment) -
             end = end_of(await opened.record(put))
             assert end == pytest.approx(since + 1000, abs=1)
             assert end <= await deployment.lives_until(opened.store.keyspace.key(put.claim, put.value)) <= end + 1
+
+
+async def test_a_cutoff_lives_as_long_as_its_caller_says(deployment: Deployment, opened: Opened) -> None:
+    """Every claim takes `exp` and `expires_in`; a later and shorter life leaves the end, a longer one moves it."""
+    for claim in CLAIM_NAMES:
+        value, now = "" if claim == "all" else "brief", time.time()
+        cutoff_is_now = claim in CUTOFF_CLAIMS
+        ends = [
+            end_of(await opened.record(Put(claim, value, expires_in=life, cutoff_is_now=cutoff_is_now)))
+            for life in (900, 60, 3600)
+        ]
+        assert ends == [pytest.approx(now + life, abs=5) for life in (900, 900, 3600)]
+        exp = time.time() + 7200
+        assert end_of(await opened.record(Put(claim, value, exp=exp, cutoff_is_now=cutoff_is_now))) == exp
+        assert exp <= await deployment.lives_until(opened.store.keyspace.key(claim, value)) <= exp + 1
 
 
 async def test_the_default_cutoff_is_now_on_the_clock_of_redis(opened: Opened) -> None:
@@ -425,10 +440,11 @@ async def test_nothing_is_stored_for_a_dead_token(deployment: Deployment, opened
         "exp": Put("jti", "exp", exp=time.time() - 1),
         "epoch": Put("jti", "epoch", exp=0),
         "at once": Put("jti", "at once", expires_in=0),
+        "cutoff": Put("sub", "cutoff", expires_in=0, cutoff_is_now=True),
     }.items():
         stored = await opened.store.put(put)
         assert (stored.result, stored.record) == ("expired", None)
-        assert await deployment.raw.exists(opened.store.keyspace.key("jti", name)) == 0
+        assert await deployment.raw.exists(opened.store.keyspace.key(put.claim, name)) == 0
     assert await deployment.raw.exists(opened.store.keyspace.change_log) == 0
 
 
@@ -439,6 +455,8 @@ async def test_an_exp_too_far_is_refused_and_stores_nothing(deployment: Deployme
             Put("jti", "a", exp=time.time() + 1065),
             Put("jti", "a", expires_in=1065),
             Put("jti", "a", exp=1e30),
+            Put("sub", "a", expires_in=1065, cutoff_is_now=True),
+            Put("sid", "a", exp=time.time() + 1065),
         ):
             with pytest.raises(ExpTooFar, match="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS"):
                 await opened.store.put(put)

@@ -23,14 +23,20 @@ FORMS: dict[str, dict[str, Any]] = {
     "jti, expires_in": {"jti": "7d2c1f", "expires_in": 3600},
     "sid": {"sid": "family-1"},
     "sid, issued_before": {"sid": "family-1", "issued_before": int(time.time())},
+    "sid, expires_in": {"sid": "family-1", "expires_in": 3600},
     "sub": {"sub": "alice"},
     "sub, issued_before": {"sub": "alice", "issued_before": int(time.time()) - 5},
+    "sub, expires_in": {"sub": "alice", "expires_in": 900.5},
+    "sub, issued_before, exp": {"sub": "alice", "issued_before": int(time.time()) - 5, "exp": int(time.time()) + DAY},
     "client_id": {"client_id": "mobile"},
     "client_id, issued_before": {"client_id": "mobile", "issued_before": int(time.time())},
+    "client_id, expires_in": {"client_id": "mobile", "expires_in": 3600},
     "all": {"all": True},
     "all, issued_before": {"all": True, "issued_before": int(time.time())},
+    "all, expires_in": {"all": True, "expires_in": 3600},
 }
 HAVE_CUTOFF = {"sub", "client_id", "all"}
+BY_CUTOFF: list[dict[str, Any]] = [{"sid": "a"}, {"sub": "a"}, {"client_id": "a"}, {"all": True}]
 
 
 def token(**claims: Any) -> str:
@@ -165,8 +171,8 @@ async def test_an_encrypted_token_is_unsupported(service: Service) -> None:
         {"jti": "a", "exp": 2_000_000_000, "expires_in": 60},
         {"jti": "a", "issued_before": 1},
         {"token": "opaque", "expires_in": 60, "issued_before": 1},
-        {"sub": "a", "expires_in": 60},
-        {"sid": "a", "exp": 60},
+        {"sub": "a", "exp": 2_000_000_000, "expires_in": 60},
+        {"sid": "a", "iat": 60},
         {"all": False},
         {"all": "true"},
         {"all": 1},
@@ -312,6 +318,48 @@ async def test_the_others_outlive_every_token_they_cover(start: Start, claim: st
     assert ahead["expires_at"] == pytest.approx(now + 5050, abs=2)
 
 
+def stored_under(body: dict[str, Any]) -> tuple[str, str]:
+    """The claim and the value of the record that the body makes."""
+    ((claim, value),) = body.items()
+    return claim, "" if claim == "all" else value
+
+
+@pytest.mark.parametrize("body", BY_CUTOFF, ids=lambda body: next(iter(body)))
+async def test_a_cutoff_ends_when_its_caller_says(service: Service, body: dict[str, Any]) -> None:
+    """`expires_in` counts from now on Redis' clock, `exp` is the moment itself; answer and key say the same."""
+    said = await service.revoke(body | {"expires_in": 900})
+    assert said["expires_at"] == pytest.approx(said["revoked_at"] + 900, abs=0.001)
+    assert await expiry_of(service, *stored_under(body)) == pytest.approx(said["expires_at"], abs=0.002)
+    exp = int(time.time()) + 7200
+    assert (await service.revoke(body | {"exp": exp}))["expires_at"] == exp
+    assert await expiry_of(service, *stored_under(body)) == exp
+
+
+@pytest.mark.parametrize("body", BY_CUTOFF, ids=lambda body: next(iter(body)))
+async def test_no_cutoff_is_shortened_by_a_later_one(service: Service, body: dict[str, Any]) -> None:
+    """A shorter `expires_in` leaves the end where it is, a longer one and none at all move it away."""
+    now = time.time()
+    ends = []
+    for life in ({"expires_in": 900}, {"expires_in": 60}, {"expires_in": 0}, {"expires_in": 3600}, {}):
+        await service.revoke(body | life)
+        ends.append(await expiry_of(service, *stored_under(body)) - now)
+    assert ends == [pytest.approx(end, abs=5) for end in (900, 900, 900, 3600, MONTH)]
+
+
+async def test_a_cutoff_ahead_may_end_before_it_is_reached(service: Service) -> None:
+    """`expires_in` counts from now also where the cutoff lies ahead: the revocation ends when the caller says."""
+    said = await service.revoke({"sub": "alice", "issued_before": time.time() + 50, "expires_in": 10})
+    assert said["expires_at"] == pytest.approx(said["revoked_at"] + 10, abs=0.001)
+    assert said["expires_at"] < said["issued_before"]
+
+
+async def test_the_leeway_is_added_to_a_stated_end_of_a_cutoff_too(start: Start) -> None:
+    """Lenient verifiers accept the covered tokens for that much longer, so the revocation lives that much longer."""
+    service = await start(EXPIRY_LEEWAY_SECONDS="30")
+    said = await service.revoke({"sub": "alice", "expires_in": 60})
+    assert said["expires_at"] == pytest.approx(said["revoked_at"] + 90, abs=0.001)
+
+
 async def test_every_record_has_an_expiry(service: Service) -> None:
     """No form leaves a key behind for ever."""
     for body in FORMS.values():
@@ -320,13 +368,15 @@ async def test_every_record_has_an_expiry(service: Service) -> None:
         assert await service.redis.pttl(key) > 0
 
 
-@pytest.mark.parametrize(
-    "body", [{"jti": "a", "exp": 1_000_000_000}, {"jti": "a", "expires_in": 0}, {"jti": "a", "exp": 0}]
-)
-async def test_a_dead_jti_stores_nothing(service: Service, body: dict[str, Any]) -> None:
-    """`expired` is 200, without a `revoked_at`; neither record nor log entry is made."""
-    said = await service.revoke(body)
+@pytest.mark.parametrize("life", [{"exp": 1_000_000_000}, {"expires_in": 0}, {"exp": 0}])
+@pytest.mark.parametrize("body", [{"jti": "a"}, *BY_CUTOFF], ids=lambda body: next(iter(body)))
+async def test_what_has_ended_already_stores_nothing(
+    service: Service, body: dict[str, Any], life: dict[str, Any]
+) -> None:
+    """`expired` is 200, without a `revoked_at` or a cutoff; neither record nor log entry is made."""
+    said = await service.revoke(body | life)
     assert (said["result"], said["revoked_at"]) == ("expired", None)
+    assert "issued_before" not in said
     assert await service.stored_keys() == set()
     assert await service.log_length() == 0
 
@@ -339,11 +389,12 @@ async def test_a_dead_token_stores_nothing(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [{"exp": int(time.time()) + MONTH + 3600}, {"expires_in": MONTH + 3600}, {"exp": 1e300}]
+    "life", [{"exp": int(time.time()) + MONTH + 3600}, {"expires_in": MONTH + 3600}, {"exp": 1e300}]
 )
-async def test_too_long_a_life_is_refused(service: Service, body: dict[str, Any]) -> None:
-    """An `exp` beyond the longest lifetime is 400 exp_too_far; the detail names the setting; nothing is stored."""
-    answer = await service.post("/revoke", {"jti": "a", **body})
+@pytest.mark.parametrize("body", [{"jti": "a"}, *BY_CUTOFF], ids=lambda body: next(iter(body)))
+async def test_too_long_a_life_is_refused(service: Service, body: dict[str, Any], life: dict[str, Any]) -> None:
+    """An end beyond the longest lifetime is 400 exp_too_far; the detail names the setting; nothing is stored."""
+    answer = await service.post("/revoke", body | life)
     assert (answer.status, answer.problem) == (400, "exp_too_far")
     assert "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS" in answer.json["detail"]
     assert await service.stored_keys() == set()

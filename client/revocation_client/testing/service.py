@@ -141,7 +141,7 @@ def _expiry(asked: RevokeToken | RevokeClaim, token: Token | None, now: float) -
         raise Problem("exp_required", "nothing says when this token dies: send exp or expires_in with it")
     dies_at = max(ends, default=max(now, cutoff) + MAX_TOKEN_LIFETIME_SECONDS)
     if dies_at > now + MAX_TOKEN_LIFETIME_SECONDS + DEFAULT_CLOCK_SKEW_SECONDS:
-        raise Problem("exp_too_far", "the token outlives REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
+        raise Problem("exp_too_far", "exp or expires_in is further away than REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
     return dies_at
 
 
