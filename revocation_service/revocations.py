@@ -21,11 +21,10 @@ from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceErro
 from revocation_service.reader import Reader
 from revocation_service.settings import Limits
 from revocation_service.store.redis import Put, Reading, Store, Stored
-from revocation_service.telemetry import Metrics
+from revocation_service.telemetry import Metrics, RepeatedWarning
 from revocation_service.tokens import Token, TokenReader
 
 LOGGED_CHARACTERS: Final = 8
-WARN_EVERY_SECONDS: Final = 60.0
 
 NOT_IN_TIME: Final = "Redis, or a part of it, did not answer within the deadline"
 IN_DOUBT: Final = "Redis has lost data, or may have; others have still to write back what they hold"
@@ -82,7 +81,7 @@ class Revocations:
         self._tokens = tokens
         self._limits = limits
         self._metrics = metrics
-        self._warn_again_at = 0.0
+        self._exp_too_far = RepeatedWarning("exp_too_far")
         self._redis_ahead = 0.0
         """By how much Redis' clock was ahead of this machine's when it was last asked, in seconds."""
         self._counted_revoked = metrics.checks.labels("revoked")
@@ -240,14 +239,11 @@ class Revocations:
         return self._reader.age(time.monotonic())
 
     def _watch_lifetime(self, token: Token, now: float) -> None:
-        """A token that outlives the longest lifetime set would outlive its revocation: the operator must know."""
+        """Count and log a token whose `exp` is too far away: it could outlive its revocation."""
         furthest = now + self._limits.max_token_lifetime_seconds + self._limits.clock_skew_seconds
-        if token.exp is None or token.exp <= furthest:
-            return
-        self._metrics.exp_too_far.inc()
-        if now >= self._warn_again_at:
-            self._warn_again_at = now + WARN_EVERY_SECONDS
-            _log.warning("exp_too_far", setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
+        if token.exp is not None and token.exp > furthest:
+            self._metrics.exp_too_far.inc()
+            self._exp_too_far.occurred(setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:
         """The live revocation of this claim and value; one that the mirror alone holds has no origin.

@@ -5,11 +5,13 @@ the lines of code are kept, because arguments and messages may quote a request, 
 """
 
 import logging
+import math
 import re
 import secrets
 import sys
+import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
 from functools import lru_cache
@@ -30,6 +32,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _NUMBERS: Final = count(1)
 
 LIBRARY_TEMPLATE_MAX_CHARACTERS: Final = 200
+WARNING_INTERVAL_SECONDS: Final = 60.0
 _FRAMES_KEPT: Final = 12
 _LATENCY_BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
@@ -111,6 +114,25 @@ def describe_error(error: BaseException) -> dict[str, Any]:
 def _frames(trace: TracebackType | None) -> list[str]:
     frames = traceback.extract_tb(trace)[-_FRAMES_KEPT:]
     return [f"{Path(frame.filename).name}:{frame.lineno}:{frame.name}" for frame in frames]
+
+
+class RepeatedWarning:
+    """A warning that is logged at most once a minute, with the number of its occurrences since the last line."""
+
+    def __init__(self, event: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._event = event
+        self._clock = clock
+        self._next_line_at = -math.inf
+        self._unlogged = 0
+
+    def occurred(self, **fields: str) -> None:
+        """Count one occurrence. The fields of the one that is logged are in the line."""
+        self._unlogged += 1
+        now = self._clock()
+        if now >= self._next_line_at:
+            self._next_line_at = now + WARNING_INTERVAL_SECONDS
+            structlog.get_logger().warning(self._event, occurrences=self._unlogged, **fields)
+            self._unlogged = 0
 
 
 class _LibraryHandler(logging.Handler):

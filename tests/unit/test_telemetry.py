@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from revocation_service.telemetry import Metrics, configure_logging, describe_error, request_id
+from revocation_service.telemetry import Metrics, RepeatedWarning, configure_logging, describe_error, request_id
 
 CANARY = "canary-4d1e7c90b52a"
 
@@ -74,6 +74,19 @@ def test_an_event_is_a_line_of_json(printed: Printed) -> None:
     line = printed.line()
     assert line.pop("timestamp").endswith("Z")
     assert line == {"event": "revoked", "level": "info", "claim": "jti", "number": 7}
+
+
+def test_a_repeated_warning_is_a_line_a_minute(printed: Printed) -> None:
+    """The first is logged at once; the occurrences of the following minute are counted in the next line."""
+    now = 7.0
+    warning = RepeatedWarning("iat_unusable", lambda: now)
+    for moment in (7.0, 8.0, 66.9, 67.0, 126.9, 1000.0):
+        now = moment
+        warning.occurred(claim="sub")
+    assert [(line["level"], line["event"], line["claim"]) for line in printed.lines()] == [
+        ("warning", "iat_unusable", "sub")
+    ] * 3
+    assert [line["occurrences"] for line in printed.lines()] == [1, 3, 2]
 
 
 def test_events_below_the_level_are_left_out() -> None:
