@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering
+from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering, iat_unusable
 from revocation_client.wire import Lifetime, Question, Result, RevokeClaim, RevokeToken
 from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
 from revocation_service.reader import Reader
@@ -55,7 +55,9 @@ class Verdict(NamedTuple):
     expired: bool | None = None
     """Whether the token's `exp` has passed; None for a question by claims."""
     stale_seconds: float | None = None
-    """How old the mirror is that said so, `inf` where nobody can tell; None: Redis said so."""
+    """Age of the mirror that gave the answer, `inf` where it is unknown; None if Redis gave it."""
+    iat_unusable: bool = False
+    """Whether the revocation covers the token only because its `iat` is unusable."""
 
 
 @lru_cache(maxsize=64)
@@ -82,6 +84,7 @@ class Revocations:
         self._limits = limits
         self._metrics = metrics
         self._exp_too_far = RepeatedWarning("exp_too_far")
+        self._iat_unusable = RepeatedWarning("iat_unusable")
         self._redis_ahead = 0.0
         """By how much Redis' clock was ahead of this machine's when it was last asked, in seconds."""
         self._counted_revoked = metrics.checks.labels("revoked")
@@ -217,12 +220,14 @@ class Revocations:
             if covering is not None or doubtful or (unread and not unread.isdisjoint(identifiers)):
                 stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
         considered = tuple(map(_CLAIM, identifiers))
+        if token is None and covering is None and stale_seconds is None:
+            return _not_revoked(considered)
+        unusable = self._watch_iat(covering, claims, now)
         if token is None:
-            usual = covering is None and stale_seconds is None
-            return _not_revoked(considered) if usual else Verdict(covering, considered, False, None, stale_seconds)
+            return Verdict(covering, considered, False, None, stale_seconds, unusable)
         expired = token.exp is not None and token.exp <= now
         self._watch_lifetime(token, now)
-        return Verdict(covering, considered, token.verified, expired, stale_seconds)
+        return Verdict(covering, considered, token.verified, expired, stale_seconds, unusable)
 
     def _redis_now(self, told: float = 0) -> float:
         """Redis' clock decides: what it has just told, or else what it would."""
@@ -237,6 +242,17 @@ class Revocations:
             raise StoreUnavailable(IN_DOUBT if doubtful else NOT_IN_TIME)
         self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
         return self._reader.age(time.monotonic())
+
+    def _watch_iat(self, covering: Revocation | None, claims: Claims, now: float) -> bool:
+        """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it.
+
+        The user stays locked out until the revocation ends, unless the issuer starts to send a usable `iat`.
+        """
+        unusable = iat_unusable(covering, claims, now, self._limits.clock_skew_seconds)
+        if covering is not None and unusable:
+            self._metrics.iat_unusable.inc()
+            self._iat_unusable.occurred(claim=covering.claim)
+        return unusable
 
     def _watch_lifetime(self, token: Token, now: float) -> None:
         """Count and log a token whose `exp` is too far away: it could outlive its revocation."""

@@ -176,6 +176,9 @@ class Metrics:
         self.feed_streams = self._counter("feed_streams", "Streams of the feed that began", "kind")
         self.feed_streams_ended = self._counter("feed_streams_ended", "Streams of the feed that ended", "reason")
         self.exp_too_far = self._counter("checked_exp_too_far", "Tokens checked that outlive the longest lifetime set")
+        self.iat_unusable = self._counter(
+            "checks_iat_unusable", "Checks of tokens revoked only because their iat is unusable"
+        )
         self.store_failures = self._counter("store_failures", "Store operations that failed", "operation")
         self.read_batch = histogram(
             "revocation_store_read_batch_keys",

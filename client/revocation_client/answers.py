@@ -211,6 +211,7 @@ def _verdict(result: dict[str, Any], inquiry: Inquiry) -> Verdict:
         verified=_flag(result["verified"]),
         expired=_maybe_flag(result.get("expired")),
         stale_seconds=None if stale_seconds is None else _time(stale_seconds),
+        iat_unusable=_flag(result.get("iat_unusable", False)),
     )
 
 

@@ -14,7 +14,7 @@ from revocation_client.counters import Tally
 from revocation_client.freshness import Name
 from revocation_client.glance import Clock, Glance
 from revocation_client.mirror import Mirror
-from revocation_client.model import Claims, Revocation
+from revocation_client.model import Claims, Revocation, iat_unusable
 from revocation_client.questions import Inquiry
 from revocation_client.tokens import Problem, read_token
 from revocation_client.verdicts import Verdict
@@ -122,6 +122,7 @@ class Memory:
             considered=tuple([claim for claim, _value in claims.identifiers()]),
             expired=None if asked.token is None else exp is not None and exp <= wall,
             stale_seconds=_known(self.age()),
+            iat_unusable=iat_unusable(found, claims, wall, self._mirror.skew_seconds),
         )
 
     def covers(self, asked: Inquiry) -> bool:

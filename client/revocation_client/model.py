@@ -71,10 +71,26 @@ class Claims(NamedTuple):
 
 
 def issued_at(iat: float | None, now: float, skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS) -> float:
-    """When a token counts as issued: its `iat` as it stands, or before every cutoff if that cannot be believed."""
+    """Return when a token counts as issued: its `iat` as it stands, or `-inf` where that is unusable.
+
+    An `iat` is unusable if it is absent, not finite, or more than `skew_seconds` ahead of `now`.
+    """
     if iat is None or not math.isfinite(iat) or iat > now + skew_seconds:
         return -math.inf
     return iat
+
+
+def iat_unusable(
+    covering: Revocation | None, claims: Claims, now: float, skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS
+) -> bool:
+    """Return whether `covering` covers a token with these claims only because the token's `iat` is unusable.
+
+    Every token without a usable `iat` is then revoked until the revocation ends, also one that is issued later. A
+    question by claims that leaves `iat` out counts as such a token. False for a revocation without a cutoff.
+    """
+    if covering is None or covering.issued_before is None:
+        return False
+    return issued_at(claims.iat, now, skew_seconds) == -math.inf
 
 
 def covers(

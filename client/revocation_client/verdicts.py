@@ -27,6 +27,9 @@ class Verdict:
     """Whether the token's `exp` has passed; None for a question by claims."""
     stale_seconds: float | None = None
     """How old the mirror was that answered; None for one that was never in step, and for every other source."""
+    iat_unusable: bool = False
+    """Whether `revocation` covers the token only because its `iat` is absent, no time, or too far ahead. Tokens like it
+    are then revoked until the revocation ends, also those that are issued later."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,8 @@ def _form(verdict: Verdict) -> dict[str, object]:
     form: dict[str, object] = {"revoked": verdict.revocation is not None}
     if verdict.revocation is not None:
         form["revocation"] = revocation_to_json(verdict.revocation)
+    if verdict.iat_unusable:
+        form["iat_unusable"] = True
     form["considered"] = verdict.considered
     if verdict.expired is not None:
         form["expired"] = verdict.expired

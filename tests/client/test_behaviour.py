@@ -137,6 +137,29 @@ async def test_an_iat_that_is_no_time_counts_as_issued_before_every_cutoff(
     assert (verdict.revoked, verdict.considered) == (False, ("jti", "all"))
 
 
+@pytest.mark.parametrize("iat", [None, "yesterday", float("inf"), 4e9])
+async def test_the_verdict_says_that_the_iat_is_unusable(client: RevocationClient, iat: object) -> None:
+    """It is true, by claims and by token, where a cutoff covers the token for that reason alone; else it is False."""
+    await client.revoke_subject("alice", issued_before=time.time() - 3600)
+    verdict = await client.check(claims(iat=iat))
+    assert (verdict.revoked, verdict.iat_unusable) == (True, True)
+    if iat != float("inf"):  # no JSON says that
+        by_token = await client.check(mint(sub="alice", iat=iat))
+        assert (by_token.revoked, by_token.iat_unusable) == (True, True)
+    with pytest.raises(TokenRevoked) as caught:
+        await client.ensure_active(claims(iat=iat))
+    assert caught.value.verdict.iat_unusable
+    await client.revoke_jti("gone", expires_in=60)
+    for question, revoked in (
+        (claims(), False),
+        (claims(iat=time.time() - 7200), True),
+        (claims(jti="gone", iat=iat), True),
+        (claims(sub="bob", iat=iat), False),
+    ):
+        verdict = await client.check(question)
+        assert (verdict.revoked, verdict.iat_unusable) == (revoked, False)
+
+
 async def test_sessions_clients_and_all_are_revoked_by_their_claims(client: RevocationClient) -> None:
     """Each form covers the tokens that carry it; `azp` stands for a client where `client_id` is not said."""
     session = await client.revoke_session("s-1")

@@ -274,6 +274,23 @@ async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
         assert not await client.is_revoked({"jti": "mine"})
 
 
+async def test_memory_ends_a_cutoff_when_its_lifetime_is_over() -> None:
+    """Until then its verdicts on tokens without `iat` say `iat_unusable`; afterwards those tokens are accepted."""
+    now = 1000.0
+    async with InMemoryRevocationClient(clock=lambda: now) as client:
+        await client.revoke_subject("alice", expires_in=900)
+        for moment in (1000.0, 1900.0):
+            now = moment
+            for question in ({"jti": "new", "sub": "alice"}, jwt(jti="new", sub="alice")):
+                verdict = await client.check(question)
+                assert (verdict.source, verdict.revoked, verdict.iat_unusable) == ("mirror", True, True)
+        before = await client.check({"jti": "old", "sub": "alice", "iat": 999})
+        assert (before.source, before.revoked, before.iat_unusable) == ("mirror", True, False)
+        now = 1901.0
+        after = await client.check({"jti": "new", "sub": "alice"})
+        assert (after.revoked, after.iat_unusable) == (False, False)
+
+
 class Named(StrEnum):
     """Texts whose hash is their name's."""
 
@@ -534,6 +551,8 @@ async def test_the_real_service_and_its_feed(redis: Process) -> None:
         await one.revoke_subject("carol")
         await until(lambda: other.is_revoked_now({"jti": "x", "sub": "carol", "iat": 5}))
         assert other.is_revoked_now({"jti": "x", "sub": "carol", "iat": time.time() + 1}) is False
+        told = await other.check({"jti": "x", "sub": "carol"})
+        assert (told.source, told.revoked, told.iat_unusable) == ("mirror", True, True)
         async with world.outage():
             await until(lambda: says(other, "never") is None)
             assert await other.is_revoked({"jti": "real"})

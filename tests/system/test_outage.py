@@ -164,11 +164,15 @@ async def test_an_outage_is_told_within_a_second_and_over_within_a_second(
     async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url} | NOT_FROM_MEMORY) as service:
         before = {"jti": "before", "expires_in": 600}
         assert (await ask(http, "POST", f"{service.url}/revoke", before)).status == 200
+        assert (await ask(http, "POST", f"{service.url}/revoke", {"sub": "alice", "expires_in": 600})).status == 200
         pid = service.pid
         await outage.begin()
         await _all_are_told(http, service)
         known = await ask(http, "GET", f"{service.url}/check?jti=before")
         assert (known.status, known.body["revoked"], known.body["source"]) == (200, True, "mirror")
+        subject = await ask(http, "GET", f"{service.url}/check?sub=alice")
+        assert (subject.body["revoked"], subject.body["source"], subject.body["iat_unusable"]) == (True, "mirror", True)
+        assert [event["claim"] for event in service.events("iat_unusable")] == ["sub"]
         await outage.end()
         await _is_back(http, service)
         found = await ask(http, "GET", f"{service.url}/check?jti=before")

@@ -8,9 +8,11 @@ import re
 import shlex
 import shutil
 import signal
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Annotated, Any
+from uuid import uuid4
 
 import aiohttp
 import jwt
@@ -18,6 +20,7 @@ import pytest
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import OAuth2PasswordBearer
 
+from revocation_client import RevocationClient
 from revocation_service.store.windows import Attempt
 from tests.redis_processes import HOST, eventually, free_port, standalone
 from tests.store.test_windows import opened_windows
@@ -168,6 +171,21 @@ async def test_the_dependency_refuses_a_logged_out_token(tmp_path: pathlib.Path)
             with pytest.raises(HTTPException) as refused:
                 await new["get_current_user"](token)
         assert refused.value.status_code == 401
+
+
+async def test_a_token_that_is_made_so_is_good_after_log_out_everywhere(tmp_path: pathlib.Path) -> None:
+    """What `mint` issues is revoked with its subject, and the next one, issued right after the cutoff, is not."""
+    names: dict[str, Any] = {"jwt": jwt, "time": time, "uuid4": uuid4, "settings": SimpleNamespace(jwt_secret=SECRET)}
+    exec(_python("mint"), names)
+    settings = {"REVOCATION_JWT_SECRET": SECRET, "REVOCATION_API_KEYS": f"api={KEY}:check+revoke"}
+    async with serving(tmp_path, settings) as service, RevocationClient(service.url, api_key=KEY) as revocations:
+        before = names["mint"]("alice", "s-1")
+        await revocations.revoke_subject("alice")
+        after = names["mint"]("alice", "s-2")
+        verdicts = await revocations.check_many([before, after])
+        assert [(one.revoked, one.iat_unusable) for one in verdicts] == [(True, False), (False, False)]
+        assert verdicts[1].verified
+        assert verdicts[1].considered == ("jti", "sid", "sub", "all")
 
 
 def _python(kind: str) -> str:

@@ -19,6 +19,7 @@ from revocation_client.model import (
     Revocation,
     covers,
     first_covering,
+    iat_unusable,
     issued_at,
     merge,
 )
@@ -200,6 +201,23 @@ def test_an_iat_stands_or_is_before_everything(iat: float | None, skew: float) -
         assert counted == iat
     else:
         assert counted == -math.inf
+
+
+@many
+@given(revocations(), questions(), st.sampled_from([0.0, 1.0, 60.0, 3600.0]))
+def test_an_iat_is_unusable_where_it_cannot_be_compared_with_the_cutoff(
+    revocation: Revocation, claims: Claims, skew: float
+) -> None:
+    """True of a covering revocation with a cutoff where `iat` is absent, not finite or too far ahead; else False."""
+    if not covers(revocation, claims, NOW, skew):
+        return
+    usable = claims.iat is not None and math.isfinite(claims.iat) and claims.iat <= NOW + skew
+    assert iat_unusable(revocation, claims, NOW, skew) is (revocation.issued_before is not None and not usable)
+
+
+def test_without_a_covering_revocation_no_iat_is_unusable() -> None:
+    """It is said only of a revoked token."""
+    assert not iat_unusable(None, Claims(sub="a"), NOW)
 
 
 alike = revocations(claim="sub", value="a")

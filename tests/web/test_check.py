@@ -141,6 +141,75 @@ async def test_a_token_without_iat_counts_as_before_every_cutoff(service: Servic
     assert await is_revoked(service, {"token": token(sub="alice")})
 
 
+@pytest.mark.parametrize("iat", ["none", None, "1700000000", True, pytest.param(NOW + 3600, id="in an hour"), 1e18])
+@pytest.mark.parametrize("claim", ["sid", "sub", "client_id", "all"])
+async def test_the_answer_says_that_the_iat_is_unusable(service: Service, claim: str, iat: object) -> None:
+    """`iat_unusable` is true where a cutoff covers a token, or its claims, only because the `iat` is unusable."""
+    carried = {} if claim == "all" else {claim: "v"}
+    await service.revoke({"all": True} if claim == "all" else carried | {"issued_before": NOW})
+    said = await service.check({"token": token(**carried, **({} if iat == "none" else {"iat": iat}))})
+    assert (said["revoked"], said["iat_unusable"], said["revocation"]["claim"]) == (True, True, claim)
+    question = carried | {"iat": iat if isinstance(iat, int | float) and iat is not True else None}
+    assert (await service.check(question))["iat_unusable"] is True
+
+
+async def test_a_question_without_iat_gets_the_same_answer(service: Service) -> None:
+    """It is judged as a token without `iat`, so the answer says `iat_unusable`; in a query and in a batch too."""
+    await service.revoke({"sub": "alice"})
+    assert (await service.check({"sub": "alice"}))["iat_unusable"] is True
+    assert (await service.get("/check", {"sub": "alice"})).json["iat_unusable"] is True
+    batch = {"checks": [{"sub": "alice"}, {"sub": "alice", "iat": NOW - 60}, {"sub": "bob"}]}
+    results = (await service.post("/check/batch", batch)).json["results"]
+    assert [one.get("iat_unusable") for one in results] == [True, None, None]
+
+
+async def test_iat_unusable_is_absent_otherwise(service: Service) -> None:
+    """There is no such member where the `iat` is usable, without a cutoff, and where the token is not revoked."""
+    await service.revoke({"sub": "alice", "issued_before": NOW})
+    await service.revoke({"jti": "gone"})
+    await service.revoke({"sid": "family"})
+    for claims, revoked in (
+        ({"sub": "alice", "iat": NOW - 60}, True),
+        ({"sub": "alice", "iat": NOW}, True),
+        ({"sub": "alice", "iat": 0}, True),
+        ({"sub": "alice", "iat": NOW + 1}, False),
+        ({"sub": "bob"}, False),
+        ({"jti": "gone"}, True),
+        ({"jti": "gone", "sub": "alice"}, True),
+        ({"sid": "family", "sub": "alice"}, True),
+    ):
+        for question in ({"token": token(**claims)}, claims):
+            said = await service.check(question)
+            assert (said["revoked"], "iat_unusable" in said) == (revoked, False), claims
+
+
+async def test_an_unusable_iat_is_counted_and_warned_about(service: Service) -> None:
+    """Each check counts. The log has one line a minute, with the claim's name and never with its value."""
+    await service.revoke({"sub": "alice-4711"})
+    batch = {"checks": [{"token": token(sub="alice-4711")}, {"sub": "alice-4711", "iat": NOW - 60}] * 3}
+    with capture_logs() as logged:
+        assert await is_revoked(service, {"token": token(sub="alice-4711")})
+        await service.post("/check/batch", batch)
+    assert await service.metric("revocation_checks_iat_unusable_total") == 4
+    (warning,) = [event for event in logged if event["log_level"] == "warning"]
+    assert (warning["event"], warning["claim"], warning["occurrences"]) == ("iat_unusable", "sub", 1)
+    assert "4711" not in str(logged)
+
+
+@pytest.mark.parametrize("claim", ["sub", "client_id"])
+async def test_tokens_without_iat_are_accepted_again_when_the_cutoff_ends(service: Service, claim: Any) -> None:
+    """`expires_in` bounds the lock-out: the next login works when the revocation has ended, and not before."""
+    ends = (await service.revoke({claim: "v", "expires_in": 1}))["expires_at"]
+    assert (await service.check({"token": token(**{claim: "v"})}))["iat_unusable"] is True
+
+    async def logged_in() -> bool:
+        return not await is_revoked(service, {"token": token(jti="the next login", **{claim: "v"})})
+
+    await eventually(logged_in, "the end of the cutoff", 10)
+    assert time.time() >= ends - 0.01
+    assert await service.redis.exists(service.keyspace.key(claim, "v")) == 0
+
+
 async def test_a_little_ahead_is_believed(service: Service) -> None:
     """An `iat` up to 60 s ahead is a clock's difference: the next login is not swept up with the last."""
     await service.revoke({"sub": "alice"})

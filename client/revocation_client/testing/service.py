@@ -11,6 +11,7 @@ from revocation_client.model import (
     ClaimName,
     Revocation,
     first_covering,
+    iat_unusable,
     merge,
 )
 from revocation_client.tokens import Problem, Token, read_token
@@ -169,6 +170,8 @@ def _verdict(records: Records, question: Question) -> dict[str, object]:
     form: dict[str, object] = {"revoked": covering is not None}
     if covering is not None:
         form["revocation"] = revocation_to_json(covering)
+    if iat_unusable(covering, claims, now):
+        form["iat_unusable"] = True
     form["considered"] = [claim for claim, _value in identifiers]
     if token is not None:
         form["expired"] = token.exp is not None and token.exp <= now
