@@ -168,11 +168,7 @@ class Stream:
             self._filled.set()
 
     def end(self, why: Why) -> None:
-        """Say why this is the end.
-
-        What waits is dropped, because the follower asks for all of it again; at a shutdown it is written first, because
-        there may be no other instance to ask.
-        """
+        """Say why this is the end. What waits is dropped, and asked for again; but at a shutdown it is written first."""
         if self.ended is None:
             self.ended = why
             if why != "shutdown":
@@ -243,8 +239,8 @@ class Feed:
     def leave(self) -> None:
         """Tell every follower that the process is about to stop, and accept no new one.
 
-        Followers ask the service from then on. Changes and heartbeats still go to them until `end`, because the process
-        still acknowledges revocations, and there may be no other instance to ask.
+        They ask the service from then on, and still hear of what this process acknowledges until `end`: there may be no
+        other instance to ask.
         """
         if not self._leaving:
             self._leaving = True

@@ -36,8 +36,14 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.verdicts": {"revocation_client.model", "revocation_client.wire"},
     "revocation_client.errors": {"revocation_client.verdicts"},
     "revocation_client.counters": set(),
+    "revocation_client.deadlines": set(),
     "revocation_client.environment": {"revocation_client.errors"},
-    "revocation_client.questions": {"revocation_client.errors", "revocation_client.model", "revocation_client.wire"},
+    "revocation_client.questions": {
+        "revocation_client.errors",
+        "revocation_client.model",
+        "revocation_client.tokens",
+        "revocation_client.wire",
+    },
     "revocation_client.answers": {
         "revocation_client.errors",
         "revocation_client.model",
@@ -59,6 +65,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     },
     "revocation_client.api": {
         "revocation_client.answers",
+        "revocation_client.deadlines",
         "revocation_client.errors",
         "revocation_client.names",
     },
@@ -77,10 +84,12 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.errors",
         "revocation_client.verdicts",
     },
+    "revocation_client.silence": {"revocation_client.answers", "revocation_client.errors"},
     "revocation_client.coalescing": {
         "revocation_client.answers",
         "revocation_client.api",
         "revocation_client.counters",
+        "revocation_client.deadlines",
         "revocation_client.errors",
         "revocation_client.questions",
         "revocation_client.wire",
@@ -108,6 +117,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.policy",
         "revocation_client.questions",
         "revocation_client.revoking",
+        "revocation_client.silence",
         "revocation_client.verdicts",
     },
     "revocation_client": {
