@@ -168,7 +168,7 @@ class Stream:
             self._filled.set()
 
     def end(self, why: Why) -> None:
-        """Say why this is the end. What waits is dropped, and asked for again; but at a shutdown it is written first."""
+        """Say why this is the end. What waits is dropped, and asked for again; at a shutdown it is written first."""
         if self.ended is None:
             self.ended = why
             if why != "shutdown":

@@ -84,7 +84,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.errors",
         "revocation_client.verdicts",
     },
-    "revocation_client.silence": {"revocation_client.answers", "revocation_client.errors"},
+    "revocation_client.unusable_iat": {"revocation_client.counters", "revocation_client.verdicts"},
     "revocation_client.coalescing": {
         "revocation_client.answers",
         "revocation_client.api",
@@ -93,6 +93,14 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.errors",
         "revocation_client.questions",
         "revocation_client.wire",
+    },
+    "revocation_client.asking": {
+        "revocation_client.answers",
+        "revocation_client.api",
+        "revocation_client.coalescing",
+        "revocation_client.counters",
+        "revocation_client.errors",
+        "revocation_client.questions",
     },
     "revocation_client.revoking": {
         "revocation_client.answers",
@@ -106,7 +114,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.client": {
         "revocation_client.answers",
         "revocation_client.api",
-        "revocation_client.coalescing",
+        "revocation_client.asking",
         "revocation_client.counters",
         "revocation_client.environment",
         "revocation_client.errors",
@@ -117,7 +125,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.policy",
         "revocation_client.questions",
         "revocation_client.revoking",
-        "revocation_client.silence",
+        "revocation_client.unusable_iat",
         "revocation_client.verdicts",
     },
     "revocation_client": {

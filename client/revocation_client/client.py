@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from revocation_client.answers import Outcome
 from revocation_client.api import Api, Feed, Service, address
-from revocation_client.coalescing import Batches
+from revocation_client.asking import Asking
 from revocation_client.counters import Counters, Tally
 from revocation_client.environment import url_and_key
 from revocation_client.errors import (
@@ -29,15 +29,12 @@ from revocation_client.model import Revocation
 from revocation_client.policy import OnUnavailable, Policy
 from revocation_client.questions import Inquiry, bare_token, inquiry, inquiry_by_jti
 from revocation_client.revoking import Revoking
-from revocation_client.silence import Silence
+from revocation_client.unusable_iat import UnusableIat
 from revocation_client.verdicts import Revoked, Verdict
 
 TIMEOUT_SECONDS: Final = 2.0
 REVOKE_TIMEOUT_SECONDS: Final = 5.0
 MAX_STALENESS_SECONDS: Final = 5.0
-
-ANSWER_SECONDS: Final = 1.0
-"""How long a check waits for the service where memory could decide."""
 
 Question = str | Mapping[str, object]
 """A token, or all the claims of one."""
@@ -49,8 +46,7 @@ class _Open:
 
     loop: asyncio.AbstractEventLoop
     service: Service
-    batches: Batches
-    silence: Silence
+    asking: Asking
     revoking: Revoking
     follower: Follower | None
 
@@ -58,7 +54,7 @@ class _Open:
         try:
             if self.follower is not None:
                 await self.follower.aclose()
-            await self.batches.aclose()
+            await self.asking.aclose()
         finally:
             await self.service.aclose()
 
@@ -98,6 +94,7 @@ class RevocationClient:
         self._on_unavailable = on_unavailable
         self._tally = Tally()
         self._policy = Policy(on_unavailable, self._tally, time.monotonic)
+        self._unusable_iat = UnusableIat(self._tally, time.monotonic)
         self._memory = Memory(max_staleness_seconds, self._tally, self._wall, time.monotonic) if mirror else None
         self._admits_here: Callable[[object], bool] = lambda _question: False
         """The glance that nearly every check takes, in the thread of the event loop."""
@@ -137,9 +134,9 @@ class RevocationClient:
             self._started()
             return
         service = self._connect()
-        batches = Batches(service, self._timeout_seconds, self._tally)
+        asking = Asking(service, self._timeout_seconds, self._tally)
         revoking = Revoking(service, self._revoke_timeout_seconds, self._timeout_seconds, self._tally)
-        self._open = _Open(loop, service, batches, Silence(), revoking, self._follower(service))
+        self._open = _Open(loop, service, asking, revoking, self._follower(service))
         if self._memory is not None:
             self._memory.glance.thread = get_ident()
             self._admits_here = self._memory.glance.admits_here
@@ -253,7 +250,7 @@ class RevocationClient:
 
         Raises RequestRefused (401 or 403: the API key), ServiceUnavailable, UnexpectedAnswer.
         """
-        outcome = await self._started().batches.ask(inquiry_by_jti("verify-access"))
+        outcome = await self._started().asking.ask(inquiry_by_jti("verify-access"), memory_can_decide=False)
         if isinstance(outcome, RevocationError):
             raise outcome.again()
 
@@ -280,17 +277,12 @@ class RevocationClient:
         verdict = None if self._memory is None else self._memory.verdict(asked)
         if verdict is not None:
             self._tally.add("checks")
+            self._unusable_iat.look(verdict)
         return verdict
 
     def _outcome(self, opened: _Open, asked: Inquiry) -> asyncio.Future[Outcome]:
-        """Ask the service. Where memory could decide, it gets a second, and only one probe while it does not answer."""
-        if self._memory is None or not self._memory.can_decide(asked):
-            return opened.batches.ask(asked)
-        if opened.silence.has_probe:
-            return opened.silence.unanswered()
-        outcome = opened.batches.ask(asked, min(ANSWER_SECONDS, self._timeout_seconds))
-        opened.silence.watch(outcome)
-        return outcome
+        can_decide = self._memory is not None and self._memory.can_decide(asked)
+        return opened.asking.ask(asked, memory_can_decide=can_decide)
 
     async def _verdicts(self, inquiries: list[Inquiry]) -> list[Verdict]:
         opened = self._started()
@@ -322,9 +314,11 @@ class RevocationClient:
             away = isinstance(outcome, ServiceUnavailable)
             learned = self._memory.fallback(asked) if away or self._memory.covers(asked) else None
             if learned is not None:
+                self._unusable_iat.look(learned)
                 return learned
         if isinstance(outcome, Verdict):
             self._tally.add("revoked" if outcome.revoked else "not_revoked")
+            self._unusable_iat.look(outcome)
         elif not isinstance(outcome, ServiceUnavailable):
             self._tally.add("failed")
             raise outcome.again()

@@ -18,6 +18,8 @@ class Counters:
     """Verdicts "revoked" from this process's own memory."""
     mirror_not_revoked: int = 0
     """Verdicts "not revoked" from this process's own memory, while it was fresh."""
+    iat_unusable: int = 0
+    """Verdicts "revoked" only because the token has no usable `iat`, by the service and from memory."""
     policy_allowed: int = 0
     """Verdicts of `on_unavailable="allow"`."""
     policy_denied: int = 0

@@ -16,10 +16,13 @@ import uvloop
 from aiohttp import web
 
 from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, TokenNeeded, TokenRevoked
+from revocation_client.counters import Tally
 from revocation_client.deadlines import Deadline, within
 from revocation_client.feed import Heartbeat, Reset, encode
 from revocation_client.testing import InMemoryRevocationClient
 from revocation_client.tokens import read_token
+from revocation_client.unusable_iat import UnusableIat
+from revocation_client.verdicts import Verdict
 from tests.client.feed_server import FeedServer, revocation, serving_feed
 from tests.client.test_follower import HANG_SECONDS, name, says, until
 from tests.redis_processes import Process
@@ -102,6 +105,21 @@ async def test_one_probe_at_a_time_asks_a_service_that_hangs_and_memory_decides_
         server.held.set()
         assert (await probe).source == "redis"
         assert (await client.check({"jti": "asked"})).source == "redis"
+
+
+async def test_a_service_that_refuses_connections_is_asked_by_every_check() -> None:
+    """It may be back at any moment: none of several checks at once is decided without asking it."""
+    async with contextlib.AsyncExitStack() as running:
+        async with serving_feed() as away:
+            client = await running.enter_async_context(synced(away))
+        await until(lambda: name(client) == "stale")
+        verdicts = await asyncio.gather(*(client.check({"jti": str(number)}) for number in range(5)))
+        assert {(one.revoked, one.source) for one in verdicts} == {(False, "mirror")}
+        async with serving_feed(FeedServer(), away.port) as back:
+            back.status = 503
+            back.log.append(revocation("late"))
+            sources = [one.source for one in await asyncio.gather(*(client.check({"jti": "late"}) for _ in range(5)))]
+            assert set(sources) == {"redis"}
 
 
 async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> None:
@@ -245,6 +263,32 @@ async def test_claims_without_a_jti_are_named_by_their_token_and_answered_from_m
                 await ask(claims, token + ".")
             assert refused.value.code in ("invalid_token", "unsupported_token")
         assert server.questions == []
+
+
+async def test_an_unusable_iat_is_counted_and_logged_where_the_token_is_checked(
+    server: FeedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Memory answers most checks, and the service does not hear of those: the application's log tells."""
+    server.log.append(revocation("alice", "sub", cutoff=5.0))
+    async with synced(server) as client:
+        for _ in range(3):
+            assert (await client.check({"jti": "x", "sub": "alice"})).iat_unusable
+        assert not (await client.check({"jti": "x", "sub": "alice", "iat": 5})).iat_unusable
+        assert client.counters.iat_unusable == 3
+    lines = [record.getMessage() for record in caplog.records if "iat_unusable" in record.getMessage()]
+    assert lines == ["iat_unusable claim=sub occurrences=1"]
+
+
+def test_an_unusable_iat_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    """With the number of occurrences since the last line."""
+    clock = iter((100.0, 130.0, 159.9, 160.0))
+    seen = UnusableIat(Tally(), lambda: next(clock))
+    verdict = Verdict(
+        revoked=True, source="mirror", revocation=revocation("alice", "sub", cutoff=5.0), iat_unusable=True
+    )
+    for _ in range(4):
+        seen.look(verdict)
+    assert [record.getMessage().split()[-1] for record in caplog.records] == ["occurrences=1", "occurrences=3"]
 
 
 @contextlib.contextmanager

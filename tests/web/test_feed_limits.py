@@ -399,6 +399,7 @@ async def test_one_who_does_not_read_holds_up_no_end(flooded: Service) -> None:
         flooded.app[FEED].end()
         async with asyncio.timeout(WRITE_SECONDS / 3):
             await flooded.app[TRAFFIC].over()
+            await eventually(lambda: followers(flooded, 0), "the end of the stream")
         assert b"shutdown" not in await deaf.rest()
 
 
