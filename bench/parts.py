@@ -61,7 +61,7 @@ async def redis() -> AsyncIterator[str]:
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory)
-        async with _process(port, find_server(None), *options):
+        async with _process(port, find_server(None).path, *options):
             yield f"redis://127.0.0.1:{port}"
 
 

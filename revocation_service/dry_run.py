@@ -1,28 +1,24 @@
-"""What can be judged of the settings without serving: keys, addresses and options, and the embedded Redis' server."""
+"""Checks of the settings without serving: keys, addresses, options, and the server of the embedded Redis."""
 
 from revocation_service.gateway.settings import GatewaySettings
 from revocation_service.keys import SigningKeys
 from revocation_service.settings import Settings
 from revocation_service.store.connect import connect
+from revocation_service.store.data_directory import check_writer
 from revocation_service.store.server_binary import find_server
 
 
 def dry_run(settings: Settings) -> None:
-    """Make what a start would make, and throw it away; nothing is connected to.
-
-    Raises SettingsError where a start would fail.
-    """
+    """Check the service's settings without connecting to anything. Raises SettingsError where a start would fail."""
     SigningKeys(settings.signing)
-    if settings.store.embedded_directory is None:
+    directory = settings.store.embedded_directory
+    if directory is None:
         connect(settings.store)
     else:
-        find_server(settings.store.server_bin)
+        check_writer(directory, find_server(settings.store.server_bin))
 
 
 def dry_run_gateway(settings: GatewaySettings) -> None:
-    """The same for a gateway.
-
-    Raises SettingsError where a start would fail.
-    """
+    """Check the gateway's settings without connecting to anything. Raises SettingsError where a start would fail."""
     if settings.throttle.store is not None:
         connect(settings.throttle.store)

@@ -92,8 +92,8 @@ def _bindable(port: int) -> bool:
 
 @functools.cache
 def server_binary() -> str:
-    """The server under test, as the service itself would choose it."""
-    return find_server(None)
+    """Return the server that the service would run: REDIS_SERVER_BIN, else the packaged one, else PATH's."""
+    return find_server(os.environ.get("REDIS_SERVER_BIN")).path
 
 
 @functools.cache

