@@ -357,6 +357,22 @@ async def test_revoking_what_a_foreign_application_wrote(deployment: Deployment,
     assert opened.counted("foreign_records_total") == 12
 
 
+async def test_a_value_too_long_to_be_ours_counts_by_existing(deployment: Deployment, opened: Opened) -> None:
+    """Up to 1 MB a value is read; a longer one revokes, but neither a check nor a revocation looks into it."""
+    for length, read in ((1 << 20, True), ((1 << 20) + 1, False)):
+        value = '{"revoked_at":1795000000,"reason":"theirs"}'.ljust(length)
+        key = opened.store.keyspace.key("jti", str(length))
+        await deployment.raw.execute_command("SETEX", key, 300, value)
+        found = await opened.found(str(length))
+        assert found is not None
+        assert found.reason == ("theirs" if read else None)
+        assert end_of(found) == pytest.approx(time.time() + 300, abs=2)
+        stored = await opened.record(Put("jti", str(length), expires_in=60, reason="ours"))
+        assert stored.reason == ("theirs" if read else "ours")
+        assert await deployment.lives_until(key) == pytest.approx(time.time() + 300, abs=2)
+        await deployment.raw.delete(key)
+
+
 LOOKS_LIKE_OURS = [
     '{"revoked_at":1795000000,"expires_at":1795000900}',
     '{"revoked_at":5,"expires_at":6,"issued_before":1}',

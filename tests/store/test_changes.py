@@ -174,6 +174,44 @@ async def test_a_scan_finds_all_records_and_nothing_else(server: Process, prefix
     await server.command("FLUSHALL")
 
 
+async def test_a_foreign_value_of_megabytes_is_found_and_never_transferred(server: Process) -> None:
+    """A scan, a check and a revocation learn that the key exists; together they receive less than its value is long."""
+    received = 0
+
+    async def count(piece: bytes) -> bytes | None:
+        nonlocal received
+        received += len(piece)
+        return piece
+
+    async with Proxy(server.port, reply=count).running() as proxy, open_store(proxy.url) as opened:
+        await server.command("SETEX", opened.store.keyspace.key("jti", "theirs"), 600, "x" * 8_000_000)
+        found = await scanned(Changes(opened.store))
+        assert [(each.value, each.revoked_at) for each in found] == [("theirs", None)]
+        checked = await opened.found("theirs")
+        assert checked is not None
+        assert checked.revoked_at is None
+        assert (await opened.revoke("theirs")).result == "already_revoked"
+    assert received < 1_000_000
+    await server.command("FLUSHALL")
+
+
+async def test_an_acl_that_forbids_to_read_values_is_an_outage(server: Process) -> None:
+    """No record is mistaken for a foreign one with an empty value, which would cover more tokens than it does."""
+    await server.command("ACL", "SETUSER", "blind", "on", ">pw", "~*", "&*", "+@all", "-strlen")
+    try:
+        async with (
+            open_store(server.url) as whole,
+            open_store(f"redis://blind:pw@{server.address}/0", key_prefix=whole.settings.key_prefix) as blind,
+        ):
+            await whole.store.put(Put("sub", "alice", issued_before=1000))
+            with pytest.raises(StoreUnavailable):
+                await blind.found("alice", "sub")
+            with pytest.raises(StoreUnavailable):
+                await blind.store.put(Put("sub", "alice", issued_before=2000))
+    finally:
+        await server.command("ACL", "DELUSER", "blind")
+
+
 async def test_a_scan_of_a_cluster_finds_all(clustered: Cluster) -> None:
     """The records of all masters are found."""
     async with open_store(clustered.url) as opened:

@@ -8,6 +8,8 @@
 -- expired, exp_too_far, issued_before_too_far; expires_at is empty for a key without an expiry. An accepted revocation is always written, also where it changes
 -- nothing: a WAIT on this connection then speaks of it, whichever connection wrote it first.
 
+local MOST_BYTES = 1048576 -- a longer value is none of ours; it is never read
+
 local asked = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -32,8 +34,15 @@ local function is_text(value)
   return value == nil or type(value) == 'string'
 end
 
-local function record_of(value) -- nil where it is none of ours
-  if type(value) ~= 'string' then return nil end
+local function stored_value() -- nil if it is no string or too long to be ours
+  local length = redis.pcall('STRLEN', KEYS[1])
+  if type(length) == 'table' and string.find(length.err, 'WRONGTYPE', 1, true) then return nil end
+  if redis.call('STRLEN', KEYS[1]) > MOST_BYTES then return nil end -- raises what else went wrong
+  return redis.call('GET', KEYS[1])
+end
+
+local function record_of(value) -- nil if it is none of ours
+  if not value then return nil end
   local ok, members = pcall(cjson.decode, value)
   if not ok or type(members) ~= 'table' then return nil end
   members.reason = text_or_nil(members.reason)
@@ -49,7 +58,7 @@ end
 local function stored_record() -- the key says how long it lives; a value may only say it more exactly
   local left = redis.call('PTTL', KEYS[1])
   local ends = left < 0 and math.huge or now + left / 1000
-  local record = record_of(redis.pcall('GET', KEYS[1])) or {revoked_at = math.huge, foreign = 1}
+  local record = record_of(stored_value()) or {revoked_at = math.huge, foreign = 1}
   local exact = record.expires_at and math.abs(record.expires_at - ends) < 0.05
   if not exact then record.expires_at = ends end
   return record
