@@ -86,6 +86,7 @@ def _sentinel(
         "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "driver_info": None,  # no CLIENT SETINFO, which Redis before 7.2 does not know
         "username": username,
         "password": password,
     }
@@ -168,6 +169,7 @@ def _options(url: str, settings: StoreSettings) -> dict[str, Any]:
         "socket_connect_timeout": ATTEMPT_SECONDS,
         "retry": Retry(NoBackoff(), 0),  # who tries again, and for how long, is decided above: `Connections.run`
         "protocol": 2,
+        "driver_info": None,  # no CLIENT SETINFO, which Redis before 7.2 does not know
         "decode_responses": False,
     }
     if local:

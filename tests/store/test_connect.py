@@ -279,7 +279,7 @@ async def test_what_is_said_unasked_is_nobodys_reply() -> None:
         assert await _said(opened, "b") == "b"
         proxy.reply = as_it_is
         assert await _said(opened, "c") == "c"
-        async with open_store(proxy.url) as anew:
+        async with open_store(f"redis://{proxy.address}/1") as anew:  # making a connection sends SELECT 1
             proxy.reply = with_more
             with pytest.raises(StoreUnavailable):
                 await _said(anew, "d")
