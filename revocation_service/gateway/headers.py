@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from revocation_service.forwarding import is_forwarding
 from revocation_service.gateway.problems import MalformedRequest
 
 Fields = list[tuple[bytes, bytes]]
@@ -33,39 +34,6 @@ HOP_BY_HOP: Final = frozenset(
 
 _FRAMING: Final = frozenset({b"content-length", b"host", b"expect"})
 """Of a request, the gateway writes them itself: Expect has been answered, the others must be beyond doubt."""
-
-_FORWARDING: Final = frozenset(
-    {
-        b"forwarded",
-        b"x-forwarded",
-        b"x-forwarder-for",
-        b"x-real-ip",
-        b"x-client-ip",
-        b"x-remote-ip",
-        b"x-remote-addr",
-        b"x-originating-ip",
-        b"x-original-forwarded-for",
-        b"x-cluster-client-ip",
-        b"x-envoy-external-address",
-        b"x-azure-clientip",
-        b"x-appengine-user-ip",
-        b"x-original-host",
-        b"x-original-url",
-        b"x-rewrite-url",
-        b"x-host",
-        b"x-scheme",
-        b"x-url-scheme",
-        b"client-ip",
-        b"proxy-client-ip",
-        b"wl-proxy-client-ip",
-        b"true-client-ip",
-        b"cf-connecting-ip",
-        b"fastly-client-ip",
-        b"fly-client-ip",
-        b"front-end-https",
-    }
-)
-"""What proxies tell of who asked, and for what; from whoever is no trusted proxy it is hearsay."""
 
 _NEVER: Final = frozenset({b"proxy"})
 """`Proxy: …` becomes HTTP_PROXY in a CGI program (httpoxy)."""
@@ -121,11 +89,6 @@ def request_fields(given: Iterable[tuple[bytes, bytes]], host: bytes, hop: Hop) 
         elif not (b"_" in lower and _is_ours(lower.replace(b"_", b"-"))):
             fields.append((name, value))
     return fields + _forwarding_fields(told, host, hop)
-
-
-def is_forwarding(name: bytes) -> bool:
-    """Whether a field, its name in lower case, is one by which proxies tell of the client."""
-    return name in _FORWARDING or name.startswith(b"x-forwarded-")
 
 
 def _is_ours(name: bytes) -> bool:

@@ -6,10 +6,11 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from revocation_service.api_keys import ApiKey, Scope
 from revocation_service.errors import InsufficientScope, ProtectedMode, Unauthorized
+from revocation_service.forwarding import is_forwarding
 from revocation_service.settings import Settings, is_loopback
 
 Authorize = Callable[[web.Request, Scope], str | None]
@@ -62,17 +63,19 @@ class Callers:
 
 
 def admit_local(request: web.Request) -> None:
-    """Protected mode's whole judgement of a request; everything that is not plainly local is refused.
+    """Raise ProtectedMode unless the request plainly comes from this machine.
 
-    Raises ProtectedMode.
+    A proxy that speaks HTTP/1.1, sends a local Host and adds no field of its own cannot be told from a local client.
     """
     transport = request.transport
     ends = [] if transport is None else [transport.get_extra_info(end) for end in ("peername", "sockname")]
     if not ends or not all(isinstance(end, tuple) and is_loopback(end[0]) for end in ends):
         raise ProtectedMode("there are no API keys, so only loopback is served" + _WAY_OUT)
-    headers = request.headers
-    if any(name.lower() in {"forwarded", "via"} or name.lower().startswith("x-forwarded-") for name in headers):
+    if any(is_forwarding(name) or name == b"via" for name in (raw.lower() for raw, _ in request.raw_headers)):
         raise ProtectedMode("there are no API keys, so nothing is taken from a proxy" + _WAY_OUT)
+    if request.version < HttpVersion11:  # nginx before 1.29.7, which by default adds nothing else
+        raise ProtectedMode("there are no API keys, so HTTP/1.0, which proxies speak, is refused" + _WAY_OUT)
+    headers = request.headers
     if not request.raw_path.startswith("/"):  # for a proxy, and its host would count (RFC 9112 section 3.2.2)
         raise ProtectedMode("there are no API keys, so the request target must begin with /" + _WAY_OUT)
     hosts = headers.getall("Host", [])

@@ -1,8 +1,11 @@
 """Protected mode: with no API keys the service serves plainly local requests, and refuses others with the way out."""
 
+import asyncio
 import ipaddress
 import json
 import os
+import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +14,7 @@ import pytest
 
 from revocation_service.errors import SettingsError
 from revocation_service.settings import load
-from tests.redis_processes import Process
+from tests.redis_processes import Process, eventually, free_port
 from tests.web.serving import API_KEYS, Raw, Service, Start, request_bytes, talk, talk_to, variables
 
 JSON = "Content-Type: application/json"
@@ -35,6 +38,9 @@ FOREIGN = {
     "x-forwarded-proto": ["X-Forwarded-Proto: https"],
     "x-forwarded-host": ["X-FORWARDED-HOST: localhost"],
     "x-forwarded-anything": ["x-forwarded-anything: 1"],
+    "x-real-ip": ["X-Real-IP: 127.0.0.1"],
+    "x-client-ip": ["x-client-ip: 192.0.2.1"],
+    "true-client-ip": ["True-Client-IP: 192.0.2.1"],
     "via": ["Via: 1.1 proxy"],
     "another origin": ["Origin: https://evil.example"],
     "null origin": ["Origin: null"],
@@ -123,6 +129,59 @@ async def test_a_missing_host_is_refused(service: Service) -> None:
     """HTTP/1.0 may leave Host out: 403; HTTP/1.1 may not: 400."""
     await refused(service, await talk(service, b"GET /check?jti=a HTTP/1.0\r\n\r\n"))
     assert (await talk(service, b"GET /check?jti=a HTTP/1.1\r\n\r\n")).statuses == [400]
+
+
+async def test_http_1_0_is_refused(service: Service) -> None:
+    """Clients on the machine speak HTTP/1.1; nginx before 1.29.7 speaks HTTP/1.0 unless it is told otherwise."""
+    for line, body in ROUTES.items():
+        await refused(service, await talk(service, request_bytes(f"{line} HTTP/1.0", JSON, body=body, key=None)))
+
+
+async def test_what_a_bare_nginx_passes_on_is_refused(service: Service) -> None:
+    """Byte for byte what nginx 1.22 makes of a stranger's request with `proxy_pass` and nothing else."""
+    request = (
+        b"POST /revoke HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\nContent-Length: 13\r\n"
+        b"User-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Type: application/json\r\n\r\n"
+        b'{"all": true}'
+    )
+    await refused(service, await talk(service, request % service.port))
+
+
+NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+
+
+@pytest.mark.skipif(NGINX is None, reason="nginx is not installed; its request is replayed in the test above")
+@pytest.mark.parametrize(
+    "settings",
+    ["proxy_http_version 1.0;", "proxy_http_version 1.1; proxy_set_header X-Real-IP $remote_addr;"],
+    ids=["http-1.0", "x-real-ip"],
+)
+async def test_a_request_through_a_real_nginx_is_refused(
+    service: Service, tmp_path: pathlib.Path, settings: str
+) -> None:
+    """With HTTP/1.0, the default before nginx 1.29.7, and with HTTP/1.1 where it adds X-Real-IP alone."""
+    port = free_port()
+    temporary = "".join(
+        f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (tmp_path / "nginx.conf").write_text(
+        f"daemon off; master_process off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n"
+        f"server {{ listen 127.0.0.1:{port}; "
+        f"location / {{ proxy_pass http://127.0.0.1:{service.port}; {settings} }} }} }}\n"
+    )
+    assert NGINX is not None
+    nginx = await asyncio.create_subprocess_exec(NGINX, "-p", str(tmp_path), "-c", str(tmp_path / "nginx.conf"))
+    try:
+
+        async def through_nginx() -> Raw:
+            request = request_bytes("POST /revoke HTTP/1.1", JSON, body=b'{"all": true}', host="example.org", key=None)
+            return await talk_to("127.0.0.1", port, request)
+
+        await refused(service, await eventually(through_nginx, "nginx"))
+    finally:
+        nginx.terminate()
+        await nginx.wait()
 
 
 async def test_two_hosts_are_refused(service: Service) -> None:
