@@ -6,7 +6,7 @@ a reader that waits there hears nothing. So with every read the cursor's own ent
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -21,6 +21,9 @@ from revocation_service.store.redis import Store
 READ_MAX_ENTRIES: Final = 500
 BLOCK_SECONDS: Final = 1.0
 """How long a read waits for news; heartbeats come as often, so that it seldom does in vain."""
+
+MEMBERS: Final = {"claim", "value", "revoked_at", "expires_at", "issued_before"}
+"""Of a change. One with any other is of a later version, and may not mean what it seems to."""
 
 Place = tuple[int, int]
 """Of an entry in the log: milliseconds on the clock of its master, and a number among those of one millisecond."""
@@ -51,10 +54,11 @@ class Entry(NamedTuple):
 class Tail:
     """What is appended behind a cursor, read over one connection."""
 
-    def __init__(self, line: Line, log: str, cursor: str) -> None:
+    def __init__(self, line: Line, log: str, cursor: str, met_unknown: Callable[[], None]) -> None:
         self._line = line
         self._log = log
         self.cursor = cursor
+        self._met_unknown = met_unknown
 
     async def next(self, block_seconds: float = BLOCK_SECONDS) -> list[Entry]:
         """The entries behind the last one that was given, as soon as there are any; none after `block_seconds`.
@@ -74,6 +78,8 @@ class Tail:
         entries = [_entry(*each) for each in news[0][1]] if news else []
         if entries:
             self.cursor = entries[-1].cursor
+        if any(entry.revocation is None and entry.heartbeat is None for entry in entries):
+            self._met_unknown()
         return entries
 
 
@@ -100,7 +106,7 @@ async def open_tail(store: Store, cursor: str, name: str) -> AsyncIterator[Tail]
     except FAILURES as error:
         raise StoreUnavailable("the master that has the change log cannot be reached") from error
     try:
-        yield Tail(opened, log, cursor)
+        yield Tail(opened, log, cursor, store.meet_unknown)
     finally:
         await line.__aexit__(None, None, None)
 
@@ -119,9 +125,11 @@ def _entry(entry_id: bytes, flat: Sequence[bytes]) -> Entry:
 
 
 def _revocation(change: bytes) -> Revocation | None:
-    """The change in an entry; None, with a warning, where it is none that we could have written."""
+    """Return the change in an entry; None, with a warning, where this version could not have written it."""
     try:
         members = json.loads(change)
+        if not members.keys() <= MEMBERS:
+            raise ValueError
         cutoff, end = members.get("issued_before"), members["expires_at"]
         return Revocation(
             claim=parse_claim(members["claim"]),

@@ -50,6 +50,10 @@ class Keyspace:
             return None
         return next(((known, value) for known in CLAIM_NAMES[1:] if known == claim), None)
 
+    def is_cutoff(self, key: bytes) -> bool:
+        """Return whether this key is the record of a cutoff, whatever its claim."""
+        return key.startswith(self._other.encode())
+
     def mark(self, number: int) -> str:
         """A key that goes when its master loses everything; the numbers are tried until one belongs to that master."""
         return f"{self._mark}{number}"

@@ -316,6 +316,10 @@ class Store:
             self._met_foreign(claim)
         return record
 
+    def meet_unknown(self) -> None:
+        """Note a key or a log entry that this version does not know, so that no mirror counts as complete."""
+        self.foreign_met += 1
+
     def _met_foreign(self, claim: ClaimName) -> None:
         self.foreign_met += 1
         self._metrics.foreign_records.inc()

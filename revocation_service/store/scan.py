@@ -81,6 +81,8 @@ async def _read(store: Store, line: Line, names: Sequence[bytes], take: Take) ->
         record = store.keyspace.record(name)
         if record is not None:
             records[name.decode()] = record
+        elif store.keyspace.is_cutoff(name):  # of a claim that a later version knows
+            store.meet_unknown()
     for keys in _pieces(list(records), SCAN_COUNT):
         groups = [part for group in store.connections.by_slot(keys) for part in _pieces(group, READ_MAX_KEYS)]
         replies = await line.run([GET.call(group) for group in groups])

@@ -253,7 +253,7 @@ async def test_what_a_wrong_clock_forgot_is_read_anew(server: Process) -> None:
         await running.fresh()
 
 
-@pytest.mark.parametrize("end", ["NaN", "Infinity", "1" * 400, '"soon"', "[]"])
+@pytest.mark.parametrize("end", ["NaN", "Infinity", "1" * 400, '"soon"', "[]", '1e10,"unless":"admin"'])
 async def test_an_entry_that_is_none_of_ours_stops_nobody(server: Process, end: str) -> None:
     """What others write into the log is left out, with a warning, and what comes after it is known."""
     async with reading(server.url) as running:
@@ -265,6 +265,23 @@ async def test_an_entry_that_is_none_of_ours_stops_nobody(server: Process, end: 
             await running.until(lambda: running.knows("after it"), "what came after it", 2)
         assert [entry["event"] for entry in logs] == ["change_log_entry_unreadable"]
         assert not running.knows("odd")
+
+
+async def test_a_claim_that_this_version_does_not_know_makes_the_mirror_incomplete(server: Process) -> None:
+    """From the log, and from its record as long as a scan finds that: "not revoked" is then not the mirror's to say."""
+    async with reading(server.url, MirrorSettings(rescan_seconds=0.2)) as running:
+        await running.fresh()
+        assert running.reader.fresh
+        keyspace = running.opened.store.keyspace
+        change = '{"claim":"device_id","value":"d-1","expires_at":1e10,"issued_before":1}'
+        await server.command("XADD", keyspace.change_log, "*", "n", "nonce", "r", change)
+        await running.until(lambda: not running.reader.complete, "a mirror that knows that it is incomplete", 5)
+        await running.until(lambda: running.reader.fresh, "a scan that found everything known", 10)
+        key = keyspace.key("sub", "d-1").replace(":sub:", ":device_id:")
+        await server.command("SET", key, "{}", "EX", 600)
+        await running.until(lambda: not running.reader.complete, "a scan that found the record", 10)
+        await server.command("DEL", key)
+        await running.until(lambda: running.reader.fresh, "a scan that found everything known", 10)
 
 
 async def test_it_ends_what_it_began(server: Process) -> None:
