@@ -4,7 +4,7 @@ from revocation_service.gateway.settings import GatewaySettings
 from revocation_service.keys import SigningKeys
 from revocation_service.settings import Settings
 from revocation_service.store.connect import connect
-from revocation_service.store.data_directory import check_writer
+from revocation_service.store.data_directory import check_owner, check_writer
 from revocation_service.store.server_binary import find_server
 
 
@@ -15,6 +15,7 @@ def dry_run(settings: Settings) -> None:
     if directory is None:
         connect(settings.store)
     else:
+        check_owner(directory)
         check_writer(directory, find_server(settings.store.server_bin))
 
 

@@ -146,7 +146,7 @@ class FeedUnavailable(Unavailable):
 
 
 class ShuttingDown(Unavailable):
-    """The feed of this instance has ended, so it acknowledges no revocation any more; it may have been stored."""
+    """This instance acknowledges no more revocations, because its feed has ended; this one may have been stored."""
 
     code = "shutting_down"
 

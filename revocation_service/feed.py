@@ -168,7 +168,7 @@ class Stream:
             self._filled.set()
 
     def end(self, why: Why) -> None:
-        """Say why this is the end. What waits is dropped, and asked for again; at a shutdown it is written first."""
+        """Say why this is the end. Queued events are dropped, unless the process stops and cannot be resumed from."""
         if self.ended is None:
             self.ended = why
             if why != "shutdown":
@@ -227,7 +227,7 @@ class Feed:
         """Those that are kept, or still being made; the newest is the last."""
         self._leaving = False
         self.ended = False
-        """Whether no follower is told of anything any more."""
+        """True once every stream has ended."""
         self._unsubscribe: Callable[[], None] = lambda: None
         self._beating: list[asyncio.Task[None]] = []
 

@@ -5,7 +5,6 @@ the lines of code are kept, because arguments and messages may quote a request, 
 """
 
 import logging
-import math
 import re
 import secrets
 import sys
@@ -24,6 +23,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from revocation_client.repetition import Repetition
 from revocation_service.tallies import TalliedCounter, TalliedHistogram
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -121,18 +121,12 @@ class RepeatedWarning:
 
     def __init__(self, event: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._event = event
-        self._clock = clock
-        self._next_line_at = -math.inf
-        self._unlogged = 0
+        self._repetition = Repetition(WARNING_INTERVAL_SECONDS, clock)
 
     def occurred(self, **fields: str) -> None:
         """Count one occurrence. The fields of the one that is logged are in the line."""
-        self._unlogged += 1
-        now = self._clock()
-        if now >= self._next_line_at:
-            self._next_line_at = now + WARNING_INTERVAL_SECONDS
-            structlog.get_logger().warning(self._event, occurrences=self._unlogged, **fields)
-            self._unlogged = 0
+        if number := self._repetition.occurred():
+            structlog.get_logger().warning(self._event, occurrences=number, **fields)
 
 
 class _LibraryHandler(logging.Handler):

@@ -37,6 +37,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.errors": {"revocation_client.verdicts"},
     "revocation_client.counters": set(),
     "revocation_client.deadlines": set(),
+    "revocation_client.repetition": set(),
     "revocation_client.environment": {"revocation_client.errors"},
     "revocation_client.questions": {
         "revocation_client.errors",
@@ -82,9 +83,14 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.policy": {
         "revocation_client.counters",
         "revocation_client.errors",
+        "revocation_client.repetition",
         "revocation_client.verdicts",
     },
-    "revocation_client.unusable_iat": {"revocation_client.counters", "revocation_client.verdicts"},
+    "revocation_client.unusable_iat": {
+        "revocation_client.counters",
+        "revocation_client.repetition",
+        "revocation_client.verdicts",
+    },
     "revocation_client.coalescing": {
         "revocation_client.answers",
         "revocation_client.api",
@@ -158,7 +164,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_service.forwarding": set(),
     "revocation_service.reaching": {"revocation_client.names"},
     "revocation_service.tallies": set(),
-    "revocation_service.telemetry": {"revocation_service.tallies"},
+    "revocation_service.telemetry": {"revocation_client.repetition", "revocation_service.tallies"},
     "revocation_service.api_keys": {"revocation_service.errors"},
     "revocation_service.environment": {"revocation_service.errors"},
     "revocation_service.problem_json": set(),
@@ -437,7 +443,9 @@ PURE_LIBRARIES: Final = {
 }
 """What a room without I/O and without a clock needs."""
 
-SHARED: Final = {f"revocation_client.{name}" for name in ("feed", "freshness", "mirror", "model", "names", "wire")}
+SHARED: Final = {
+    f"revocation_client.{name}" for name in ("feed", "freshness", "mirror", "model", "names", "repetition", "wire")
+}
 ENVIRONMENT_READERS: Final = {"revocation_client.environment", "revocation_service.environment"}
 ENVIRONMENT: Final = {"environ", "environb", "getenv", "getenvb"}
 STANDARD_LIBRARY_ALONE: Final = "revocation_service.store.embedded_child"

@@ -1,6 +1,7 @@
-"""Checks that are sent to the service; one that hangs slows down one check at a time where memory could decide them."""
+"""Checks that are sent to the service. While it hangs, one at a time waits for it where memory could decide."""
 
 import asyncio
+import math
 from functools import partial
 from typing import Final
 
@@ -23,7 +24,7 @@ class Asking:
     def __init__(self, service: Service, timeout_seconds: float, tally: Tally) -> None:
         self._batches = Batches(service, timeout_seconds, tally)
         self._answer_seconds = min(ANSWER_SECONDS, timeout_seconds)
-        self._silent = False
+        self._silent_until = -math.inf
         self._asked = 0
 
     async def aclose(self) -> None:
@@ -33,24 +34,26 @@ class Asking:
     def ask(self, asked: Inquiry, *, memory_can_decide: bool) -> asyncio.Future[Outcome]:
         """Return the outcome of a check, from a request that leaves after this call. It may be an error.
 
-        Where memory can decide, it waits a second. After one has waited in vain, only one such check at a time is sent,
-        and the outcome of the others is ServiceUnavailable at once. A connection that is refused is no such silence:
-        it fails quickly, and the service may be back at the next check.
+        Where memory can decide, it waits a second. After one has timed out, only one such check at a time is sent, and
+        the outcome of the others is ServiceUnavailable at once. A refused connection does not count as silence: it
+        fails quickly, and the service may be back at the next check.
         """
         if not memory_can_decide:
             return self._batches.ask(asked)
-        if self._silent and self._asked:
+        now = asyncio.get_running_loop().time()
+        if self._asked and now < self._silent_until:
             outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
             outcome.set_result(ServiceUnavailable(UNANSWERED))
             return outcome
         self._asked += 1
         outcome = self._batches.ask(asked, self._answer_seconds)
-        until = asyncio.get_running_loop().time() + self._answer_seconds
-        outcome.add_done_callback(partial(self._heard, until))
+        outcome.add_done_callback(partial(self._heard, now + self._answer_seconds))
         return outcome
 
-    def _heard(self, until: float, outcome: asyncio.Future[Outcome]) -> None:
+    def _heard(self, deadline: float, outcome: asyncio.Future[Outcome]) -> None:
+        """Note whether a check timed out. That it did counts for as long as the next one may take, and no longer."""
         self._asked -= 1
         if not outcome.cancelled():
-            waited = asyncio.get_running_loop().time() >= until
-            self._silent = waited and isinstance(outcome.result(), ServiceUnavailable)
+            now = asyncio.get_running_loop().time()
+            timed_out = now >= deadline and isinstance(outcome.result(), ServiceUnavailable)
+            self._silent_until = now + 2 * self._answer_seconds if timed_out else -math.inf

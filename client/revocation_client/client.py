@@ -310,12 +310,14 @@ class RevocationClient:
         if isinstance(outcome, Verdict):
             self._policy.answered()
         self._tally.add("checks")
-        if self._memory is not None and (isinstance(outcome, ServiceUnavailable) or _is_good(outcome)):
-            away = isinstance(outcome, ServiceUnavailable)
-            learned = self._memory.fallback(asked) if away or self._memory.covers(asked) else None
-            if learned is not None:
-                self._unusable_iat.look(learned)
-                return learned
+        learned = None
+        if self._memory is not None and isinstance(outcome, ServiceUnavailable):
+            learned = self._memory.fallback(asked)
+        elif self._memory is not None and isinstance(outcome, Verdict) and not outcome.revoked:
+            learned = self._memory.revoked(asked)
+        if learned is not None:
+            self._unusable_iat.look(learned)
+            return learned
         if isinstance(outcome, Verdict):
             self._tally.add("revoked" if outcome.revoked else "not_revoked")
             self._unusable_iat.look(outcome)
@@ -402,10 +404,6 @@ class RevocationClient:
         if self._memory is not None and done.result != "expired":
             self._memory.learn(Revocation(done.claim, done.value, done.expires_at, done.revoked_at, done.issued_before))
         return done
-
-
-def _is_good(outcome: Outcome) -> bool:
-    return isinstance(outcome, Verdict) and not outcome.revoked
 
 
 def _positive(setting: str, seconds: float) -> float:

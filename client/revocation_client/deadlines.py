@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 LATE_SECONDS: Final = 0.05
-"""How late a timer may be before it is the loop that was late."""
+"""Delay of a timer, in seconds, from which the loop itself counts as blocked."""
 
 TURNS: Final = 10
 """Turns of the loop that a late deadline waits: an answer takes about three from its bytes to its asker."""
@@ -20,8 +20,9 @@ class Deadline:
     """Calls back at `when`, on the loop's clock, or some turns of the loop later if the loop was late."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, when: float, callback: Callable[[], object]) -> None:
+        self.when = when
+        """The time it was set for, in seconds of the loop's clock."""
         self._loop = loop
-        self._when = when
         self._callback = callback
         self._turns = 0
         self._handle: asyncio.Handle = loop.call_at(when, self._due)
@@ -30,13 +31,8 @@ class Deadline:
         """Do not call back."""
         self._handle.cancel()
 
-    @property
-    def when(self) -> float:
-        """The time it was set for, in seconds of the loop's clock."""
-        return self._when
-
     def _due(self) -> None:
-        if self._loop.time() - self._when > LATE_SECONDS:
+        if self._loop.time() - self.when > LATE_SECONDS:
             self._turns = TURNS
         self._turn()
 

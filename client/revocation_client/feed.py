@@ -42,10 +42,10 @@ EVENT_MAX_BYTES: Final = 8 * 1024 * 1024
 HEARTBEAT_SECONDS: Final = 1.0
 
 ROW_COLUMNS: Final = 4
-"""Of a revocation: claim, value, expires_at, issued_before."""
+"""Columns of a revocation: claim, value, expires_at, issued_before."""
 
 UNKNOWN_MAX_CHARACTERS: Final = 40
-"""Of a name of a later version, as far as it is repeated."""
+"""Characters of an unknown name that are kept."""
 
 Why = Literal["unknown_cursor", "too_slow", "shutdown", "lost"]
 
@@ -245,13 +245,18 @@ def _cursor(message: Message) -> str:
 
 
 def _revocations(form: dict[str, Any]) -> tuple[list[Revocation], str | None]:
-    """Read the rows, without those of a later version, of which the first is named."""
+    """Read the rows; those of an unknown claim are left out, unknown columns are dropped, and the first is named."""
     rows = form["revocations"]
     if not isinstance(rows, list) or len(rows) > EVENT_MAX_REVOCATIONS:
         raise TypeError
-    known = [row for row in rows if len(row) <= ROW_COLUMNS and row[0] in _CLAIMS]
-    unknown = None if len(known) == len(rows) else next(_unknown_in(row) for row in rows if row not in known)
-    return [_revocation(*row) for row in known], unknown
+    unknown: str | None = None
+    known = []
+    for row in rows:
+        if row[0] not in _CLAIMS or len(row) > ROW_COLUMNS:
+            unknown = unknown or _unknown_in(row)
+        if row[0] in _CLAIMS:
+            known.append(_revocation(*row[:ROW_COLUMNS]))
+    return known, unknown
 
 
 def _unknown_in(row: list[object]) -> str:

@@ -84,7 +84,7 @@ class Follower:
         self._understood = True
         """Whether everything since the last snapshot began was understood; else memory is not complete."""
         self._reported = False
-        """Whether the log has told of something that was not understood."""
+        """True once `revocation_feed_not_understood` was logged."""
         self._ready = asyncio.Event()
         self._ahead = -math.inf
         """The most that the clock on the wall was ahead of the even one."""
@@ -139,7 +139,7 @@ class Follower:
             await asyncio.sleep(pause_seconds(failures, error, self._jitter))
 
     def _ended(self, error: RevocationError) -> None:
-        """Note the end of a stream, and log it: a refused key at each try, everything else when it is news."""
+        """Note the end of a stream. Log a refused key at each try, other errors when the feed was connected before."""
         self._memory.mark_disconnected()
         if isinstance(error, RequestRefused) and error.status in (401, 403):
             _log.error("revocation_mirror_refused status=%d code=%s detail=%s", error.status, error.code, error.detail)

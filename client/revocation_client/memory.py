@@ -103,6 +103,10 @@ class Memory:
         recent = self._proof.holds(self._max_staleness_seconds, self._monotonic(), wall)
         return asked.claims is not None and self._complete and recent
 
+    def revoked(self, asked: Inquiry) -> Verdict | None:
+        """Return the verdict "revoked" if memory knows that; None otherwise."""
+        return self._verdict(asked, may_deny=False)
+
     def fallback(self, asked: Inquiry) -> Verdict | None:
         """Return the verdict of memory where the service does not answer; None where the policy has to decide."""
         return self._verdict(asked, may_deny=self.can_decide(asked))
@@ -125,11 +129,6 @@ class Memory:
             iat_unusable=iat_unusable(found, claims, wall, self._mirror.skew_seconds),
         )
 
-    def covers(self, asked: Inquiry) -> bool:
-        """Return whether memory knows that the token is revoked."""
-        claims, _exp = _read(asked)
-        return claims is not None and self._mirror.covering(claims, self._wall()) is not None
-
     def judge_with(self, clock_skew_seconds: float) -> None:
         """Take issuers' clocks to be at most so many seconds ahead, as the service does."""
         self._mirror.skew_seconds = clock_skew_seconds
@@ -138,7 +137,7 @@ class Memory:
         """Add a revocation; nothing is ever taken back."""
         self._mirror.add(revocation, self._wall())
 
-    def mark_fresh(self, age_seconds: float, *, complete: bool, connected: bool = True) -> None:
+    def mark_fresh(self, age_seconds: float, *, complete: bool, connected: bool) -> None:
         """Note a proof that everything acknowledged until `age_seconds` ago is here.
 
         With `complete=False` some revocations do not come by the feed; with `connected=False` the service is leaving,
@@ -153,7 +152,7 @@ class Memory:
             self._since = wall
 
     def mark_incomplete(self) -> None:
-        """Say only what is revoked until the next proof: something was told that this version does not understand."""
+        """Say only what is revoked until the next proof: the feed carried what this version does not understand."""
         self._complete = False
         self.glance.trust(self._monotonic(), self._wall(), -math.inf)
 

@@ -38,6 +38,8 @@ def inquiry(question: str | Mapping[str, object], token: str | None = None) -> I
     Raises TokenNeeded where neither names the token, and RequestRefused for what the service would refuse.
     """
     if isinstance(question, str):
+        if token is not None:
+            raise TypeError("a token goes with its claims; a question that is a token is complete by itself")
         bare = bare_token(question)
         return Inquiry(_sized(f'{{"token":{encode_basestring(bare)}}}'), None, token=bare)
     if not isinstance(question, (dict, Mapping)):  # a dict is one, and much sooner recognized

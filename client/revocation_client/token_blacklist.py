@@ -11,7 +11,7 @@ from revocation_client.environment import api_key, url_and_key
 from revocation_client.errors import NotStarted, RevocationError
 
 GIVE_UP_SECONDS: Final = 2.0
-"""How long a call may take: the old module's callers expect no more of a Redis beside them."""
+"""How long a call may take: callers of the old module expect the latency of a local Redis."""
 
 _log = logging.getLogger("revocation_client")
 _REDIS: Final = ("redis", "unix:", "valkey")
@@ -20,10 +20,10 @@ _REDIS: Final = ("redis", "unix:", "valkey")
 class TokenBlacklist:
     """`prefix`, `init`, `close`, `blacklist_token` and `is_blacklisted`, with the failure behaviour of such modules.
 
-    The two token methods never raise a RevocationError: where the service is away, refuses (a wrong key, too long a
-    life), answers what is not understood, or was not initialised, they return False and log an error. The exception
-    is what this process knows to be revoked, and `on_unavailable="deny"`: these stay True. `options` are those of
-    `RevocationClient`.
+    The two token methods never raise a RevocationError. Where the service is away, refuses (a wrong key, a lifetime
+    that is too long), sends an answer that cannot be read, or was not initialised, they return False and log an error.
+    What this process knows to be revoked stays True, and so does everything with `on_unavailable="deny"`. `options`
+    are those of `RevocationClient`.
     """
 
     prefix = "token_blacklist:"

@@ -45,9 +45,8 @@ OVERRIDE_PARAMETER: Final = "_method"
 _PLAIN: Final = re.compile(r"(?:/[A-Za-z0-9_-]+)+/?", re.ASCII)
 _ORIGIN: Final = re.compile(r"(?:[A-Za-z][A-Za-z0-9+.-]*:)?(?:[/\\]{2,}[^/\\]*)?", re.ASCII)
 _PARAMETERS: Final = re.compile(r";[^/\\]*")
-_REST: Final = re.compile(r"[?#\0].*", re.DOTALL)
+_REST: Final = re.compile(r"[;?#\0].*", re.DOTALL)
 _SLASHES: Final = re.compile(r"[/\\]")
-_NESTED_PERCENT: Final = re.compile(r"%(?:25)+")
 _PERCENT_U: Final = re.compile(r"%u([0-9a-fA-F]{4})")
 _ESCAPE: Final = re.compile(rb"%([0-9a-fA-F]{2})")
 _OVERLONG: Final = re.compile(
@@ -142,19 +141,27 @@ def _overridden(targets: Sequence[str], named: Iterable[tuple[str, str]]) -> boo
 def _next_readings(path: str) -> Iterator[str]:
     """Yield the path decoded once, with and without the parts that an upstream may cut off before it decodes."""
     for kept in {path, _PARAMETERS.sub("", path)}:
-        yield _decoded(kept)
-        yield _decoded(_REST.sub("", kept))
+        for whole in {kept, _REST.sub("", kept)}:
+            octets = _octets(whole)
+            yield _text(_OVERLONG.sub(_shortest, octets))
+            yield _text(octets)
 
 
 def _decoded(text: str) -> str:
-    """Return the text decoded once more: nested escapes of `%` all at once, characters in their NFKC form.
+    """Return the text decoded once more, with overlong forms of UTF-8 read as the characters that they stand for."""
+    return _text(_OVERLONG.sub(_shortest, _octets(text)))
 
-    Octets that are not UTF-8 are dropped, as some decoders do.
-    """
-    text = _PERCENT_U.sub(lambda found: chr(int(found[1], 16)), _NESTED_PERCENT.sub("%", text))
+
+def _octets(text: str) -> bytes:
+    """Return the octets of a text, its escapes decoded once."""
+    text = _PERCENT_U.sub(lambda found: chr(int(found[1], 16)), text)
     raw = text.encode("utf-8", "surrogateescape" if _is_raw(text) else "surrogatepass")
-    octets = _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
-    plain = _OVERLONG.sub(_shortest, octets).decode("utf-8", "ignore")
+    return _ESCAPE.sub(lambda found: bytes.fromhex(found[1].decode()), raw)
+
+
+def _text(octets: bytes) -> str:
+    """Return the characters in their NFKC form; octets that are not UTF-8 are dropped, as some decoders do."""
+    plain = octets.decode("utf-8", "ignore")
     return plain if plain.isascii() else "".join(map(_compatible, plain))
 
 

@@ -46,7 +46,7 @@ BODY_SECONDS: Final = 10.0
 
 LOGGED_PATH_MAX_CHARACTERS: Final = 256
 
-_AUTHORITY: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
+_AUTHORITY: Final = re.compile(r"\A[a-z][a-z0-9+.-]*://[^/?#]*", re.IGNORECASE)
 _END_OF_PATH: Final = re.compile(r"[?#;]|%(?:25)*3[fb]", re.IGNORECASE)
 
 _LOGIN: Final = "login"

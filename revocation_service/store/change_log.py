@@ -23,7 +23,7 @@ BLOCK_SECONDS: Final = 1.0
 """How long a read waits for news; heartbeats come as often, so that it seldom does in vain."""
 
 MEMBERS: Final = {"claim", "value", "revoked_at", "expires_at", "issued_before"}
-"""Of a change. One with any other is of a later version, and may not mean what it seems to."""
+"""Members of a change. One with any other comes from a later version and may mean more than is understood."""
 
 Place = tuple[int, int]
 """Of an entry in the log: milliseconds on the clock of its master, and a number among those of one millisecond."""
@@ -49,6 +49,8 @@ class Entry(NamedTuple):
     cursor: str
     revocation: Revocation | None
     heartbeat: str | None
+    understood: bool = True
+    """False for an entry of a later version, or of another program; of a revocation the known part is read."""
 
 
 class Tail:
@@ -78,7 +80,7 @@ class Tail:
         entries = [_entry(*each) for each in news[0][1]] if news else []
         if entries:
             self.cursor = entries[-1].cursor
-        if any(entry.revocation is None and entry.heartbeat is None for entry in entries):
+        if not all(entry.understood for entry in entries):
             self._met_unknown()
         return entries
 
@@ -121,26 +123,26 @@ def _entry(entry_id: bytes, flat: Sequence[bytes]) -> Entry:
     heartbeat = fields.get(b"h")
     if heartbeat is not None:
         return Entry(cursor, None, heartbeat.decode("ascii", "replace"))
-    return Entry(cursor, _revocation(fields.get(b"r", b"")), None)
+    revocation, understood = _revocation(fields.get(b"r", b""))
+    return Entry(cursor, revocation, None, understood)
 
 
-def _revocation(change: bytes) -> Revocation | None:
-    """Return the change in an entry; None, with a warning, where this version could not have written it."""
+def _revocation(change: bytes) -> tuple[Revocation | None, bool]:
+    """Return the change in an entry, and whether it is all understood; a warning where none can be read."""
     try:
         members = json.loads(change)
-        if not members.keys() <= MEMBERS:
-            raise ValueError
         cutoff, end = members.get("issued_before"), members["expires_at"]
-        return Revocation(
+        revocation = Revocation(
             claim=parse_claim(members["claim"]),
             value=str(members["value"]),
             expires_at=None if end is None else _finite(end),
             revoked_at=None,
             issued_before=None if cutoff is None else _finite(cutoff),
         )
+        return revocation, members.keys() <= MEMBERS
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         _log.warning("change_log_entry_unreadable")
-        return None
+        return None, False
 
 
 def _finite(moment: object) -> float:

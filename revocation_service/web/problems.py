@@ -43,7 +43,7 @@ _STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
     NoSuchRevocation: (404, "There is no such revocation"),
     StoreUnavailable: (503, "The store is unavailable"),
     KeysUnavailable: (503, "The signing keys are unavailable"),
-    ShuttingDown: (503, "This instance shuts down"),
+    ShuttingDown: (503, "This instance is shutting down"),
     FeedUnavailable: (503, "The feed is unavailable"),
     TooManySubscribers: (503, "There are too many subscribers"),
 }

@@ -16,7 +16,7 @@ _WIDE: Final[frozenset[ClaimName]] = frozenset({"client_id", "all"})
 
 
 async def revoke(request: web.Request) -> Answer:
-    """Revoke what the body names; answered 200 only after the write is safe, and while followers hear of it."""
+    """Revoke what the body names; answered 200 only after the write is safe, and never after the feed has ended."""
     authorize = request.app[AUTHORIZE]
     caller = authorize(request, "revoke")
     asked = parse_revoke(await read_members(request))
@@ -24,7 +24,7 @@ async def revoke(request: web.Request) -> Answer:
         authorize(request, "admin")
     done = await request.app[REVOCATIONS].revoke(asked, caller)
     if request.app[FEED].ended:
-        raise ShuttingDown("this instance shuts down, and its feed has ended: send the revocation again")
+        raise ShuttingDown("this instance is shutting down and its feed has ended; send the revocation again")
     return json_answer(_form(done, asked.reason))
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
@@ -37,6 +38,8 @@ class FeedServer:
         """Whether checks and revocations are answered; else they are 503."""
         self.held: asyncio.Event | None = None
         """What each check waits for before it is answered."""
+        self.answered = threading.Event()
+        """Set once a check that was held has been answered, to the last byte."""
         self.beats = True
         self.behind_seconds: float = 0.0
         self.complete = True
@@ -147,7 +150,11 @@ class FeedServer:
         self.questions += [str(one.get("jti") or one.get("token")) for one in checks]
         if self.held is not None:
             await self.held.wait()
-        return web.json_response({"results": [self._result(one) for one in checks]})
+        response = web.json_response({"results": [self._result(one) for one in checks]})
+        await response.prepare(request)
+        await response.write_eof()
+        self.answered.set()
+        return response
 
     def _result(self, question: dict[str, Any]) -> dict[str, Any]:
         for one in self.log:

@@ -16,8 +16,9 @@ import uvloop
 from aiohttp import web
 
 from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, TokenNeeded, TokenRevoked
+from revocation_client.asking import ANSWER_SECONDS
 from revocation_client.counters import Tally
-from revocation_client.deadlines import Deadline, within
+from revocation_client.deadlines import LATE_SECONDS, TURNS, Deadline, within
 from revocation_client.feed import Heartbeat, Reset, encode
 from revocation_client.testing import InMemoryRevocationClient
 from revocation_client.tokens import read_token
@@ -27,6 +28,8 @@ from tests.client.feed_server import FeedServer, revocation, serving_feed
 from tests.client.test_follower import HANG_SECONDS, name, says, until
 from tests.redis_processes import Process
 from tests.web.serving import API_KEYS, KEYS, serving
+
+TIMEOUT_SECONDS = 1.5
 
 
 @pytest.fixture
@@ -78,7 +81,7 @@ async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_fe
         assert await client.is_revoked({"jti": "heard"})
         verdict = await client.check({"jti": "never"})
         assert (verdict.revoked, verdict.source) == (False, "mirror")
-        assert name(client) == "stale", "heartbeats of a service that leaves connect nobody again"
+        assert name(client) == "stale", "heartbeats of a service that leaves do not reconnect the client"
         assert len(server.asked) == 1
         server.cut()
         await until(lambda: len(server.asked) == 2)
@@ -120,6 +123,30 @@ async def test_a_service_that_refuses_connections_is_asked_by_every_check() -> N
             back.log.append(revocation("late"))
             sources = [one.source for one in await asyncio.gather(*(client.check({"jti": "late"}) for _ in range(5)))]
             assert set(sources) == {"redis"}
+
+
+async def test_a_silence_that_is_over_is_not_remembered(server: FeedServer) -> None:
+    """A check once timed out, and the feed has been synced since: at the next shutdown every check asks.
+
+    Several ask at once, of a service that answers: none of them is decided by memory.
+    """
+    async with synced(server) as client:
+        server.status, server.held = 503, asyncio.Event()
+        server.cut()
+        await until(lambda: name(client) == "stale")
+        assert (await client.check({"jti": "timed-out"})).source == "mirror"
+        server.held.set()
+        server.status = 200
+        await until(lambda: name(client) == "synced")
+        loop = asyncio.get_running_loop()
+        clock = loop.time
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loop, "time", lambda: clock() + 3 * ANSWER_SECONDS)  # later
+            server.say(Reset("shutdown"))
+            await until(lambda: name(client) == "stale")
+            server.log.append(revocation("late"))
+            verdicts = await asyncio.gather(*(client.check({"jti": "late"}) for _ in range(10)))
+        assert {(one.revoked, one.source) for one in verdicts} == {(True, "redis")}
 
 
 async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> None:
@@ -235,7 +262,7 @@ async def test_a_feed_that_refuses_the_key_is_an_error_in_the_log_at_once(
 
 
 def unsigned(**claims: Any) -> str:
-    """A JWT that nobody verifies here."""
+    """An unsigned JWT."""
     parts = ({"alg": "HS256"}, claims)
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
@@ -324,11 +351,13 @@ def test_an_answer_that_came_while_the_loop_was_blocked_counts(loop_kind: str) -
 
     async def application(server: FeedServer, answer: Callable[[], object]) -> None:
         server.log.append(revocation("gone"))
-        async with server.client(mirror=False, timeout_seconds=0.5) as client:
+        async with server.client(mirror=False, timeout_seconds=TIMEOUT_SECONDS) as client:
             checking = asyncio.create_task(client.check({"jti": "gone"}))
+            asked_at = time.monotonic()
             await until(lambda: "gone" in server.questions)
             answer()
-            time.sleep(1.0)  # the application's own fault
+            assert server.answered.wait(HANG_SECONDS)  # the application blocks its own loop
+            time.sleep(max(0.0, asked_at + TIMEOUT_SECONDS + 10 * LATE_SECONDS - time.monotonic()))
             verdict = await checking
             assert (verdict.revoked, verdict.source) == (True, "redis")
 
@@ -338,12 +367,19 @@ def test_an_answer_that_came_while_the_loop_was_blocked_counts(loop_kind: str) -
 
 
 async def test_a_deadline_that_is_not_late_is_kept_to_the_turn() -> None:
-    """Nothing is granted to a service that is slow by itself."""
+    """Nothing is granted to a service that is slow by itself; a late deadline waits for the turns of the loop."""
     loop = asyncio.get_running_loop()
-    over = loop.create_future()
-    began = loop.time()
-    Deadline(loop, began + 0.05, lambda: over.set_result(loop.time()))
-    assert await over >= began + 0.05
+    clock, late = loop.time, 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", lambda: clock() + late)
+        for late, turns in ((0.0, 0), (10 * LATE_SECONDS, TURNS)):
+            called: list[int] = []
+            Deadline(loop, loop.time() - late, functools.partial(called.append, 1))
+            turn = 0
+            while not called:
+                await asyncio.sleep(0)
+                turn += 1
+            assert turn in (turns + 1, turns + 2)
     with pytest.raises(TimeoutError):
         async with within(0.01):
             await loop.create_future()

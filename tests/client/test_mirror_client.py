@@ -326,7 +326,7 @@ def test_the_quick_way_says_what_the_rule_says(question: dict[str, Any], held: l
     for one in held:
         memory.learn(one)
     if fresh:
-        memory.mark_fresh(0.0, complete=True)
+        memory.mark_fresh(0.0, complete=True, connected=True)
     admitted = memory.glance.admits(question)
     try:
         asked = inquiry(question)
@@ -354,7 +354,7 @@ def test_the_quick_way_says_what_the_rule_says(question: dict[str, Any], held: l
 def test_the_quick_way_denies_none_of_many(claim: ClaimName) -> None:
     """Of thousands that are held it is silent, each time; of others it says "not revoked", and bad ones still raise."""
     memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
-    memory.mark_fresh(0.0, complete=True)
+    memory.mark_fresh(0.0, complete=True, connected=True)
     usual = {"jti": "x", "sid": "x", "sub": "x", "client_id": "x"}
     for number in range(5000):
         memory.learn(Revocation(claim, f"held-{number}", None, None))
@@ -372,7 +372,7 @@ def test_an_enumerations_member_is_its_text() -> None:
     """Its hash is its name's: memory looks for what the service would be asked."""
     memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.learn(Revocation("sub", "a", None, None))
-    memory.mark_fresh(0.0, complete=True)
+    memory.mark_fresh(0.0, complete=True, connected=True)
     for question in ({"jti": "x", "sub": Named.FIRST}, {"jti": Named.FIRST, "sub": "a"}):
         assert not memory.glance.admits(question)
         verdict = memory.verdict(inquiry(question))
@@ -390,12 +390,12 @@ def test_what_is_learned_meanwhile_vouches_for_nothing_that_was_looked_up(claim:
         if waiting == [name]:
             waiting.clear()
             memory.learn(Revocation(claim, "x", None, None))
-            memory.mark_fresh(0.0, complete=True)
+            memory.mark_fresh(0.0, complete=True, connected=True)
         return seconds
 
     memory = Memory(5.0, Tally(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
     if clock == "wall":  # which is read only of what one of the clocks takes for fresh
-        memory.mark_fresh(0.0, complete=True)
+        memory.mark_fresh(0.0, complete=True, connected=True)
     waiting.append(clock)
     assert not memory.glance.admits({"jti": "x", "sid": "x", "sub": "x", "client_id": "x"})
     assert not waiting
@@ -428,7 +428,7 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
     memory = clocks.memory()
     asked = inquiry(QUESTION)
     assert (memory.glance.admits(QUESTION), memory.status(None).name) == (False, "connecting")
-    memory.mark_fresh(age, complete=True)
+    memory.mark_fresh(age, complete=True, connected=True)
     assert (memory.glance.admits(QUESTION), memory.status(None).name) == (True, "synced")
     clocks.go(2.99 - age)
     assert memory.glance.admits(QUESTION)
@@ -443,7 +443,7 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
     assert not fallback.revoked
     clocks.go(0.02)
     assert memory.fallback(asked) is None
-    memory.mark_fresh(5.5, complete=True)  # a proof too old is none
+    memory.mark_fresh(5.5, complete=True, connected=True)  # a proof too old is none
     assert not memory.glance.admits(QUESTION)
     assert memory.fallback(asked) is None
 
@@ -454,7 +454,7 @@ def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> No
     memory = clocks.memory()
     memory.learn(Revocation("jti", "gone", None, None))
     asked = inquiry(QUESTION)
-    memory.mark_fresh(0.0, complete=True)
+    memory.mark_fresh(0.0, complete=True, connected=True)
     for leave in (memory.mark_disconnected, lambda: memory.mark_fresh(0.0, complete=True, connected=False)):
         leave()
         assert (memory.glance.admits(QUESTION), memory.verdict(asked), memory.status(None).name) == (
@@ -466,7 +466,7 @@ def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> No
         revoked = memory.verdict(inquiry({"jti": "gone"}))
         assert revoked is not None
         assert revoked.revoked
-        memory.mark_fresh(0.0, complete=True)
+        memory.mark_fresh(0.0, complete=True, connected=True)
         assert memory.glance.admits(QUESTION)
     memory.mark_unproven()
     assert not memory.can_decide(asked)
@@ -476,7 +476,7 @@ def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
     """Also where the service does not answer: what it lacks may be what revokes the token."""
     clocks = Clocks()
     memory = clocks.memory()
-    memory.mark_fresh(0.0, complete=True)
+    memory.mark_fresh(0.0, complete=True, connected=True)
     memory.mark_incomplete()
     asked = inquiry(QUESTION)
     assert (memory.glance.admits(QUESTION), memory.verdict(asked), memory.fallback(asked)) == (False, None, None)
@@ -495,7 +495,7 @@ def test_a_machine_that_slept_is_out_of_step() -> None:
     """Its even clock may have slept with it: the one on the wall tells."""
     clocks = Clocks()
     memory = clocks.memory()
-    memory.mark_fresh(0.0, complete=True)
+    memory.mark_fresh(0.0, complete=True, connected=True)
     asked = inquiry(QUESTION)
     clocks.wall += 6
     assert (memory.glance.admits(QUESTION), memory.can_decide(asked)) == (False, False)

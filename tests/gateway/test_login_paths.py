@@ -12,6 +12,10 @@ PATHS = LoginPaths(["/auth/login", "/api/v1/auth/login"])
 
 SPELLINGS = [
     "/auth/login",
+    "/auth/logi%c0%afn",
+    "/auth%3B%252fx/login",
+    "/auth/login;jsessionid=a/b",
+    "/auth/login%3bjsessionid=a/b",
     "/api/v1/auth/login",
     "/AUTH/Login",
     "/auth/login/",

@@ -160,7 +160,7 @@ def test_an_event_of_a_wrong_form_is_an_error(name: str, data: str, ident: str |
         ),
         (
             b'event: change\nid: 1\ndata: {"revocations":[["jti","a",1,null,"more"]]}\n\n',
-            Change("1", []),
+            Change("1", [Revocation("jti", "a", 1, None)]),
             "a column of a revocation",
         ),
         (

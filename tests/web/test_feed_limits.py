@@ -381,11 +381,64 @@ async def test_an_end_is_told(redis: Process) -> None:
         async with following(service) as one, following(service) as two:
             await asyncio.gather(one.until(is_synced), two.until(is_synced))
             began = time.monotonic()
-            service.app[FEED].end()  # as `drain` does
+            service.app[FEED].end()  # as `drain` does last
             assert (await service.get("/feed")).problem == "feed_unavailable"
             await asyncio.gather(one.end(), two.end(), stack.aclose())
             assert time.monotonic() - began < 2
             assert one.events[-1] == two.events[-1] == Reset("shutdown")
+
+
+async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_acknowledges(feeding: Service) -> None:
+    """Its subscribers hear `reset shutdown`, and then of each revocation until the end; nobody new is accepted."""
+    async with following(feeding) as follower:
+        await follower.until(is_synced)
+        feeding.app[FEED].leave()
+        await feeding.revoke({"jti": "while leaving", "expires_in": 600})
+        await follower.until_told("while leaving")
+        assert follower.events.index(Reset("shutdown")) < next(
+            place for place, event in enumerate(follower.events) if isinstance(event, Change)
+        )
+        await follower.until_vouched()
+        assert (await feeding.get("/feed")).problem == "feed_unavailable"
+        feeding.app[FEED].end()
+        await follower.end()
+
+
+async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before(redis: Process) -> None:
+    """More than is told at a time, and not told yet: all of it comes before the end."""
+    async with feed_of(redis, [], time.monotonic) as (feed, reader):
+        stream, parser = feed.follow(None), Parser()
+        values = [f"last-{number}" for number in range((TELL_MAX_EVENTS + 2) * EVENT_MAX_REVOCATIONS)]
+        async with contextlib.aclosing(stream.pieces()) as pieces:
+            events = [decode(message).event for message in parser.feed(await anext(pieces))]
+            for value in values:
+                reader.add_own(Revocation("jti", value, time.time() + 600, None))
+            feed.end()
+            async for piece in pieces:
+                events += [decode(message).event for message in parser.feed(piece)]
+        told = [one.value for event in events if isinstance(event, Change) for one in event.revocations]
+        assert told == values
+        assert events[-1] == Reset("shutdown")
+
+
+async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: Service) -> None:
+    """503 shutting_down with Retry-After, because no subscriber could hear of it; a check is still answered."""
+    feeding.app[FEED].end()
+    answer = await feeding.post("/revoke", {"jti": "too late", "expires_in": 600})
+    assert (answer.status, answer.problem) == (503, "shutting_down")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert (await feeding.check({"jti": "too late"}))["revoked"] is True, "it may have been stored"
+
+
+async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well(redis: Process) -> None:
+    """The snapshot goes on to `synced`, and then the subscriber hears that it has to ask."""
+    held = [f"{number}" for number in range(2 * PART_REVOCATIONS)]
+    async with feed_of(redis, held, time.monotonic) as (feed, _reader):
+        told = Told(feed)
+        assert isinstance(await told.part(), Snapshot)
+        feed.leave()
+        parts = [await told.part() for _ in range(3)]
+        assert [type(part) for part in parts] == [Snapshot, Synced, Reset]
 
 
 async def test_one_who_does_not_read_holds_up_no_end(flooded: Service) -> None:

@@ -8,7 +8,7 @@
 -- expired, exp_too_far, issued_before_too_far; expires_at is empty for a key without an expiry. An accepted revocation is always written, also where it changes
 -- nothing: a WAIT on this connection then speaks of it, whichever connection wrote it first.
 
-local MOST_BYTES = 1048576 -- a longer value is none of ours; it is never read
+local MOST_BYTES = 1048576 -- a longer value is not a record of this service and is never read
 
 local asked = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
@@ -41,7 +41,7 @@ local function stored_value() -- nil if it is no string or too long to be ours
   return redis.call('GET', KEYS[1])
 end
 
-local function record_of(value) -- nil if it is none of ours
+local function record_of(value) -- nil if it is not a record of this service
   if not value then return nil end
   local ok, members = pcall(cjson.decode, value)
   if not ok or type(members) ~= 'table' then return nil end
