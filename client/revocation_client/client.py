@@ -309,6 +309,8 @@ class RevocationClient:
         """
         if isinstance(outcome, Verdict):
             self._policy.answered()
+            if self._open is not None and self._open.follower is not None:
+                self._open.follower.service_answers()
         self._tally.add("checks")
         learned = None
         if self._memory is not None and isinstance(outcome, ServiceUnavailable):

@@ -9,6 +9,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 from revocation_client.api import Feed, Stream
@@ -86,6 +87,10 @@ class Follower:
         self._reported = False
         """True once `revocation_feed_not_understood` was logged."""
         self._ready = asyncio.Event()
+        self._answers = asyncio.Event()
+        """Set when the service has answered a check since the last stream ended."""
+        self._proven = False
+        """Whether a heartbeat of this stream has proven that nothing is missing."""
         self._ahead = -math.inf
         """The most that the clock on the wall was ahead of the even one."""
         self._asked_at = 0.0
@@ -118,6 +123,10 @@ class Follower:
             return False
         return True
 
+    def service_answers(self) -> None:
+        """Connect soon, instead of after the rest of a long pause: the service answered a check."""
+        self._answers.set()
+
     async def _forget_for_ever(self) -> None:
         while True:
             await asyncio.sleep(FORGET_SECONDS)
@@ -136,7 +145,17 @@ class Follower:
             steady = self._synced and self._monotonic() - began >= STEADY_SECONDS
             failures = 1 if steady else failures + 1
             self._ended(error)
-            await asyncio.sleep(pause_seconds(failures, error, self._jitter))
+            await self._pause(pause_seconds(failures, error, self._jitter), error)
+
+    async def _pause(self, seconds: float, error: RevocationError) -> None:
+        """Wait before the next try; where nothing answered the last one, no longer than until the service answers."""
+        self._answers.clear()
+        away = isinstance(error, ServiceUnavailable) and error.status is None
+        least = min(seconds, FIRST_BACKOFF_SECONDS) if away else seconds
+        await asyncio.sleep(least)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds - least):
+                await self._answers.wait()
 
     def _ended(self, error: RevocationError) -> None:
         """Note the end of a stream. Log a refused key at each try, other errors when the feed was connected before."""
@@ -152,7 +171,7 @@ class Follower:
         """One stream, from its beginning to its end; why it ended."""
         self._asked_at, self._asked_ahead = self._monotonic(), self._wall_ahead()
         self._freshness.asked(self._asked_at)
-        self._leaving = False
+        self._leaving = self._proven = False
         self._understood = self._understood or self._cursor is None
         try:
             stream = await self._feed.feed(self._cursor, seconds=BEGIN_SECONDS)
@@ -258,6 +277,7 @@ class Follower:
         if not self._synced:
             return None
         age = self._freshness.age(now)
+        self._proven = self._proven or math.isfinite(beat.behind_seconds)
         self._mark_fresh(age, complete=beat.complete and self._understood)
         if age - beat.behind_seconds > DRIFT_SECONDS and now - self._asked_at > self._drift_after:
             return ServiceUnavailable("its clock and ours have drifted apart: the feed is resumed")
@@ -274,7 +294,7 @@ class Follower:
         return was - ahead > SET_BACK_SECONDS
 
     def _mark_fresh(self, age_seconds: float, *, complete: bool) -> None:
-        self._memory.mark_fresh(age_seconds, complete=complete, connected=not self._leaving)
+        self._memory.mark_fresh(age_seconds, complete=complete, connected=self._proven and not self._leaving)
         if self._memory.synced:
             if self.last_error is not None or not self._ready.is_set():
                 _log.info("revocation_mirror_synced entries=%d", self._memory.entries)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.api import Stream
+from revocation_client.api import Api, Stream, address
 from revocation_client.counters import Tally
 from revocation_client.feed import EVENT_MAX_BYTES, Change, Heartbeat, Reset, Snapshot, Synced, encode, snapshots
 from revocation_client.follower import (
@@ -334,6 +334,24 @@ async def test_a_service_that_is_away_at_the_start_is_tried_for_ever() -> None:
             assert await client.mirror_ready(HANG_SECONDS)
             assert says(client, "first")
             assert last_error(client) is None
+
+
+async def test_a_check_that_the_service_answers_ends_a_long_pause() -> None:
+    """The pause after failed connections may have grown to seconds; the service is there, so it is connected to."""
+    server, tally = FeedServer(), Tally()
+    server.port = free_port()
+    memory = Memory(1.0, tally, time.time, time.monotonic)
+    api = Api(address(server.url, None))
+    follower = Follower(api, memory, tally, wall=time.time, monotonic=time.monotonic, jitter=lambda: 10_000.0)
+    follower.start()
+    try:
+        await until(lambda: follower.last_error)
+        async with serving_feed(server, server.port):
+            follower.service_answers()
+            await until(lambda: memory.synced)
+    finally:
+        await follower.aclose()
+        await api.aclose()
 
 
 async def test_nothing_is_left_when_the_client_is_closed(server: FeedServer) -> None:
