@@ -82,10 +82,15 @@ async def test_a_snapshot_then_changes(client: RevocationClient, server: FeedSer
 
 
 async def test_a_stream_that_breaks_off_is_resumed(server: FeedServer) -> None:
-    """From the last cursor that came, without another snapshot; what was missed is known before "not revoked" is said."""
+    """From the last cursor, without another snapshot; what was missed is known before "not revoked" is said."""
     async with server.client(max_staleness_seconds=HANG_SECONDS) as client:
         assert await client.mirror_ready(HANG_SECONDS)
         await _cut_and_resumed(client, server)
+
+
+async def until_streams(client: RevocationClient, number: int) -> None:
+    """Wait until so many streams have begun."""
+    await until(lambda: client.counters.streams == number)
 
 
 async def _cut_and_resumed(client: RevocationClient, server: FeedServer) -> None:
@@ -95,8 +100,8 @@ async def _cut_and_resumed(client: RevocationClient, server: FeedServer) -> None
         wanted = f"missed-{number}"
         server.log.append(revocation(wanted))  # and no stream is told
         server.cut()
-        streams = number + 2
-        await until(lambda streams=streams: client.counters.streams == streams and says(client, "never") is False)
+        await until_streams(client, number + 2)
+        await until(lambda: says(client, "never") is False)
         assert says(client, wanted)
     assert server.asked == [None, *[f"{2 + number}-0.nonce" for number in range(5)]]
     assert (client.counters.streams, client.counters.snapshots) == (6, 1)
