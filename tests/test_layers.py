@@ -204,6 +204,9 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.settings",
         "revocation_service.telemetry",
     },
+    # the replication protocol: the decisions alone
+    "revocation_service.replication": set(),
+    "revocation_service.replication.epoch": {"revocation_client.model"},
     # what was changed, and who follows it
     "revocation_service.heartbeats": set(),
     "revocation_service.tasks": set(),
@@ -422,6 +425,7 @@ PURE: Final = {
     "revocation_service.errors",
     "revocation_service.forwarding",
     "revocation_service.problem_json",
+    "revocation_service.replication.epoch",
     "revocation_service.gateway.addresses",
     "revocation_service.gateway.login_paths",
 }

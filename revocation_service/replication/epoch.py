@@ -1,0 +1,283 @@
+"""What one worker concludes from what Redis tells it: the decisions of the replication protocol.
+
+Pure: no I/O and no clock. All times are seconds on the worker's monotonic clock. The rules that the docstrings name are
+those of docs/architecture.md, "Replication".
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from revocation_client.model import ClaimName
+
+WITNESS_SECONDS: Final = 60.0
+"""A worker that was in sync this recently still counts as complete in a new epoch (rule 5)."""
+
+RECENT_SECONDS: Final = 90.0
+"""How long a revocation counts as recently learned (rule 7); more than WITNESS_SECONDS, as rule 5 relies on it."""
+
+PENDING_SECONDS: Final = 5.0
+"""How long one heartbeat keeps the pending restore of an older epoch marked (rule 3)."""
+
+GRACE_SECONDS: Final = 3.0
+"""How long a new epoch itself stays pending, so that others can report (rule 3); 0 for the private embedded Redis."""
+
+Key = tuple[ClaimName, str]
+"""The claim and the value of a revocation."""
+
+Source = Literal["write", "log", "scan"]
+"""How the worker learned of a revocation: it wrote it itself, read it in the log, or found it by a scan."""
+
+Reason = Literal["no_heartbeat", "store_in_doubt", "joining", "mirror_stale"]
+"""What limits a worker, for /readyz.
+
+- no_heartbeat: no heartbeat has counted within the staleness limit, so no read of Redis can mean "not revoked";
+- store_in_doubt: another worker may have to write something back, so no read of Redis can mean "not revoked";
+- joining: Redis decides; the mirror is not complete yet, and would not answer if Redis went away;
+- mirror_stale: Redis decides; the mirror is complete, but was last in sync longer ago than the staleness limit.
+"""
+
+
+class Cursor(NamedTuple):
+    """An entry of the change log. The nonce tells it from an entry that another history has under the same id."""
+
+    milliseconds: int
+    sequence: int
+    nonce: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Return the cursor that `<milliseconds>-<sequence>.<nonce>` stands for."""
+        entry_id, _, nonce = text.partition(".")
+        milliseconds, _, sequence = entry_id.partition("-")
+        return cls(int(milliseconds), int(sequence), nonce)
+
+    @property
+    def id(self) -> str:
+        """The id of the entry in the stream."""
+        return f"{self.milliseconds}-{self.sequence}"
+
+    def __str__(self) -> str:
+        return f"{self.id}.{self.nonce}"
+
+    def reaches(self, other: "Cursor") -> bool:
+        """Return whether this entry is the other one or a later one of the same history."""
+        return self[:2] >= other[:2]
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The reply to a heartbeat that counts (rule 4)."""
+
+    began_at: float
+    """When the worker sent it."""
+    epoch: str
+    pending: frozenset[str]
+    """The epochs for which some worker may not have restored yet what it held."""
+    end: Cursor | None
+    """The last entry of the log; None only where Redis is full or read-only and the log is empty."""
+    cursor: Cursor | None
+    """The cursor that was sent with it."""
+    there: bool
+    """Whether the entry of that cursor was still in the log."""
+
+
+class SyncState:
+    """What one worker knows of the epochs, of its mirror and of its place in the log."""
+
+    def __init__(
+        self,
+        max_staleness_seconds: float,
+        *,
+        witness_seconds: float = WITNESS_SECONDS,
+        recent_seconds: float = RECENT_SECONDS,
+    ) -> None:
+        self.cursor: Cursor | None = None
+        """The entry up to which the tail has read; None: a scan has to begin first."""
+        self.restored_epoch: str | None = None
+        """The epoch for which this worker has restored everything it held (rule 8)."""
+        self.scanning = False
+        """True while the scan under way still counts; where it turns false, the scan has to start again (rule 6)."""
+        self._max_staleness_seconds = max_staleness_seconds
+        self._witness_seconds = witness_seconds
+        self._recent_seconds = recent_seconds
+        self._beat: Heartbeat | None = None
+        self._witnessed: set[str] = set()
+        self._restored_at = math.inf
+        self._scanned_at = math.inf
+        self._proof: Heartbeat | None = None
+        self._in_sync_at = -math.inf
+        self._recent: dict[Key, float] = {}
+
+    @property
+    def epoch(self) -> str | None:
+        """The epoch that the last heartbeat showed; None before the first."""
+        return self._beat.epoch if self._beat else None
+
+    @property
+    def complete(self) -> bool:
+        """True if the worker witnessed this epoch (rules 5 and 10); otherwise it is joining."""
+        return self.epoch in self._witnessed
+
+    # Heartbeats
+
+    def heard(self, beat: Heartbeat) -> None:
+        """Take the reply to a heartbeat. One that does not count (rule 4) must not come here."""
+        if beat.epoch != self.epoch:
+            self._enter(beat)
+        self._beat = beat
+        self._settle(beat)
+        if beat.cursor == self.cursor and not beat.there:
+            self._lose_cursor()
+        self._consider(beat)
+
+    def _enter(self, beat: Heartbeat) -> None:
+        """Rule 5: a new epoch. Rule 6: what began before it counts for nothing."""
+        if beat.began_at - self._in_sync_at <= self._witness_seconds:
+            self._witnessed.add(beat.epoch)
+        else:
+            self._witnessed.clear()
+        self._restored_at = math.inf
+        self._proof = None
+        self.scanning = False
+        if self.restored_epoch is None:
+            self.restored_epoch = beat.epoch  # rule 8: this worker has held nothing so far
+
+    def _settle(self, beat: Heartbeat) -> None:
+        """Rule 8: the restored epoch. Rule 7: only now may what is no longer recent be let go."""
+        if beat.began_at > self._restored_at:
+            self.restored_epoch = beat.epoch
+        if self.restored_epoch == beat.epoch:
+            self._forget_before(beat.began_at - self._recent_seconds)
+
+    def _consider(self, beat: Heartbeat) -> None:
+        """Rule 10: keep the heartbeat as a proof until the tail has read up to the log's end that it showed.
+
+        A proof that waits already is not replaced. Under steady writes a newer one would always be out of reach.
+        """
+        if not beat.pending <= self._witnessed:
+            self._proof = None
+        elif beat.there and beat.began_at > self._scanned_at:
+            self._proof = self._proof or beat
+        self._prove()
+
+    def _prove(self) -> None:
+        proof = self._proof
+        if proof and proof.end and self.cursor and self.cursor.reaches(proof.end):
+            self._in_sync_at = proof.began_at
+            self._witnessed.add(proof.epoch)
+            self._proof = None
+
+    # The tail (rule 9)
+
+    def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
+        """Return whether the entries count that were read behind `cursor`, where the read began in `epoch` (rule 6).
+
+        `there` is whether the cursor's entry was still in the log after the read. Without it the cursor is lost.
+        """
+        if cursor != self.cursor or epoch != self.epoch:
+            return False
+        if not there:
+            self._lose_cursor()
+        return there
+
+    def reached(self, cursor: Cursor) -> None:
+        """Note that the mirror has the entries up to this one; call it with no await since `read` returned True."""
+        self.cursor = cursor
+        self._prove()
+
+    def _lose_cursor(self) -> None:
+        self.cursor = None
+        self._proof = None
+        self.scan_again()
+
+    # Restoring and scanning
+
+    def learned(self, key: Key, now: float, *, by: Source) -> None:
+        """Note a revocation as recently learned (rule 7); one found by a scan counts only if the worker is complete."""
+        if by != "scan" or self.complete:
+            self._recent.pop(key, None)
+            self._recent[key] = now
+
+    def recent(self) -> Iterator[Key]:
+        """What was learned recently, newest first."""
+        return reversed(self._recent)
+
+    def _forget_before(self, moment: float) -> None:
+        while self._recent and self._recent[oldest := next(iter(self._recent))] < moment:
+            del self._recent[oldest]
+
+    def restore_due(self) -> bool:
+        """Return whether what the mirror holds has to be written back (rule 5)."""
+        return self.restored_epoch != self.epoch and self._restored_at == math.inf
+
+    def restored(self, epoch: str | None, now: float) -> None:
+        """Note that everything was written back by a restore that began in `epoch` (rules 6 and 8)."""
+        if epoch == self.epoch:
+            self._restored_at = now
+
+    def scan_due(self) -> bool:
+        """Return whether a scan is needed and may begin: the log has an end, and nothing is pending (rule 9)."""
+        beat = self._beat
+        waits = beat is None or beat.end is None or bool(beat.pending) or self.restored_epoch != beat.epoch
+        return self._scanned_at == math.inf and not waits
+
+    def scan_began(self) -> None:
+        """Begin a scan. A worker without a cursor follows from the log's end as the last heartbeat showed it."""
+        if self.cursor is None and self._beat is not None:
+            self.cursor = self._beat.end
+        self.scanning = True
+
+    def scan_ended(self, now: float) -> None:
+        """Note that the mirror has every record that the scan found; only later heartbeats prove anything (rule 10)."""
+        if self.scanning:
+            self._scanned_at = now
+        self.scanning = False
+
+    def scan_again(self) -> None:
+        """Note that the mirror may lack records: nothing proves it in sync before another scan has ended."""
+        self._scanned_at = math.inf
+        self.scanning = False
+
+    def clock_jumped(self) -> None:
+        """Note that the wall clock jumped: the mirror may have dropped live records, so it is not in sync."""
+        self._in_sync_at = -math.inf
+        self._proof = None
+        self.scan_again()
+
+    # Verdicts (rule 11)
+
+    def accepts(self, now: float) -> bool:
+        """Return whether a revocation may be acknowledged: a heartbeat has counted lately (rules 1 and 4)."""
+        return self._beat is not None and now - self._beat.began_at <= self._max_staleness_seconds
+
+    def believes(self, now: float) -> bool:
+        """Return whether a record that Redis lacks means "not revoked"; ask before Redis is asked."""
+        return self.accepts(now) and not self._in_doubt
+
+    @property
+    def _in_doubt(self) -> bool:
+        return self._beat is None or not self._beat.pending <= self._witnessed
+
+    def staleness(self, now: float) -> float:
+        """Return the seconds since the mirror was last proven in sync; infinity for a worker that is joining."""
+        return now - self._in_sync_at if self.complete else math.inf
+
+    def mirror_decides(self, now: float) -> bool:
+        """Return whether a record that the mirror lacks means "not revoked" while Redis does not answer."""
+        return self.staleness(now) <= self._max_staleness_seconds
+
+    def feeds(self) -> bool:
+        """Return whether a snapshot of the mirror may be served: complete, and nothing pending that it may lack."""
+        return self.complete and not self._in_doubt
+
+    def reason(self, now: float) -> Reason | None:
+        """Return what limits this worker at present; None if nothing does."""
+        if not self.accepts(now):
+            return "no_heartbeat"
+        if self._in_doubt:
+            return "store_in_doubt"
+        if not self.complete:
+            return "joining"
+        return None if self.mirror_decides(now) else "mirror_stale"

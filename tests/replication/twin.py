@@ -1,0 +1,208 @@
+"""A Python twin of Redis as the scripts see it: records, log and state; `test_twin.py` holds it to the real scripts.
+
+Times are seconds since the epoch, as the server's clock tells them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from revocation_client.model import ClaimName, Revocation, merge
+from revocation_client.wire import Result
+from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Cursor, Key
+
+TOLERANCE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the revocations of one call of merge.lua share; times are in seconds."""
+
+    max_lifetime: float = 2_592_000
+    leeway: float = 0
+    skew: float = 60
+    nonce: str = "n"
+    log_max: int = 100_000
+    restore: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One revocation that merge.lua is asked to merge; what is None is left out."""
+
+    claim: ClaimName
+    value: str
+    exp: float | None = None
+    expires_in: float | None = None
+    issued_before: float | None = None
+    cutoff_is_now: bool | None = None
+    reason: str | None = None
+    revoked_by: str | None = None
+    revoked_at: float | None = None
+    expires_at: float | None = None
+
+    @property
+    def key(self) -> Key:
+        """Its claim and value."""
+        return self.claim, self.value
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What merge.lua returns for one revocation; without a record nothing was stored."""
+
+    result: Result | str
+    record: Revocation | None = None
+    was_foreign: bool = False
+    changed: bool = False
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One entry of the log; None is an entry that only gives readers a cursor."""
+
+    cursor: Cursor
+    change: Revocation | None
+
+
+@dataclass(frozen=True)
+class BeatReply:
+    """What beat.lua returns."""
+
+    epoch: str
+    pending: frozenset[str]
+    end: Cursor | None
+    there: bool
+
+
+@dataclass
+class Twin:
+    """One Redis master. A record without `revoked_at` is foreign."""
+
+    life: str
+    records: dict[Key, Revocation] = field(default_factory=dict)
+    log: list[LogEntry] = field(default_factory=list)
+    epoch: str | None = None
+    epoch_life: str | None = None
+    pending: dict[str, float] = field(default_factory=dict)
+    """When the pending restore of an epoch ends."""
+    last_id: tuple[int, int] = (0, 0)
+
+    def copy(self) -> "Twin":
+        """Return the data as a snapshot or a replica has it."""
+        return replace(self, records=dict(self.records), log=list(self.log), pending=dict(self.pending))
+
+    # beat.lua
+
+    def beat(
+        self,
+        now: float,
+        name: str,
+        restored_epoch: str | None,
+        cursor: Cursor | None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> BeatReply:
+        """Take a heartbeat."""
+        if self.epoch is None or self.epoch_life != self.life:
+            self._begin_epoch(now, name, grace_seconds)
+        assert self.epoch is not None
+        if restored_epoch is not None and restored_epoch != self.epoch:
+            self.pending[restored_epoch] = now + PENDING_SECONDS
+        latest = now + PENDING_SECONDS
+        self.pending = {epoch: min(ends, latest) for epoch, ends in self.pending.items() if ends > now}
+        if not self.log:
+            self.append(now, name, None)
+        return BeatReply(self.epoch, frozenset(self.pending), self.log[-1].cursor, self.holds(cursor))
+
+    def _begin_epoch(self, now: float, name: str, grace_seconds: float) -> None:
+        self.epoch, self.epoch_life = name, self.life
+        self.pending = {name: now + grace_seconds} if grace_seconds else {}
+
+    # The log
+
+    def append(self, now: float, nonce: str, change: Revocation | None, log_max: int | None = None) -> None:
+        """Append an entry; its id never goes back within one history."""
+        milliseconds, sequence = self.last_id
+        clock = int(now * 1000)
+        self.last_id = (clock, 0) if clock > milliseconds else (milliseconds, sequence + 1)
+        self.log.append(LogEntry(Cursor(*self.last_id, nonce), change))
+        if log_max is not None:
+            del self.log[:-log_max]
+
+    def holds(self, cursor: Cursor | None) -> bool:
+        """Return whether the log has the entry of this cursor."""
+        return any(entry.cursor == cursor for entry in reversed(self.log))
+
+    def behind(self, cursor: Cursor) -> list[LogEntry]:
+        """Return the entries with a greater id, as XREAD does."""
+        return [entry for entry in self.log if entry.cursor[:2] > cursor[:2]]
+
+    # ask.lua
+
+    def missing(self, now: float, told: Iterable[tuple[Key, float | None]]) -> list[Key]:
+        """Return which of these keys are absent, or end more than 2 s earlier than told."""
+        return [key for key, ends in told if self._lacks(now, key, ends)]
+
+    def _lacks(self, now: float, key: Key, ends: float | None) -> bool:
+        stored = self._live(now, key)
+        if stored is None:
+            return True
+        return ends is not None and stored.expires_at is not None and stored.expires_at < ends - TOLERANCE_SECONDS
+
+    def _live(self, now: float, key: Key) -> Revocation | None:
+        stored = self.records.get(key)
+        if stored is None or (stored.expires_at is not None and stored.expires_at <= now):
+            return None
+        return stored
+
+    # merge.lua
+
+    def merge(self, now: float, shared: Shared, asked: Sequence[Asked]) -> list[Merged]:
+        """Merge each of them into its record, and append the changes to the log."""
+        return [self._merge(now, shared, each) for each in asked]
+
+    def _merge(self, now: float, shared: Shared, asked: Asked) -> Merged:
+        record = requested(now, shared, asked)
+        if isinstance(record, str):
+            return Merged(record)
+        stored, result = self._live(now, asked.key), "revoked"
+        if stored is not None:
+            result = "revoked" if covers_more(stored, record) else "already_revoked"
+            record = merge(stored, record)
+        changed = record != stored
+        if record.revoked_at is None:
+            record = record._replace(revoked_at=now)
+        if changed:
+            self.append(now, shared.nonce, record._replace(reason=None, revoked_by=None), shared.log_max)
+        if changed or not shared.restore:
+            self.records[asked.key] = record
+        return Merged(result, record, stored is not None and stored.revoked_at is None, changed)
+
+
+def requested(now: float, shared: Shared, asked: Asked) -> Revocation | str:
+    """Return the record that is asked for, or why there is none."""
+    cutoff = now if asked.issued_before is None and asked.cutoff_is_now else asked.issued_before
+    if cutoff is not None and cutoff > now + shared.skew and not shared.restore:
+        return "issued_before_too_far"
+    ends = asked.expires_at if asked.expires_at is not None else _end(now, shared, asked, cutoff)
+    if ends is None:
+        return "exp_too_far"
+    if ends <= now:
+        return "expired"
+    revoked_at = asked.revoked_at if asked.revoked_at is not None or shared.restore else now
+    return Revocation(asked.claim, asked.value, ends, revoked_at, cutoff, asked.reason, asked.revoked_by)
+
+
+def _end(now: float, shared: Shared, asked: Asked, cutoff: float | None) -> float | None:
+    dies_at = asked.exp
+    if asked.expires_in is not None:
+        dies_at = max(dies_at or 0, now + asked.expires_in)
+    if dies_at is None:
+        dies_at = max(now, cutoff or now) + shared.max_lifetime
+    return None if dies_at > now + shared.max_lifetime + shared.skew else dies_at + shared.leeway
+
+
+def covers_more(stored: Revocation, record: Revocation) -> bool:
+    """Return whether the record revokes any token that the stored one does not."""
+    before, after = stored.issued_before, record.issued_before
+    return before is not None and (after is None or after > before)

@@ -1,0 +1,243 @@
+"""One worker of the world: the real decisions, and the three tasks that carry them out.
+
+A task is a generator; with `yield` read as `await` it is the code of the service. `yield call` is one exchange: the
+world runs the call at Redis, and returns its reply some steps later, or raises Away. `yield None` waits for a moment.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
+from typing import Any, Final, Protocol
+
+from revocation_client.model import Revocation, merge
+from revocation_service.replication.epoch import Cursor, Heartbeat, Key, Source, SyncState
+from tests.replication.twin import Asked, BeatReply, LogEntry
+
+HEARTBEAT_SECONDS: Final = 0.5
+WRITE_DEADLINE_SECONDS: Final = 0.75
+SCAN_SLICES: Final = 4
+RESTORE_BATCHES: Final = 6
+"""How many batches a whole mirror takes, however few records stand for it here."""
+
+Steps = Generator[Callable[[], Any] | None, Any, None]
+
+
+class Away(Exception):
+    """Redis does not answer, or the connection broke."""
+
+
+class Redis(Protocol):
+    """One worker's way to Redis; each method is one exchange, and raises Away."""
+
+    connection: int
+    """Counts the connections; a SCAN goes on only over the one on which it began."""
+
+    def beat(self, restored_epoch: str | None, cursor: Cursor | None) -> tuple[BeatReply, bool]:
+        """Run beat.lua, and tell whether a majority of the sentinels names this master (rule 4)."""
+
+    def read(self, cursor: Cursor) -> tuple[Sequence[LogEntry], bool]:
+        """Run XREAD behind the cursor, then look whether its entry is still there."""
+
+    def scan(self, connection: int, number: int) -> Sequence[Revocation]:
+        """Return one slice of all records."""
+
+    def missing(self, records: Sequence[Revocation]) -> Sequence[Key]:
+        """Run ask.lua."""
+
+    def merge(self, asked: Sequence[Asked], *, restore: bool = False) -> None:
+        """Run merge.lua."""
+
+    def append(self, changes: Sequence[Revocation]) -> None:
+        """Append changes to the log whose records are in Redis already."""
+
+    def take_turn(self, worker: str) -> bool:
+        """Take or renew the lease on restoring."""
+
+    def take_rescan(self) -> bool:
+        """Take the key that one worker gets every REVOCATION_RESCAN_SECONDS."""
+
+    def get(self, key: Key) -> Revocation | None:
+        """Return the record."""
+
+
+class Worker:
+    """A worker process. `mirror` holds what it knows; `got` says since when."""
+
+    def __init__(self, name: str, redis: Redis, clock: Callable[[], float], state: SyncState) -> None:
+        self.name = name
+        self.redis = redis
+        self.clock = clock
+        self.state = state
+        self.mirror: dict[Key, Revocation] = {}
+        self.got: dict[Key, float] = {}
+
+    def add(self, revocation: Revocation, by: Source) -> None:
+        """Add a revocation to the mirror, and note it as learned."""
+        key = revocation.claim, revocation.value
+        held = self.mirror.get(key)
+        self.mirror[key] = revocation if held is None else merge(held, revocation)
+        self.got.setdefault(key, self.clock())
+        self.state.learned(key, self.clock(), by=by)
+
+    # The heartbeat
+
+    def heartbeats(self) -> Steps:
+        """Send a heartbeat every half second; pass on the replies that count."""
+        while True:
+            began_at, cursor = self.clock(), self.state.cursor
+            try:
+                reply, named = yield partial(self.redis.beat, self.state.restored_epoch, cursor)
+            except Away:
+                pass
+            else:
+                if self.counts(named):
+                    self.state.heard(Heartbeat(began_at, reply.epoch, reply.pending, reply.end, cursor, reply.there))
+            while self.clock() < began_at + HEARTBEAT_SECONDS:
+                yield None
+
+    def counts(self, named: bool) -> bool:
+        """Return whether a heartbeat counts (rule 4)."""
+        return named
+
+    # The tail
+
+    def tail(self) -> Steps:
+        """Follow the log."""
+        while True:
+            cursor, epoch = self.state.cursor, self.state.epoch
+            if cursor is not None:
+                try:
+                    entries, there = yield partial(self.redis.read, cursor)
+                except Away:
+                    pass
+                else:
+                    if self.state.read(cursor, epoch, there=there):
+                        self.follow(entries)
+            yield None
+
+    def follow(self, entries: Sequence[LogEntry]) -> None:
+        """Add what was read to the mirror; the service does this without an await."""
+        for entry in entries:
+            if entry.change is not None:
+                self.add(entry.change, "log")
+        if entries:
+            self.state.reached(entries[-1].cursor)
+
+    # The repair
+
+    def repair(self) -> Steps:
+        """Restore, then scan, whenever either is due."""
+        while True:
+            try:
+                if self.state.restore_due():
+                    yield from self.restore()
+                elif self.state.scan_due():
+                    yield from self.scan([])
+                elif self.state.complete and (yield self.redis.take_rescan):
+                    yield from self.rescan()
+            except Away:
+                pass
+            yield None
+
+    def restore(self) -> Steps:
+        """Write back what Redis may lack: the recent at once, then the rest in turn (rule 7)."""
+        epoch = self.state.epoch
+        yield from self.restore_recent()
+        yield from self.restore_rest(epoch)
+
+    def restore_recent(self) -> Steps:
+        """Write back what was learned recently, without asking what is missing."""
+        yield partial(self.redis.merge, self.held(self.state.recent()), restore=True)
+
+    def restore_rest(self, epoch: str | None) -> Steps:
+        """Write back everything else, one worker at a time."""
+        while self.same(epoch) and not (yield partial(self.redis.take_turn, self.name)):
+            yield None
+        for number in range(RESTORE_BATCHES):
+            if not self.same(epoch):
+                return
+            yield from self.restore_batch(list(self.mirror.values())[number::RESTORE_BATCHES])
+        self.state.restored(epoch, self.clock())
+
+    def restore_batch(self, records: Sequence[Revocation]) -> Steps:
+        """Write back what Redis lacks of these records."""
+        yield partial(self.redis.take_turn, self.name)
+        missing = yield partial(self.redis.missing, records)
+        if missing:
+            yield partial(self.redis.merge, self.held(missing), restore=True)
+
+    def held(self, keys: Iterable[Key]) -> list[Asked]:
+        """Return the records of these keys, in this order, as a restore sends them."""
+        records = [self.mirror[key] for key in keys if key in self.mirror]
+        return [Asked(each.claim, each.value, expires_at=each.expires_at) for each in records]
+
+    def same(self, epoch: str | None) -> bool:
+        """Return whether an exchange that began in this epoch counts (rule 6)."""
+        return epoch == self.state.epoch
+
+    def scan(self, lacked: list[Revocation]) -> Steps:
+        """Read all records into the mirror; `lacked` gets those that it did not have (rule 9)."""
+        connection = self.redis.connection
+        self.state.scan_began()
+        for number in range(SCAN_SLICES):
+            found = yield partial(self.redis.scan, connection, number)
+            if not self.state.scanning:
+                return
+            new = [record for record in found if (record.claim, record.value) not in self.mirror]
+            for record in new:
+                self.add(record, "scan")
+            lacked += new
+        self.state.scan_ended(self.clock())
+
+    def rescan(self) -> Steps:
+        """Find what was written or deleted behind the service's back (rule 12)."""
+        yield from self.restore()
+        lacked: list[Revocation] = []
+        yield from self.scan(lacked)
+        if lacked:
+            yield partial(self.redis.append, lacked)
+
+    # Requests
+
+    def write(self, key: Key, expires_at: float, acknowledge: Callable[[Key], None]) -> Steps:
+        """Revoke, and acknowledge once the record is safe and in the mirror (rules 1 and 6)."""
+        deadline, epoch = self.clock() + WRITE_DEADLINE_SECONDS, None
+        asked = Asked(*key, expires_at=expires_at)
+        try:
+            while epoch is None or not self.safe(epoch):
+                if self.clock() > deadline or not self.accepts():
+                    return
+                epoch = self.state.epoch
+                yield partial(self.redis.merge, [asked])
+        except Away:
+            return
+        if self.clock() <= deadline and self.accepts():
+            self.acknowledge(Revocation(*key, expires_at, None), acknowledge)
+
+    def safe(self, epoch: str) -> bool:
+        """Return whether a write that began in this epoch may be acknowledged (rule 6)."""
+        return self.same(epoch)
+
+    def accepts(self) -> bool:
+        """Return whether a revocation may be acknowledged."""
+        return self.state.accepts(self.clock())
+
+    def acknowledge(self, revocation: Revocation, acknowledge: Callable[[Key], None]) -> None:
+        """Add the revocation to the mirror, then answer."""
+        self.add(revocation, "write")
+        acknowledge((revocation.claim, revocation.value))
+
+    def check(self, key: Key, deny: Callable[[Key], None]) -> Steps:
+        """Answer whether this is revoked (rule 11); `deny` hears of each "not revoked"."""
+        before = self.state.believes(self.clock())
+        try:
+            found = yield partial(self.redis.get, key)
+        except Away:
+            found, believed = None, self.state.mirror_decides(self.clock())
+        else:
+            believed = self.believed(before)
+        if found is None and key not in self.mirror and believed:
+            deny(key)
+
+    def believed(self, before: bool) -> bool:
+        """Return whether what Redis replied is believed: as it was before Redis was asked."""
+        return before
