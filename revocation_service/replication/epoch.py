@@ -71,7 +71,9 @@ class Heartbeat:
     """The reply to a heartbeat that counts (rule 4)."""
 
     began_at: float
-    """When the worker sent it."""
+    """When the worker began to send it; what it proves, it proves as of this moment."""
+    ended_at: float
+    """When the worker had the reply."""
     epoch: str
     pending: frozenset[str]
     """The epochs for which some worker may not have restored yet what it held."""
@@ -133,8 +135,11 @@ class SyncState:
         self._consider(beat)
 
     def _enter(self, beat: Heartbeat) -> None:
-        """Rule 5: a new epoch. Rule 6: what began before it counts for nothing."""
-        if beat.began_at - self._in_sync_at <= self._witness_seconds:
+        """Rule 5: a new epoch. Rule 6: what began before it counts for nothing.
+
+        The time since the worker was in sync is measured at the end of the heartbeat: Redis may have run it that late.
+        """
+        if beat.ended_at - self._in_sync_at <= self._witness_seconds:
             self._witnessed.add(beat.epoch)
         else:
             self._witnessed.clear()

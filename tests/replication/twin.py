@@ -112,7 +112,8 @@ class Twin:
         self.pending = {epoch: min(ends, latest) for epoch, ends in self.pending.items() if ends > now}
         if not self.log:
             self.append(now, name, None)
-        return BeatReply(self.epoch, frozenset(self.pending), self.log[-1].cursor, self.holds(cursor))
+        end = self.log[-1].cursor if self.log else None
+        return BeatReply(self.epoch, frozenset(self.pending), end, self.holds(cursor))
 
     def _begin_epoch(self, now: float, name: str, grace_seconds: float) -> None:
         self.epoch, self.epoch_life = name, self.life

@@ -90,7 +90,8 @@ class Worker:
                 pass
             else:
                 if self.counts(named):
-                    self.state.heard(Heartbeat(began_at, reply.epoch, reply.pending, reply.end, cursor, reply.there))
+                    told = reply.epoch, reply.pending, reply.end
+                    self.state.heard(Heartbeat(began_at, self.clock(), *told, cursor, reply.there))
             while self.clock() < began_at + HEARTBEAT_SECONDS:
                 yield None
 
@@ -200,20 +201,21 @@ class Worker:
 
     def write(self, key: Key, expires_at: float, acknowledge: Callable[[Key], None]) -> Steps:
         """Revoke, and acknowledge once the record is safe and in the mirror (rules 1 and 6)."""
-        deadline, epoch = self.clock() + WRITE_DEADLINE_SECONDS, None
-        asked = Asked(*key, expires_at=expires_at)
+        deadline = self.clock() + WRITE_DEADLINE_SECONDS
         try:
-            while epoch is None or not self.safe(epoch):
+            while True:
                 if self.clock() > deadline or not self.accepts():
                     return
                 epoch = self.state.epoch
-                yield partial(self.redis.merge, [asked])
+                yield partial(self.redis.merge, [Asked(*key, expires_at=expires_at)])
+                if self.safe(epoch):
+                    break
         except Away:
             return
         if self.clock() <= deadline and self.accepts():
             self.acknowledge(Revocation(*key, expires_at, None), acknowledge)
 
-    def safe(self, epoch: str) -> bool:
+    def safe(self, epoch: str | None) -> bool:
         """Return whether a write that began in this epoch may be acknowledged (rule 6)."""
         return self.same(epoch)
 

@@ -8,6 +8,7 @@ every worker for every acknowledged revocation, and raises BrokenPromise where a
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from revocation_client.model import Revocation
@@ -104,6 +105,8 @@ class Connection:
         self.world = world
         self.master = master
         self.connection = 0
+        self.slices = 0
+        """How many slices were scanned over it."""
 
     @property
     def data(self) -> Twin:
@@ -131,6 +134,7 @@ class Connection:
         """See worker.Redis."""
         if connection != self.connection:
             raise Away
+        self.slices += 1
         return [record for record in self.data.records.values() if slice_of(record.value) == number]
 
     def missing(self, records: Sequence[Revocation]) -> Sequence[Key]:
@@ -223,6 +227,29 @@ class Host:
             task.step(self.reaches)
         if task.ended and task in self.requests:
             self.requests.remove(task)
+
+    def request(self, steps: Steps) -> Task:
+        """Begin to answer a request."""
+        self.requests.append(Task(steps))
+        return self.requests[-1]
+
+    def send(self, task: Task) -> None:
+        """Let one task go on until Redis has run its next exchange, and the reply waits."""
+        self.world.step(self, task)
+        while not task.replied:
+            if task.call is None:
+                self.world.pass_tick()
+            self.world.step(self, task)
+
+    def receive(self, task: Task) -> None:
+        """Let one task work on the reply that waits."""
+        assert task.replied
+        self.world.step(self, task)
+
+    def exchange(self, task: Task) -> None:
+        """Let one task make a whole exchange."""
+        self.send(task)
+        self.receive(task)
 
     def breaks(self, lost: Callable[[], bool]) -> None:
         """Lose the connection; what Redis replied before may still be read."""
@@ -378,7 +405,7 @@ class World:
         """Begin to revoke another token; the request goes on with the steps of the host."""
         key: Key = ("jti", str(self.written))
         self.written += 1
-        host.requests.append(Task(host.worker.write(key, FAR, self._acknowledge)))
+        host.request(host.worker.write(key, FAR, partial(self._acknowledge, host)))
         return key
 
     def revoke(self, host: Host) -> Key:
@@ -389,9 +416,11 @@ class World:
             self.step(host, task)
         return key
 
-    def _acknowledge(self, key: Key) -> None:
+    def _acknowledge(self, host: Host, key: Key) -> None:
         self.acknowledged[key] = self.now()
-        self.note(f"{key[1]} is acknowledged")
+        self.note(f"{host.worker.name} acknowledges {key[1]}")
+        if key not in host.worker.mirror:
+            raise self.broken(f"{host.worker.name} acknowledges {key[1]}, which its mirror lacks")
 
     # What goes wrong
 
@@ -432,6 +461,10 @@ class World:
         self._lost(old.data, data)
         self.note(f"a replica with {len(data.records)} of {len(old.data.records)} is promoted")
         return old
+
+    def occupy_turn(self, seconds: float) -> None:
+        """Have some other worker restore for so long, so that restores in turn are slow."""
+        self.master.turn = "another", self.now() + seconds
 
     def hang(self, ended: bool = False) -> None:
         """Stop Redis from answering, or let it answer again."""
