@@ -126,10 +126,10 @@ class ReadsOnWithoutItsEntry(SyncState):
 
 
 class ScansBeforeItFollows(SyncState):
-    """Rule 9: takes the log's end as its cursor when the scan has ended."""
+    """Rule 9: follows from the log's end as it is when the scan has ended."""
 
-    def scan_began(self) -> None:
-        self.scanning = True
+    def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
+        return not self.scanning and super().read(cursor, epoch, there=there)
 
     def scan_ended(self, now: float) -> None:
         self.cursor = self._beat.end if self._beat else None

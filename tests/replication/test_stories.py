@@ -453,7 +453,7 @@ def test_lost_in_scan(seed: int, parts: Parts) -> None:
 
 def test_scanned_once(seed: int, parts: Parts) -> None:
     """A newcomer scans when everything is restored, not while the restore trims the log behind it."""
-    world = started(seed, parts, records=20, log_max=5)
+    world = started(seed, parts, records=60, log_max=5)
     world.lose(None, restarted=False)
     newcomer = world.join()
     world.settle()

@@ -1,0 +1,386 @@
+"""The twin does what the scripts do: the same random commands on both, and what only a real Redis can show."""
+
+import json
+import random
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from typing import Any, Final
+
+import pytest
+import pytest_asyncio
+from redis.exceptions import ReadOnlyError, ResponseError
+
+from revocation_client.model import ClaimName, Revocation
+from revocation_client.wire import revocation_from_record
+from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Cursor, Key
+from tests.redis_processes import Process, standalone
+from tests.replication.twin import Asked, BeatReply, LogEntry, Merged, Shared, Twin
+from tests.scale import scaled
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+CLOSE_SECONDS: Final = 0.5
+"""How far two times may be apart of which each is read from the server's clock."""
+LIFETIMES: Final = (100.0, 1000.0, 5000.0, 2_000_000.0)
+CLAIMS: Final[tuple[ClaimName, ...]] = ("jti", "sid", "sub", "client_id")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server() -> AsyncIterator[Process]:
+    """One server for all."""
+    async with standalone(config=["appendonly no"]) as process:
+        yield process
+
+
+@dataclass
+class Real:
+    """The scripts on a real Redis, under keys of their own; replies in the twin's form."""
+
+    redis: Any
+    prefix: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    @property
+    def log(self) -> str:
+        return f"{self.prefix}:log"
+
+    @property
+    def state(self) -> str:
+        return f"{self.prefix}:state"
+
+    def key(self, key: Key) -> str:
+        return f"{self.prefix}:{key[0]}:{key[1]}"
+
+    async def now(self) -> float:
+        seconds, microseconds = await self.redis.time()
+        return float(seconds + microseconds / 1_000_000)
+
+    async def life(self) -> str:
+        return str((await self.redis.info("replication"))["master_replid"])
+
+    async def run(self, script: str, keys: Sequence[str], *arguments: Any) -> Any:
+        source = files("revocation_service.store").joinpath("lua", f"{script}.lua").read_text(encoding="utf-8")
+        return await self.redis.eval(source, len(keys), *keys, *arguments)
+
+    async def beat(
+        self,
+        name: str,
+        restored_epoch: str | None = None,
+        cursor: Cursor | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+        must_write: bool = False,
+    ) -> tuple[BeatReply, str]:
+        arguments = [name, restored_epoch or "", str(cursor or "")]
+        arguments += [str(int(PENDING_SECONDS * 1000)), str(int(grace_seconds * 1000)), str(int(must_write))]
+        epoch, pending, end, there, refused = await self.run("beat", [self.state, self.log], *arguments)
+        named = frozenset(each.decode() for each in pending)
+        last = Cursor.parse(end.decode()) if end else None
+        return BeatReply(epoch.decode(), named, last, bool(there)), refused.decode()
+
+    async def merge(self, shared: Shared, asked: Sequence[Asked]) -> list[Merged]:
+        keys = [self.log, *(self.key(each.key) for each in asked)]
+        replies = await self.run("merge", keys, as_json(shared), *map(as_json, asked))
+        return [merged(each, reply) for each, reply in zip(asked, replies, strict=True)]
+
+    async def missing(self, told: Sequence[tuple[Key, float | None]]) -> list[Key]:
+        ends = ["" if ends is None else str(int(ends * 1000)) for _, ends in told]
+        return [told[i - 1][0] for i in await self.run("ask", [self.key(key) for key, _ in told], *ends)]
+
+    async def entries(self) -> list[LogEntry]:
+        found = []
+        for entry_id, fields in await self.redis.xrange(self.log):
+            cursor = Cursor.parse(f"{entry_id.decode()}.{fields[b'n'].decode()}")
+            found.append(LogEntry(cursor, change(fields.get(b"r"))))
+        return found
+
+
+def as_json(parts: Shared | Asked) -> str:
+    """What a script takes: the members that are given."""
+    return json.dumps({name: value for name, value in vars(parts).items() if value is not None})
+
+
+def merged(asked: Asked, reply: list[Any]) -> Merged:
+    """A reply of merge.lua, in the twin's form."""
+    if len(reply) == 1:
+        return Merged(reply[0].decode())
+    result, value, ends, was_foreign, changed = reply
+    record = revocation_from_record(*asked.key, value, float(ends) if ends else None)
+    return Merged(result.decode(), record, bool(was_foreign), bool(changed))
+
+
+def change(entry: bytes | None) -> Revocation | None:
+    """What an entry of the log says."""
+    if entry is None:
+        return None
+    members = json.loads(entry)
+    assert members.keys() <= {"claim", "value", "revoked_at", "expires_at", "issued_before"}
+    return Revocation(
+        members["claim"], members["value"], members["expires_at"], members["revoked_at"], members.get("issued_before")
+    )
+
+
+def same_time(one: float | None, other: float | None) -> bool:
+    """Whether two times are the same, as far as one can tell who was not at the server."""
+    return one == other if one is None or other is None else abs(one - other) < CLOSE_SECONDS
+
+
+def same_record(one: Revocation | None, other: Revocation | None) -> bool:
+    """Whether two records are the same but for the moment at which each was made."""
+    if one is None or other is None:
+        return one is other
+    times = zip((one[2], one[3], one[4]), (other[2], other[3], other[4]), strict=True)
+    rest = one.claim, one.value, one.reason, one.revoked_by
+    return all(same_time(*each) for each in times) and rest == (
+        other.claim,
+        other.value,
+        other.reason,
+        other.revoked_by,
+    )
+
+
+def same_merged(one: Merged, other: Merged) -> bool:
+    """Whether two replies are the same."""
+    return replace(one, record=None) == replace(other, record=None) and same_record(one.record, other.record)
+
+
+class Pair:
+    """The real thing and the twin, which are told the same."""
+
+    def __init__(self, real: Real, twin: Twin, dice: random.Random) -> None:
+        self.real = real
+        self.twin = twin
+        self.dice = dice
+        self.now = 0.0
+        self.entries: list[tuple[LogEntry, LogEntry]] = []
+        self.epochs: list[str | None] = [None]
+        self.keys: list[Key] = [(claim, value) for claim in CLAIMS for value in ("a", 'é/"\\', "c")]
+
+    async def act(self) -> None:
+        """Do one random thing to both, and compare replies and logs."""
+        self.now = await self.real.now()
+        acts = self.beat, self.merge, self.merge, self.merge, self.ask, self.foreign, self.disturb
+        await self.dice.choice(acts)()
+        entries = await self.real.entries()
+        assert [each.cursor.nonce for each in entries] == [each.cursor.nonce for each in self.twin.log]
+        assert all(same_record(one.change, two.change) for one, two in zip(entries, self.twin.log, strict=True))
+        self.entries += zip(entries, self.twin.log, strict=True)
+
+    async def beat(self) -> None:
+        name, restored = secrets.token_hex(4), self.dice.choice(self.epochs)
+        cursors: list[tuple[Cursor | None, Cursor | None]] = [(None, None)]
+        cursors += [(one.cursor, other.cursor) for one, other in self.entries]
+        cursor, twins = self.dice.choice(cursors)
+        got, refused = await self.real.beat(name, restored, cursor)
+        expected = self.twin.beat(self.now, name, restored, twins)
+        assert refused == ""
+        assert (got.epoch, got.pending, got.there) == (expected.epoch, expected.pending, expected.there)
+        assert (got.end and got.end.nonce) == (expected.end and expected.end.nonce)
+        assert got.end == (await self.real.entries())[-1].cursor
+        self.epochs.append(got.epoch)
+
+    async def merge(self) -> None:
+        shared = Shared(nonce=secrets.token_hex(4), leeway=self.dice.choice((0, 30)), restore=self.dice.random() < 0.4)
+        asked = [
+            self.asked(key, restore=shared.restore) for key in self.dice.sample(self.keys, self.dice.randrange(1, 5))
+        ]
+        got = await self.real.merge(shared, asked)
+        expected = self.twin.merge(self.now, shared, asked)
+        assert all(map(same_merged, got, expected)), (shared, asked, got, expected)
+
+    def asked(self, key: Key, *, restore: bool) -> Asked:
+        """A request, or a record as a restore writes it back."""
+        dice = self.dice
+        cutoff = None if key[0] == "jti" else dice.choice((None, self.now - 500, self.now + 30, self.now + 500))
+        asked = Asked(*key, issued_before=cutoff, reason=dice.choice((None, "", "x", '"/\\é')))
+        if restore:
+            ends = self.now + dice.choice((-100, *LIFETIMES))
+            return replace(asked, expires_at=ends, revoked_at=dice.choice((None, 1.5, self.now - 5000)))
+        asked = replace(asked, cutoff_is_now=True if key[0] != "jti" and dice.random() < 0.5 else None, revoked_by="k")
+        lifetime = dice.choice((-100, *LIFETIMES, 5_000_000))
+        kind = dice.random()
+        if kind < 0.4:
+            return replace(asked, exp=self.now + lifetime)
+        return replace(asked, expires_in=max(1.0, lifetime)) if kind < 0.8 else asked
+
+    async def ask(self) -> None:
+        told: list[tuple[Key, float | None]] = []
+        for key in self.keys:
+            record = self.twin.records.get(key)
+            ends = record.expires_at if record and record.expires_at else self.now + 100
+            told.append((key, self.dice.choice((None, ends - 10, ends, ends + 1, ends + 10))))
+        assert await self.real.missing(told) == self.twin.missing(self.now, told)
+
+    async def foreign(self) -> None:
+        key, lifetime = self.dice.choice(self.keys), self.dice.choice((None, 3600))
+        value = self.dice.choice((b"1", b"", b"{}", b"[]", b"\xff", b'{"revoked_at":null}', b'{"revoked_at":1e999}'))
+        await self.real.redis.set(self.real.key(key), value, ex=lifetime)
+        self.twin.records[key] = Revocation(*key, lifetime and self.now + lifetime, None)
+
+    async def disturb(self) -> None:
+        """Delete a record, end the marks, change the life, trim the log, or lose all."""
+        real, twin, what = self.real, self.twin, self.dice.randrange(6)
+        if what == 0:
+            key = self.dice.choice(self.keys)
+            await real.redis.delete(real.key(key))
+            twin.records.pop(key, None)
+        elif what == 1:
+            for epoch in list(twin.pending):
+                await real.redis.hset(real.state, f"pending:{epoch}", int((self.now - 1) * 1000))
+                twin.pending[epoch] = self.now - 1
+        elif what == 2 and twin.epoch:
+            await real.redis.hset(real.state, "life", "another")
+            twin.epoch_life = "another"
+        elif what == 3:
+            await real.redis.xtrim(real.log, maxlen=2, approximate=False)
+            del twin.log[:-2]
+        elif what == 4:
+            await real.redis.delete(real.state)
+            twin.epoch, twin.pending = None, {}
+        elif self.dice.random() < 0.3:
+            await real.redis.delete(real.state, real.log, *map(real.key, self.keys))
+            self.twin = Twin(twin.life)
+
+
+@pytest.mark.parametrize("seed", range(scaled(12, 400)))
+async def test_the_scripts_do_what_the_twin_does(server: Process, seed: int) -> None:
+    """Heartbeats, merges, questions and losses in random order: the same replies, and the same log."""
+    async with server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        pair = Pair(real, Twin(await real.life()), random.Random(seed))
+        for _ in range(60):
+            await pair.act()
+
+
+@pytest.mark.parametrize("seed", range(scaled(4, 100)))
+async def test_a_single_request_is_merged_as_by_put_lua(server: Process, seed: int) -> None:
+    """The new script and the present one give the same result and the same record, whatever stood under the key."""
+    dice = random.Random(seed)
+    async with server.client(decode_responses=False) as redis:
+        new, old = Real(redis), Real(redis)
+        pair = Pair(new, Twin(""), dice)
+        for _ in range(60):
+            pair.now = await new.now()
+            key = dice.choice(pair.keys)
+            await _strange(redis, dice, new.key(key), old.key(key))
+            asked, shared = pair.asked(key, restore=False), Shared()
+            if dice.random() < 0.3:
+                asked = replace(asked, expires_at=pair.now + 900, revoked_at=dice.choice((0.0, 1e-7, 1e9 + 1e-6)))
+            (got,) = await new.merge(shared, [asked])
+            together = json.dumps(json.loads(as_json(shared)) | json.loads(as_json(asked)))
+            reply = await old.run("put", [old.key(key)], together)
+            expected = merged(asked, reply if len(reply) == 1 else [*reply, got.changed])
+            assert same_merged(got, expected), (asked, got, expected)
+            assert abs(await redis.pttl(new.key(key)) - await redis.pttl(old.key(key))) < 1000 * CLOSE_SECONDS
+
+
+async def _strange(redis: Any, dice: random.Random, *keys: str) -> None:
+    """Sometimes put what is no record of ours under both keys."""
+    kind = dice.randrange(12)
+    for key in keys:
+        if kind < 4:
+            await redis.delete(key)
+        if kind == 0:
+            await redis.rpush(key, "1")
+        elif kind == 1:
+            await redis.set(key, b'{"revoked_at":5}' + b" " * 1_048_577, ex=70)
+        elif kind in (2, 3):
+            await redis.set(key, dice.choice((b"1", b"\xff", b"{}")), ex=None if kind == 2 else 70)
+
+
+async def test_a_request_that_changes_nothing_writes_all_the_same(server: Process) -> None:
+    """A WAIT behind it has something to confirm; a restore that changes nothing writes nothing. Neither is logged."""
+    async with server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        asked = Asked("jti", "a", expires_at=await real.now() + 900, revoked_at=5.0)
+        for restore, writes in ((False, 1), (True, 0)):
+            await real.merge(Shared(), [asked])
+            before = (await redis.info("persistence"))["rdb_changes_since_last_save"]
+            (again,) = await real.merge(Shared(restore=restore), [asked])
+            after = (await redis.info("persistence"))["rdb_changes_since_last_save"]
+            assert (again.changed, after - before, len(await real.entries())) == (False, writes, 1)
+
+
+async def test_the_log_keeps_about_as_many_entries_as_it_is_told(server: Process) -> None:
+    """Redis trims whole nodes of the stream, of a hundred entries each."""
+    async with server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        for start in range(0, 1000, 100):
+            await real.merge(
+                Shared(log_max=200), [Asked("jti", str(n), expires_in=900) for n in range(start, start + 100)]
+            )
+        assert 200 <= len(await real.entries()) < 400
+
+
+async def test_a_refused_log_entry_leaves_the_record_alone(server: Process) -> None:
+    """Where the log cannot be appended to, nothing was revoked, and a retry logs its change."""
+    async with server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        await redis.set(real.log, "no stream")
+        with pytest.raises(ResponseError, match="WRONGTYPE"):
+            await real.merge(Shared(), [Asked("jti", "a", expires_in=900)])
+        assert not await redis.exists(real.key(("jti", "a")))
+
+
+async def test_a_heartbeat_takes_whatever_stands_under_its_key_for_no_state(server: Process) -> None:
+    """A key of another type, and marks without a time."""
+    async with server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        await redis.set(real.state, "no hash")
+        reply, refused = await real.beat("E1")
+        assert (reply.epoch, reply.pending, refused) == ("E1", frozenset({"E1"}), "")
+        await redis.hset(real.state, "pending:E0", "soon")
+        assert (await real.beat("E2"))[0].pending == {"E1"}
+
+
+async def test_a_mark_ends_though_the_clock_stepped_back(server: Process) -> None:
+    """A mark that lies further ahead than any can lasts as long as a new one."""
+    async with server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        await real.beat("E1")
+        far = int((await real.now() + 3600) * 1000)
+        await redis.hset(real.state, "pending:E0", far)
+        assert "E0" in (await real.beat("E2"))[0].pending
+        assert int((await real.redis.hget(real.state, "pending:E0")).decode()) < far - 3_000_000
+
+
+async def test_a_private_redis_needs_no_grace(server: Process) -> None:
+    """With a grace of 0 a new epoch is not pending."""
+    async with server.client(decode_responses=False) as redis:
+        reply, _ = await Real(redis).beat("E1", grace_seconds=0)
+        assert (reply.epoch, reply.pending) == ("E1", frozenset())
+
+
+async def test_a_redis_that_takes_no_writes_is_read_all_the_same() -> None:
+    """It has one epoch for all, pending for ever, and says why it refused; afterwards it begins a real epoch."""
+    async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        await redis.xadd(real.log, {"n": "first"})
+        await redis.config_set("min-replicas-to-write", 1)
+        replies = [await real.beat(name, "E0") for name in ("E1", "E2")]
+        epoch = f"unwritten {await real.life()}"
+        assert [(reply.epoch, reply.pending) for reply, _ in replies] == [(epoch, frozenset({epoch, "E0"}))] * 2
+        assert all(refused.startswith("NOREPLICAS") for _, refused in replies)
+        await redis.config_set("min-replicas-to-write", 0)
+        reply, refused = await real.beat("E3")
+        assert (reply.epoch, refused) == ("E3", "")
+        await redis.config_set("min-replicas-to-write", 1)
+        assert await real.beat("E4") == (replace(reply, there=False), "")
+
+
+async def test_a_full_redis_is_read_and_says_so() -> None:
+    """A heartbeat that has to write names what Redis said, and the epoch is the same as before."""
+    async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        before, _ = await real.beat("E1")
+        await redis.config_set("maxmemory", "1")
+        reply, refused = await real.beat("E2", cursor=before.end, must_write=True)
+        assert (reply.epoch, reply.there, refused[:3]) == ("E1", True, "OOM")
+
+
+async def test_a_replica_refuses_a_heartbeat() -> None:
+    """Also while its master is away."""
+    async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
+        await redis.replicaof("127.0.0.1", "1")
+        with pytest.raises(ReadOnlyError):
+            await Real(redis).beat("E1")
