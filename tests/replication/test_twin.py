@@ -360,7 +360,7 @@ async def test_a_redis_that_takes_no_writes_is_read_all_the_same() -> None:
         replies = [await real.beat(name, "E0") for name in ("E1", "E2")]
         epoch = f"unwritten {await real.life()}"
         assert [(reply.epoch, reply.pending) for reply, _ in replies] == [(epoch, frozenset({epoch, "E0"}))] * 2
-        assert all(refused.startswith("NOREPLICAS") for _, refused in replies)
+        assert all("NOREPLICAS" in refused for _, refused in replies)
         await redis.config_set("min-replicas-to-write", 0)
         reply, refused = await real.beat("E3")
         assert (reply.epoch, refused) == ("E3", "")
@@ -375,7 +375,7 @@ async def test_a_full_redis_is_read_and_says_so() -> None:
         before, _ = await real.beat("E1")
         await redis.config_set("maxmemory", "1")
         reply, refused = await real.beat("E2", cursor=before.end, must_write=True)
-        assert (reply.epoch, reply.there, refused[:3]) == ("E1", True, "OOM")
+        assert (reply.epoch, reply.there, "OOM" in refused) == ("E1", True, True)
 
 
 async def test_a_replica_refuses_a_heartbeat() -> None:

@@ -4,7 +4,7 @@
 -- its cursor ('id.nonce') or ''; how long a pending restore stays marked, and a new epoch itself (0: not at all), both in
 -- milliseconds; '1' if something must be written, so that a WAIT on this connection has something to confirm.
 -- Returns {epoch, {pending epoch, ...}, the log's last entry or '', 1 if the cursor's entry is in the log, else 0,
--- the error of the first write that Redis refused, else ''}.
+-- the error of the first write that Redis refused, else ''}; Redis 6.2 puts the line of the script before an error.
 local STATE, LOG = KEYS[1], KEYS[2]
 local name, restored_epoch, cursor = ARGV[1], ARGV[2], ARGV[3]
 local pending_ms, grace_ms, must_write = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
