@@ -194,7 +194,6 @@ class SyncState:
 
     def _lose_cursor(self) -> None:
         self.cursor = None
-        self._proof = None
         self.scan_again()
 
     # Restoring and scanning
@@ -243,12 +242,12 @@ class SyncState:
     def scan_again(self) -> None:
         """Note that the mirror may lack records: nothing proves it in sync before another scan has ended."""
         self._scanned_at = math.inf
+        self._proof = None
         self.scanning = False
 
     def clock_jumped(self) -> None:
         """Note that the wall clock jumped: the mirror may have dropped live records, so it is not in sync."""
         self._in_sync_at = -math.inf
-        self._proof = None
         self.scan_again()
 
     # Verdicts (rule 11)

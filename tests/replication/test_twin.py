@@ -151,7 +151,7 @@ class Pair:
         self.real = real
         self.twin = twin
         self.dice = dice
-        self.now = 0.0
+        self.now = self.base = 0.0
         self.entries: list[tuple[LogEntry, LogEntry]] = []
         self.epochs: list[str | None] = [None]
         self.keys: list[Key] = [(claim, value) for claim in CLAIMS for value in ("a", 'é/"\\', "c")]
@@ -159,6 +159,7 @@ class Pair:
     async def act(self) -> None:
         """Do one random thing to both, and compare replies and logs."""
         self.now = await self.real.now()
+        self.base = self.base or self.now
         acts = self.beat, self.merge, self.merge, self.merge, self.ask, self.foreign, self.disturb
         await self.dice.choice(acts)()
         entries = await self.real.entries()
@@ -171,6 +172,8 @@ class Pair:
         cursors: list[tuple[Cursor | None, Cursor | None]] = [(None, None)]
         cursors += [(one.cursor, other.cursor) for one, other in self.entries]
         cursor, twins = self.dice.choice(cursors)
+        if cursor and twins and self.dice.random() < 0.2:
+            cursor, twins = cursor._replace(nonce="another"), twins._replace(nonce="another")
         got, refused = await self.real.beat(name, restored, cursor)
         expected = self.twin.beat(self.now, name, restored, twins)
         assert refused == ""
@@ -191,11 +194,14 @@ class Pair:
     def asked(self, key: Key, *, restore: bool) -> Asked:
         """A request, or a record as a restore writes it back."""
         dice = self.dice
-        cutoff = None if key[0] == "jti" else dice.choice((None, self.now - 500, self.now + 30, self.now + 500))
+        cutoffs = None, self.base - 500, self.base - 500, self.now - 500, self.now + 30, self.now + 500
+        cutoff = None if key[0] == "jti" else dice.choice(cutoffs)
         asked = Asked(*key, issued_before=cutoff, reason=dice.choice((None, "", "x", '"/\\é')))
         if restore:
             ends = self.now + dice.choice((-100, *LIFETIMES))
-            return replace(asked, expires_at=ends, revoked_at=dice.choice((None, 1.5, self.now - 5000)))
+            return replace(
+                asked, expires_at=ends, revoked_at=dice.choice((None, None, 1.5, self.now - 5000, self.now + 5000))
+            )
         asked = replace(asked, cutoff_is_now=True if key[0] != "jti" and dice.random() < 0.5 else None, revoked_by="k")
         lifetime = dice.choice((-100, *LIFETIMES, 5_000_000))
         kind = dice.random()
@@ -213,9 +219,11 @@ class Pair:
 
     async def foreign(self) -> None:
         key, lifetime = self.dice.choice(self.keys), self.dice.choice((None, 3600))
-        value = self.dice.choice((b"1", b"", b"{}", b"[]", b"\xff", b'{"revoked_at":null}', b'{"revoked_at":1e999}'))
+        value = self.dice.choice(
+            (b"1", b"", b"{}", b"[]", b"\xff", b'{"revoked_at":null}', b'{"revoked_at":5,"issued_before":7}')
+        )
         await self.real.redis.set(self.real.key(key), value, ex=lifetime)
-        self.twin.records[key] = Revocation(*key, lifetime and self.now + lifetime, None)
+        self.twin.records[key] = revocation_from_record(*key, value, lifetime and self.now + lifetime)
 
     async def disturb(self) -> None:
         """Delete a record, end the marks, change the life, trim the log, or lose all."""
@@ -379,8 +387,10 @@ async def test_a_full_redis_is_read_and_says_so() -> None:
 
 
 async def test_a_replica_refuses_a_heartbeat() -> None:
-    """Also while its master is away."""
+    """Also while its master is away, and where there is nothing to write."""
     async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
+        real = Real(redis)
+        await real.beat("E1")
         await redis.replicaof("127.0.0.1", "1")
         with pytest.raises(ReadOnlyError):
-            await Real(redis).beat("E1")
+            await real.beat("E2")

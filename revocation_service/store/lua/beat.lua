@@ -36,7 +36,7 @@ if not state.epoch or state.life ~= life then
   write('DEL', STATE)
   if not write('HSET', STATE, 'epoch', name, 'life', life) then name = 'unwritten ' .. life end -- one name for all
   state = {epoch = name}
-  if grace_ms > 0 then mark(name, grace_ms) end
+  mark(name, grace_ms)
 end
 if restored_epoch ~= '' and restored_epoch ~= state.epoch then mark(restored_epoch, pending_ms) end
 
