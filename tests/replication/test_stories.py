@@ -1,4 +1,4 @@
-"""Cases that were told by hand, because a random search meets them too seldom; each is named after what it guards.
+"""Cases told by hand, because a random search meets them too seldom; each is named after what it guards against.
 
 Time is that of the world: "in sync lately" reaches back 6 s instead of 60, and "recent" 7.5 s instead of 90.
 """
@@ -16,7 +16,7 @@ from tests.replication.world import EPOCH_SECONDS, FAR, Host, Parts, World
 from tests.scale import scaled
 
 OLD_SECONDS: Final = 10.0
-"""After so long nothing is recent any more, and nobody was in sync lately."""
+"""After this time no revocation is recent, and a worker that was cut off is no longer witness to a new epoch."""
 
 Story = Callable[[int, Parts], None]
 
@@ -86,11 +86,11 @@ def test_put_straddles(seed: int, parts: Parts) -> None:
     world.settle()
 
 
-# Who goes on, and who does not
+# Which workers go on, and which do not
 
 
 def test_one_in_sync_goes_on(seed: int, parts: Parts) -> None:
-    """Who was in sync when everything was lost answers without a break."""
+    """A worker that was in sync when everything was lost answers without a break."""
     world = started(seed, parts, workers=2, records=5)
     world.lose(None, restarted=False)
     for _ in range(80):
@@ -557,7 +557,7 @@ def test_foreign_writer(seed: int, parts: Parts) -> None:
 
 
 def test_private_redis(seed: int, parts: Parts) -> None:
-    """Without a grace a new epoch is not pending: the private embedded Redis makes nobody wait."""
+    """Without a grace a new epoch is not pending: with the private embedded Redis no worker waits."""
     reply = Twin(f"L{seed}").beat(EPOCH_SECONDS, "E1", None, None, grace_seconds=0)
     state = parts.state(5.0)
     state.heard(Heartbeat(0.0, 0.1, reply.epoch, reply.pending, reply.end, None, reply.there))

@@ -121,12 +121,12 @@ def change(entry: bytes | None) -> Revocation | None:
 
 
 def same_time(one: float | None, other: float | None) -> bool:
-    """Whether two times are the same, as far as one can tell who was not at the server."""
+    """Return whether two times are the same, apart from the time that a command takes to the server."""
     return one == other if one is None or other is None else abs(one - other) < CLOSE_SECONDS
 
 
 def same_record(one: Revocation | None, other: Revocation | None) -> bool:
-    """Whether two records are the same but for the moment at which each was made."""
+    """Return whether two records are the same but for the moment at which each was made."""
     if one is None or other is None:
         return one is other
     times = zip((one[2], one[3], one[4]), (other[2], other[3], other[4]), strict=True)
@@ -140,7 +140,7 @@ def same_record(one: Revocation | None, other: Revocation | None) -> bool:
 
 
 def same_merged(one: Merged, other: Merged) -> bool:
-    """Whether two replies are the same."""
+    """Return whether two replies are the same."""
     return replace(one, record=None) == replace(other, record=None) and same_record(one.record, other.record)
 
 
@@ -296,7 +296,7 @@ async def _strange(redis: Any, dice: random.Random, *keys: str) -> None:
             await redis.set(key, dice.choice((b"1", b"\xff", b"{}")), ex=None if kind == 2 else 70)
 
 
-async def test_a_request_that_changes_nothing_writes_all_the_same(server: Process) -> None:
+async def test_a_request_that_changes_nothing_still_writes(server: Process) -> None:
     """A WAIT behind it has something to confirm; a restore that changes nothing writes nothing. Neither is logged."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
@@ -359,8 +359,8 @@ async def test_a_private_redis_needs_no_grace(server: Process) -> None:
         assert (reply.epoch, reply.pending) == ("E1", frozenset())
 
 
-async def test_a_redis_that_takes_no_writes_is_read_all_the_same() -> None:
-    """It has one epoch for all, pending for ever, and says why it refused; afterwards it begins a real epoch."""
+async def test_a_redis_that_takes_no_writes_can_still_be_read() -> None:
+    """Its epoch has one name for all workers and stays pending, until Redis takes writes again."""
     async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
         real = Real(redis)
         await redis.xadd(real.log, {"n": "first"})

@@ -160,7 +160,11 @@ class Worker:
         self.state.restored(epoch, self.clock())
 
     def restore_batch(self, records: Sequence[Revocation]) -> Steps:
-        """Write back what Redis lacks of these records."""
+        """Write back what Redis lacks of these records.
+
+        All records here are tokens'. The service merges a record that may have a cutoff without asking, because ask.lua
+        compares ends alone.
+        """
         yield partial(self.redis.take_turn, self.name)
         missing = yield partial(self.redis.missing, records)
         if missing:

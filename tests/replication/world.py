@@ -386,7 +386,7 @@ class World:
             raise self.broken(f"{host.worker.name} denies {key[1]} {late:.2f} s after its cause")
 
     def seconds_after_cause(self, key: Key) -> float:
-        """Return for how long a denial of this revocation has been wrong; negative where nobody connected holds it."""
+        """Return for how long a denial of this revocation has been wrong; -inf if no connected worker holds it."""
         held_since = [
             max(host.since, host.worker.got[key])
             for host in self.hosts
@@ -563,10 +563,10 @@ class RandomWorld(World):
             self._happen()
             self.run_tick(self._lazy)
             if self.losses_only:
-                self._nobody_refuses()
+                self._check_that_none_refuses()
         self.settle()
 
-    def _nobody_refuses(self) -> None:
+    def _check_that_none_refuses(self) -> None:
         for host in self.living:
             if host.state.complete and not host.state.believes(self.now()):
                 raise self.broken(f"{host.worker.name} is complete and answers 503: {host.state.reason(self.now())}")

@@ -1,0 +1,91 @@
+"""The decisions of one worker by themselves: what it says of itself, and what it hands to its tasks."""
+
+import math
+from dataclasses import replace
+from typing import Final
+
+from revocation_service.replication.epoch import Cursor, Heartbeat, Key, SyncState
+
+END: Final = Cursor(1_700_000_000_000, 3, "9f")
+FIRST: Final = Heartbeat(1.0, 1.1, "E1", frozenset(), END, None, there=False)
+SECOND: Final = Heartbeat(2.0, 2.1, "E1", frozenset(), END, END, there=True)
+
+
+def complete() -> SyncState:
+    """A worker that was in sync at 2.0."""
+    state = SyncState(5.0)
+    state.heard(FIRST)
+    state.scan_began()
+    state.scan_ended(1.5)
+    state.heard(SECOND)
+    return state
+
+
+def test_a_cursor_survives_as_text() -> None:
+    """As a heartbeat sends it, and beat.lua returns it."""
+    assert str(END) == "1700000000000-3.9f"
+    assert Cursor.parse(str(END)) == END
+    assert END.reaches(END._replace(sequence=2, nonce="ff"))
+    assert not END.reaches(END._replace(milliseconds=END.milliseconds + 1, sequence=0))
+
+
+def test_the_reason_for_readyz() -> None:
+    """Each of the closed set, and none for a worker that is complete and in sync."""
+    state = SyncState(5.0)
+    assert state.reason(0.0) == "no_heartbeat"
+    state.heard(replace(FIRST, pending=frozenset({"E0"})))
+    assert state.reason(1.2) == "store_in_doubt"
+    state.heard(FIRST)
+    assert state.reason(1.2) == "joining"
+    state = complete()
+    assert state.reason(6.9) is None
+    state.heard(replace(SECOND, began_at=4.0, end=END._replace(sequence=4)))
+    assert state.reason(7.1) == "mirror_stale"
+    assert state.reason(9.1) == "no_heartbeat"
+
+
+def test_staleness_counts_from_the_heartbeat_that_proved_it() -> None:
+    """From its beginning; a worker that is joining has none."""
+    assert complete().staleness(3.5) == 1.5
+    state = SyncState(5.0)
+    state.heard(FIRST)
+    assert state.staleness(1.5) == math.inf
+
+
+def test_a_snapshot_is_served_only_of_what_is_whole() -> None:
+    """By a complete worker, while nothing is pending that it did not witness."""
+    state = SyncState(5.0)
+    state.heard(FIRST)
+    assert not state.feeds()
+    state = complete()
+    assert state.feeds()
+    state.heard(replace(SECOND, pending=frozenset({"E0"})))
+    assert not state.feeds()
+    state.heard(replace(SECOND, pending=frozenset({"E1"})))
+    assert state.feeds()
+
+
+def test_the_newest_is_restored_first() -> None:
+    """Also where it was learned before."""
+    state = complete()
+    keys: list[Key] = [("jti", each) for each in "abc"]
+    for key in (*keys, keys[0]):
+        state.learned(key, 3.0, by="log")
+    assert list(state.recent()) == [keys[0], keys[2], keys[1]]
+
+
+def test_what_may_be_missing_is_scanned_again_and_proves_nothing_before() -> None:
+    """A heartbeat that waited for the tail is no proof any more."""
+    state, end = complete(), END._replace(sequence=4)
+    state.heard(replace(SECOND, began_at=4.0, end=end))
+    state.scan_again()
+    state.reached(end)
+    assert state.scan_due()
+    assert state.staleness(4.5) == 2.5
+
+
+def test_a_full_redis_with_an_empty_log_is_not_scanned() -> None:
+    """There is no entry from which the tail could follow."""
+    state = SyncState(5.0)
+    state.heard(replace(FIRST, end=None))
+    assert not state.scan_due()
