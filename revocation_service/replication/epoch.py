@@ -199,7 +199,10 @@ class SyncState:
     # Restoring and scanning
 
     def learned(self, key: Key, now: float, *, by: Source) -> None:
-        """Note a revocation as recently learned (rule 7); one found by a scan counts only if the worker is complete."""
+        """Note a revocation that is new to the mirror, or covers more than before, as recently learned (rule 7).
+
+        One that was found by a scan counts only if the worker is complete.
+        """
         if by != "scan" or self.complete:
             self._recent.pop(key, None)
             self._recent[key] = now

@@ -71,12 +71,16 @@ class Worker:
         self.got: dict[Key, float] = {}
 
     def add(self, revocation: Revocation, by: Source) -> None:
-        """Add a revocation to the mirror, and note it as learned."""
+        """Add a revocation to the mirror, and note it as learned if the mirror did not have it like that.
+
+        What was read in the log once more, such as a record that another worker restored, is not recent again.
+        """
         key = revocation.claim, revocation.value
         held = self.mirror.get(key)
         self.mirror[key] = revocation if held is None else merge(held, revocation)
         self.got.setdefault(key, self.clock())
-        self.state.learned(key, self.clock(), by=by)
+        if self.mirror[key] != held:
+            self.state.learned(key, self.clock(), by=by)
 
     # The heartbeat
 
@@ -194,10 +198,14 @@ class Worker:
         self.state.scan_ended(self.clock())
 
     def rescan(self) -> Steps:
-        """Find what was written or deleted behind the service's back (rule 12)."""
+        """Find what was written or deleted behind the service's back (rule 12).
+
+        A new epoch ends it at once, because what is recent must not wait for a scan.
+        """
+        epoch, lacked = self.state.epoch, list[Revocation]()
         yield from self.restore()
-        lacked: list[Revocation] = []
-        yield from self.scan(lacked)
+        if self.same(epoch):
+            yield from self.scan(lacked)
         if lacked:
             yield partial(self.redis.append, lacked)
 

@@ -438,7 +438,7 @@ class World:
         master, old = self.master, self.master.data
         data = kept.copy() if kept else self.parts.twin(life=old.life)
         data.life = self.name("L") if restarted else old.life
-        self._lost(old, data)
+        self._lost(data)
         master.data = data
         master.turn = ("", NEVER)
         if clock_offset is not None:
@@ -450,8 +450,9 @@ class World:
                     host.breaks(self._reply_is_lost)
         master.changed()
 
-    def _lost(self, old: Twin, new: Twin) -> None:
-        for key in old.records.keys() - new.records.keys():
+    def _lost(self, new: Twin) -> None:
+        """Note what is lacking now; what was lost before and is not restored yet is lost again."""
+        for key in self.acknowledged.keys() - new.records.keys():
             self.lost_at[key] = self.now()
 
     def fail_over(self, kept: Twin, clock_offset: float = 0.0) -> Master:
@@ -461,7 +462,7 @@ class World:
         data.life = self.name("L")
         self.master = Master(data, clock_offset)
         self.master.changed()
-        self._lost(old.data, data)
+        self._lost(data)
         self.note(f"a replica with {len(data.records)} of {len(old.data.records)} is promoted")
         return old
 
