@@ -7,9 +7,11 @@ import pytest
 
 from revocation_service.replication.epoch import SyncState
 from tests.replication import mutants, test_stories as stories
+from tests.replication.hosts import Parts
+from tests.replication.random_world import RandomWorld
 from tests.replication.twin import Twin
 from tests.replication.worker import Worker
-from tests.replication.world import BrokenPromise, Parts, RandomWorld
+from tests.replication.world import BrokenPromise
 
 Mutant = type[SyncState] | type[Worker] | type[Twin]
 Story = Callable[[int, Parts], None]

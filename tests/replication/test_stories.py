@@ -10,9 +10,10 @@ import pytest
 
 from revocation_client.model import Revocation
 from revocation_service.replication.epoch import Cursor, Heartbeat
+from tests.replication.hosts import EPOCH_SECONDS, FAR, Host, Parts
 from tests.replication.twin import Twin
 from tests.replication.worker import RESTORE_BATCHES, SCAN_SLICES
-from tests.replication.world import EPOCH_SECONDS, FAR, Host, Parts, World
+from tests.replication.world import World
 from tests.scale import scaled
 
 OLD_SECONDS: Final = 10.0

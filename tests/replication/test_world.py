@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.replication.world import RandomWorld
+from tests.replication.random_world import RandomWorld
 from tests.scale import CAMPAIGN, scaled
 
 BLOCK: Final = 25
