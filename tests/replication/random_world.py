@@ -35,8 +35,13 @@ class RandomWorld(World):
         self.settle()
 
     def _check_that_none_refuses(self) -> None:
+        """Raise BrokenPromise if a complete worker answers 503, unless it missed an epoch that is pending.
+
+        Where Redis loses data twice between two heartbeats of a worker, the worker never hears of the epoch in between.
+        """
         for host in self.living:
-            if host.state.complete and not host.state.believes(self.now()):
+            missed = host.worker.pending - host.worker.entered
+            if host.state.complete and not host.state.believes(self.now()) and not missed:
                 raise self.broken(f"{host.worker.name} is complete and answers 503: {host.state.reason(self.now())}")
 
     def _happen(self) -> None:

@@ -69,6 +69,10 @@ class Worker:
         self.state = state
         self.mirror: dict[Key, Revocation] = {}
         self.got: dict[Key, float] = {}
+        self.pending: frozenset[str] = frozenset()
+        """What the last heartbeat that counted showed as pending."""
+        self.entered: set[str] = set()
+        """The epochs that heartbeats showed."""
 
     def add(self, revocation: Revocation, by: Source) -> None:
         """Add a revocation to the mirror, and note it as learned if the mirror did not have it like that.
@@ -94,6 +98,8 @@ class Worker:
                 pass
             else:
                 if self.counts(named):
+                    self.pending = reply.pending
+                    self.entered.add(reply.epoch)
                     told = reply.epoch, reply.pending, reply.end
                     self.state.heard(Heartbeat(began_at, self.clock(), *told, cursor, reply.there))
             while self.clock() < began_at + HEARTBEAT_SECONDS:

@@ -126,13 +126,15 @@ class World:
             allowed += 0 if host.on_master else STALE_SECONDS
         elif not host.state.mirror_decides(self.now()):
             return
+        elif not host.state.complete:
+            raise self.broken(f"{host.worker.name} is joining and answers from its mirror")
         else:
             allowed += STALE_SECONDS
         for key in denied:
             self._late(host, key, allowed)
 
     def _late(self, host: Host, key: Key, allowed: float) -> None:
-        late = self.seconds_after_cause(key)
+        late = min(self.seconds_after_cause(key), self.now() - host.since)  # that it was away itself is a cause as well
         self.latest = max(self.latest, late - allowed + LATE_SECONDS)
         if late > allowed:
             raise self.broken(f"{host.worker.name} denies {key[1]} {late:.2f} s after its cause")
