@@ -151,6 +151,11 @@ class Connection:
         self.master.turn = worker, self.world.now() + TURN_SECONDS
         return True
 
+    def release_turn(self, worker: str) -> None:
+        """See worker.Redis."""
+        if self.master.turn[0] == worker:
+            self.master.turn = "", NEVER
+
     def take_rescan(self) -> bool:
         """See worker.Redis."""
         if self.world.now() < self.world.rescan_at:

@@ -52,6 +52,9 @@ class Redis(Protocol):
     def take_turn(self, worker: str) -> bool:
         """Take or renew the lease on restoring."""
 
+    def release_turn(self, worker: str) -> None:
+        """End the lease, if this worker has it."""
+
     def take_rescan(self) -> bool:
         """Take the key that one worker gets every REVOCATION_RESCAN_SECONDS."""
 
@@ -168,6 +171,7 @@ class Worker:
                 return
             yield from self.restore_batch(list(self.mirror.values())[number::RESTORE_BATCHES])
         self.state.restored(epoch, self.clock())
+        yield partial(self.redis.release_turn, self.name)
 
     def restore_batch(self, records: Sequence[Revocation]) -> Steps:
         """Write back what Redis lacks of these records.
