@@ -182,7 +182,8 @@ def decode(message: Message) -> Heard:
         heard = read(message, form)
     except _NOT_UNDERSTOOD:
         raise FeedError(f"an event named {message.event} is not of its form") from None
-    return heard._replace(unknown=_named("a member", min(unknown))) if unknown and heard.unknown is None else heard
+    member = _named("a member", min(unknown)) if unknown else None
+    return Heard(heard.event, heard.unknown or member)
 
 
 def _named(what: str, name: object) -> str:
