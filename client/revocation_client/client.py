@@ -11,7 +11,7 @@ from typing import Any, Final, Self
 
 from revocation_client.answers import Outcome
 from revocation_client.api import Api, Feed, Service, address
-from revocation_client.asking import Asking
+from revocation_client.asking import Asking, settled
 from revocation_client.counters import Counters, Tally
 from revocation_client.environment import url_and_key
 from revocation_client.errors import (
@@ -197,7 +197,7 @@ class RevocationClient:
     async def check_many(self, questions: Iterable[Question]) -> list[Verdict]:
         """The verdicts in order; the first error in it is raised, after all have been answered.
 
-        To hear of each error, gather single checks: they travel together just the same.
+        To hear of each error, gather single checks: they are sent as one batch too.
         """
         return await self._verdicts([inquiry(question) for question in questions])
 
@@ -250,7 +250,8 @@ class RevocationClient:
 
         Raises RequestRefused (401 or 403: the API key), ServiceUnavailable, UnexpectedAnswer.
         """
-        outcome = await self._started().asking.ask(inquiry_by_jti("verify-access"), memory_can_decide=False)
+        asked = self._started().asking.ask(inquiry_by_jti("verify-access"), memory_can_decide=False)
+        outcome = await settled(asked)
         if isinstance(outcome, RevocationError):
             raise outcome.again()
 
@@ -271,7 +272,7 @@ class RevocationClient:
     async def _ask(self, asked: Inquiry) -> Verdict | ServiceUnavailable:
         opened = self._started()
         known = self._remembered(asked)
-        return self._known(await self._outcome(opened, asked), asked) if known is None else known
+        return self._known(await settled(self._outcome(opened, asked)), asked) if known is None else known
 
     def _remembered(self, asked: Inquiry) -> Verdict | None:
         verdict = None if self._memory is None else self._memory.verdict(asked)
@@ -291,7 +292,7 @@ class RevocationClient:
             self._outcome(opened, one) for one, known in zip(inquiries, remembered, strict=True) if known is None
         ]
         try:
-            outcomes = iter([await one for one in answers])
+            outcomes = iter([await settled(one) for one in answers])
         finally:
             for one in answers:  # where the caller was cancelled
                 one.cancel()

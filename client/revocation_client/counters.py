@@ -27,7 +27,7 @@ class Counters:
     failed: int = 0
     """Checks that raised: refused by the service (4xx), or its answer not understood."""
     batches: int = 0
-    """Batches of questions that left; `checks / batches` is how many travel together."""
+    """Batches of questions sent; `checks / batches` is the size of a batch."""
     requests: int = 0
     """HTTP requests sent, those for revocations and repeated ones included."""
     retries: int = 0

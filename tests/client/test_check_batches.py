@@ -1,7 +1,6 @@
-"""Checks that are asked together travel together, and none travels with what left before it was asked (rule 17)."""
+"""Concurrent checks are sent as one request, and a check never joins a request that was sent before it was asked."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,27 +8,26 @@ import pytest
 from aiohttp import web
 
 from revocation_client import NotStarted, RequestRefused, RevocationClient, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.coalescing import BATCHES_AT_ONCE
 from revocation_client.questions import BODY_MAX_BYTES
 from tests.client.scripted import Gate, Scripted, as_the_service, not_revoked, scripted
 
 
 @pytest.fixture
 async def server() -> AsyncIterator[Scripted]:
-    """A server that notes what it is asked."""
+    """A server that records its requests."""
     async with scripted() as running:
         yield running
 
 
 @pytest.fixture
 async def client(server: Scripted) -> AsyncIterator[RevocationClient]:
-    """A client of it, that waits long."""
+    """A client of it with a long timeout."""
     async with server.client(timeout_seconds=20) as started:
         yield started
 
 
-async def test_what_is_asked_at_once_leaves_as_one_request(client: RevocationClient, server: Scripted) -> None:
-    """64 askers, one request, in the order in which they asked; each hears its own answer."""
+async def test_concurrent_checks_are_one_request(client: RevocationClient, server: Scripted) -> None:
+    """64 checks make one request, in the order in which they were asked; each gets its own answer."""
 
     async def odd_ones(_request: web.Request, body: Any) -> web.StreamResponse:
         return web.json_response({"results": [revoked_if_odd(element) for element in body["checks"]]})
@@ -48,8 +46,8 @@ def revoked_if_odd(element: dict[str, Any]) -> dict[str, Any]:
     return not_revoked(element) | {"revoked": True, "revocation": record}
 
 
-async def test_a_check_never_joins_a_request_that_has_left(client: RevocationClient, server: Scripted) -> None:
-    """The same question, asked while the first is under way, is sent again: it may have been revoked meanwhile."""
+async def test_a_check_never_joins_a_request_that_was_sent(client: RevocationClient, server: Scripted) -> None:
+    """The same check, asked while the first is under way, is sent again: the token may have been revoked meanwhile."""
     gate = Gate()
     server.script = gate
     first = asyncio.create_task(client.check_jti("same"))
@@ -61,43 +59,24 @@ async def test_a_check_never_joins_a_request_that_has_left(client: RevocationCli
     assert server.asked == [["same"], ["same"]]
 
 
-async def test_what_is_asked_meanwhile_leaves_as_one_batch(client: RevocationClient, server: Scripted) -> None:
-    """While all lanes are taken, everything waits together; a slow answer holds up nobody who comes before that."""
-    gate = Gate()
-    server.script = gate
-    tasks = []
-    for number in range(BATCHES_AT_ONCE):
-        tasks.append(asyncio.create_task(client.check_jti(f"lane-{number}")))
-        await server.until_asked(number + 1)
-    tasks += [asyncio.create_task(client.check_jti(f"later-{number}")) for number in range(50)]
-    await asyncio.sleep(0.2)  # that nothing comes cannot be awaited
-    assert len(server.requests) == BATCHES_AT_ONCE
-    server.script = as_the_service
-    gate.held[0].set()
-    await server.until_asked(BATCHES_AT_ONCE + 1)
-    assert server.asked[-1] == [f"later-{number}" for number in range(50)]
-    gate.open()
-    await asyncio.gather(*tasks)
-
-
 async def test_batches_split_by_count(client: RevocationClient, server: Scripted) -> None:
-    """None has more than the thousand that the service takes."""
+    """No request has more than the thousand checks that the service accepts."""
     await client.check_many([{"jti": str(number)} for number in range(2500)])
     assert sorted(len(batch) for batch in server.asked) == [500, 1000, 1000]
 
 
 async def test_batches_split_by_bytes(client: RevocationClient, server: Scripted) -> None:
-    """None is larger than the mebibyte that the service takes, and each is as full as can be."""
+    """No request is larger than the mebibyte that the service accepts, and each is as full as it can be."""
     tokens = [f"{number:04d}" + "x" * 99_996 for number in range(25)]
     assert len(await client.check_many(tokens)) == 25
     assert [len(body["checks"]) for body in server.bodies] == [10, 10, 5]
     assert max(server.sizes) <= BODY_MAX_BYTES
 
 
-async def test_a_token_that_fills_a_request_travels_alone_and_a_larger_one_not_at_all(
+async def test_a_token_that_fills_a_request_is_sent_alone_and_a_larger_one_is_refused(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """The largest that the service would take is asked about; one byte more is refused as it would be there."""
+    """The largest token that the service accepts is sent; one byte more is refused as the service would refuse it."""
     largest = "x" * (BODY_MAX_BYTES - len(b'{"checks":[{"token":""}]}'))
     found = await asyncio.gather(
         client.check_jti("small"), client.check(largest), client.check(largest + "x"), return_exceptions=True
@@ -109,8 +88,8 @@ async def test_a_token_that_fills_a_request_travels_alone_and_a_larger_one_not_a
     assert max(server.sizes) == BODY_MAX_BYTES
 
 
-async def test_an_error_reaches_only_who_asked(client: RevocationClient, server: Scripted) -> None:
-    """One element refused, one away, one not understood: three are told, each its own, and the rest are answered."""
+async def test_an_error_reaches_only_its_own_check(client: RevocationClient, server: Scripted) -> None:
+    """One check is refused, one unavailable, one not understood: each gets its own error, and the rest an answer."""
     problem = {"type": "about:blank", "title": "t", "detail": "d"}
     bad: dict[str, Any] = {
         "refused": {"error": problem | {"status": 400, "code": "invalid_token"}},
@@ -135,8 +114,10 @@ async def test_an_error_reaches_only_who_asked(client: RevocationClient, server:
     assert [one.source for one in found if not isinstance(one, BaseException)] == ["redis", "policy", "redis"]
 
 
-async def test_an_error_of_the_whole_batch_is_each_askers_own(client: RevocationClient, server: Scripted) -> None:
-    """Several hear of it, and none holds the very object, whose traceback would grow, of another."""
+async def test_an_error_of_the_whole_request_is_a_separate_object_for_each_check(
+    client: RevocationClient, server: Scripted
+) -> None:
+    """Each caller raises an object of its own: a shared one would collect the tracebacks of all of them."""
 
     async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=401)
@@ -147,8 +128,8 @@ async def test_an_error_of_the_whole_batch_is_each_askers_own(client: Revocation
     assert len({id(one) for one in found}) == 3
 
 
-async def test_a_cancelled_caller_cancels_nobody_else(client: RevocationClient, server: Scripted) -> None:
-    """The one who began the batch goes away in the middle of it; the others are answered by the same request."""
+async def test_a_cancelled_check_cancels_no_other(client: RevocationClient, server: Scripted) -> None:
+    """The first check of a request is cancelled while it is under way; the same request answers the others."""
     gate = Gate()
     server.script = gate
     tasks = [asyncio.create_task(client.check_jti(str(number))) for number in range(3)]
@@ -161,54 +142,8 @@ async def test_a_cancelled_caller_cancels_nobody_else(client: RevocationClient, 
     assert len(server.requests) == 1
 
 
-async def test_who_has_gone_before_the_batch_leaves_is_not_asked_for(
-    client: RevocationClient, server: Scripted
-) -> None:
-    """A question whose asker was cancelled costs the service nothing."""
-    gone = asyncio.create_task(client.check_jti("gone"))
-    await asyncio.sleep(0)
-    gone.cancel()
-    await client.check_jti("here")
-    assert server.asked == [["here"]]
-
-
-async def test_each_caller_has_a_deadline_of_its_own(server: Scripted) -> None:
-    """Whoever asks later waits as long as whoever asked first, from when it asked."""
-    server.script = Gate()
-    seconds = 1.0
-    waited: list[float] = []
-
-    async def ask(client: RevocationClient, number: int) -> None:
-        began = time.monotonic()
-        assert (await client.check_jti(str(number))).source == "policy"
-        waited.append(time.monotonic() - began)
-
-    async with server.client(timeout_seconds=seconds) as client, asyncio.TaskGroup() as group:
-        for number in range(10):
-            group.create_task(ask(client, number))
-            await asyncio.sleep(seconds / 10)  # the time at which it asks is the point
-    assert len(waited) == 10
-    assert seconds * 0.9 < min(waited)
-    assert max(waited) < seconds + 0.4, "also of those who wait for a lane that is taken"
-
-
-async def test_a_stuck_request_holds_up_only_what_left_with_it(client: RevocationClient, server: Scripted) -> None:
-    """What is asked after it leaves beside it, and is answered while it is still stuck."""
-    gate = Gate()
-    server.script = gate
-    stuck = asyncio.create_task(client.check_jti("stuck"))
-    await server.until_asked(1)
-    server.script = as_the_service
-    async with asyncio.timeout(5):
-        for number in range(20):
-            assert (await client.check_jti(str(number))).source == "redis"
-    assert not stuck.done()
-    gate.open()
-    await stuck
-
-
-async def test_closing_tells_who_still_waits(server: Scripted) -> None:
-    """Neither left waiting nor admitted by the policy: the client is closed, and that is what they hear."""
+async def test_closing_ends_the_checks_under_way_with_not_started(server: Scripted) -> None:
+    """They are neither left waiting nor admitted by the policy."""
     server.script = Gate()
     client = server.client()
     await client.start()
@@ -224,7 +159,7 @@ async def test_closing_tells_who_still_waits(server: Scripted) -> None:
 
 
 async def test_closing_that_is_cancelled_still_ends_every_check_and_every_connection(server: Scripted) -> None:
-    """An application that is pressed for time cancels the closing: no check waits for ever, no connection stays."""
+    """An application may cancel the closing: no check waits for ever, and no connection stays open."""
     slow = SlowToEnd(server.url)
     await slow.start()
     check = asyncio.create_task(slow.check_jti("under way"))
@@ -240,7 +175,7 @@ async def test_closing_that_is_cancelled_still_ends_every_check_and_every_connec
 
 
 class SlowToEnd(RevocationClient):
-    """A client whose requests take their time also where they are cancelled."""
+    """A client whose requests take 0.2 s to end after they are cancelled."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, mirror=False)
@@ -259,7 +194,7 @@ class SlowToEnd(RevocationClient):
             await asyncio.shield(asyncio.sleep(0.2))
 
     async def aclose(self) -> None:
-        """Of the client, and then of its connections."""
+        """Close the client, and then its connections."""
         if self._open is None:
             self.closed = True
         else:
@@ -267,15 +202,15 @@ class SlowToEnd(RevocationClient):
 
 
 async def test_connections_are_kept(client: RevocationClient, server: Scripted) -> None:
-    """A hundred checks one after the other, and revocations between them, use one connection."""
+    """Fifty checks one after the other, with revocations between them, use one connection."""
     for number in range(50):
         await client.check_jti(str(number))
         await client.revoke_jti(str(number))
     assert len(server.connections) == 1
 
 
-async def test_a_kept_connection_that_was_closed_is_no_outage(client: RevocationClient, server: Scripted) -> None:
-    """The service closed it as it restarted, under a request: that is sent again, and the policy is not asked."""
+async def test_a_kept_connection_that_breaks_off_is_no_outage(client: RevocationClient, server: Scripted) -> None:
+    """The service restarts during a request: the request is sent again, and the policy does not decide."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -290,8 +225,8 @@ async def test_a_kept_connection_that_was_closed_is_no_outage(client: Revocation
     assert (client.counters.retries, client.counters.policy_allowed) == (1, 0)
 
 
-async def test_a_service_that_always_breaks_off_is_away(client: RevocationClient, server: Scripted) -> None:
-    """It is tried twice, not for ever."""
+async def test_a_service_that_always_breaks_off_is_unavailable(client: RevocationClient, server: Scripted) -> None:
+    """A request is sent twice at most."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -303,8 +238,8 @@ async def test_a_service_that_always_breaks_off_is_away(client: RevocationClient
     assert len(server.requests) == 2
 
 
-async def test_a_fault_of_the_client_itself_admits_nobody(server: Scripted, caplog: pytest.LogCaptureFixture) -> None:
-    """It is told, and logged, and never looks like an outage that the policy might allow."""
+async def test_a_fault_of_the_client_itself_admits_no_token(server: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    """It is raised and logged, and never looks like an outage, for which the policy may admit tokens."""
 
     class Broken(RevocationClient):
         def _connect(self) -> Any:
@@ -324,7 +259,7 @@ async def test_a_fault_of_the_client_itself_admits_nobody(server: Scripted, capl
 
 
 async def test_deny_raises_unavailable_for_each_of_a_batch(server: Scripted) -> None:
-    """Nobody of a batch that was lost is let in."""
+    """With `on_unavailable="deny"`, every check of a failed request raises."""
 
     async def away(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=503, headers={"Retry-After": "7"})
@@ -336,8 +271,8 @@ async def test_deny_raises_unavailable_for_each_of_a_batch(server: Scripted) -> 
     assert [one.retry_after_seconds for one in found if isinstance(one, ServiceUnavailable)] == [7.0] * 5
 
 
-async def test_a_cancelled_check_many_is_asked_for_no_more(client: RevocationClient, server: Scripted) -> None:
-    """What of it had not left yet never leaves."""
+async def test_a_cancelled_check_many_sends_nothing_more(client: RevocationClient, server: Scripted) -> None:
+    """Its checks that were not sent yet are never sent."""
     gate = Gate()
     server.script = gate
     many = asyncio.create_task(client.check_many([{"jti": str(number)} for number in range(3000)]))

@@ -1,0 +1,257 @@
+"""The Batcher by itself: what is sent together, what each asker gets, and that nothing outlives it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
+
+SECONDS = 5.0
+"""Longer than a test may take."""
+
+LIMITS = BatchLimits(questions=5, size=100, under_way=2, overtake_seconds=0.02)
+
+
+class Recorder:
+    """Sends batches nowhere: it records them, and returns each question in capitals when a test lets it."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.gates: list[asyncio.Event] = []
+        self.cancelled = 0
+        self.held = False
+        self.answers: Callable[[list[str]], list[str]] = lambda questions: [question.upper() for question in questions]
+        self._sent = asyncio.Condition()
+
+    async def send(self, questions: list[str]) -> list[str]:
+        """Record the batch; wait for its gate while `held`."""
+        self.batches.append(questions)
+        gate = asyncio.Event()
+        self.gates.append(gate)
+        async with self._sent:
+            self._sent.notify_all()
+        if self.held:
+            try:
+                await gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        return self.answers(questions)
+
+    async def until_sent(self, batches: int) -> None:
+        """Wait until so many batches have left."""
+        async with asyncio.timeout(SECONDS), self._sent:
+            await self._sent.wait_for(lambda: len(self.batches) >= batches)
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    """The send function of the batcher."""
+    return Recorder()
+
+
+@pytest.fixture
+async def batcher(recorder: Recorder) -> AsyncIterator[Batcher[str, str]]:
+    """A batcher of at most five questions and a hundred characters, with two batches under way."""
+    made: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
+    yield made
+    await made.aclose()
+
+
+async def test_concurrent_questions_leave_as_one_batch(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """Tasks that ask in the same turn of the loop share a batch, in their order; each gets its own answer."""
+
+    async def ask(question: str) -> str:
+        return await batcher.ask(question, SECONDS)
+
+    assert await asyncio.gather(*map(ask, "abc")) == ["A", "B", "C"]
+    assert recorder.batches == [["a", "b", "c"]]
+
+
+async def test_a_question_never_joins_a_batch_that_left_before(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """The same question, asked while a batch with it is under way, leaves in another batch beside it."""
+    recorder.held = True
+    first = batcher.ask("same", SECONDS)
+    await recorder.until_sent(1)
+    second = batcher.ask("same", SECONDS)
+    await recorder.until_sent(2)
+    recorder.gates[1].set()
+    assert await second == "SAME"
+    assert not first.done(), "a batch that is stuck holds up only its own askers"
+
+
+async def test_what_is_asked_during_a_round_trip_leaves_when_it_ends(
+    batcher: Batcher[str, str], recorder: Recorder
+) -> None:
+    """The batch under way comes back before the overtaking time: all that waits leaves as one batch."""
+    recorder.held = True
+    asked = [batcher.ask("first", SECONDS)]
+    await recorder.until_sent(1)
+    asked += [batcher.ask(question, SECONDS) for question in "abc"]
+    recorder.held = False
+    recorder.gates[0].set()
+    await asyncio.gather(*asked)
+    assert recorder.batches == [["first"], ["a", "b", "c"]]
+
+
+async def test_what_an_asker_asks_next_does_not_join_what_waits_already(
+    batcher: Batcher[str, str], recorder: Recorder
+) -> None:
+    """The batch that waits leaves before the askers of the batch that came back go on."""
+    recorder.held = True
+    first = batcher.ask("first", SECONDS)
+    await recorder.until_sent(1)
+    waiting = batcher.ask("waiting", SECONDS)
+    recorder.held = False
+    recorder.gates[0].set()
+    await first
+    await asyncio.gather(waiting, batcher.ask("next", SECONDS))
+    assert recorder.batches == [["first"], ["waiting"], ["next"]]
+
+
+async def test_no_more_batches_are_under_way_than_the_limit(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """While as many as may be are under way, questions wait, however long; the first that returns makes way."""
+    recorder.held = True
+    asked = []
+    for number in range(LIMITS.under_way):
+        asked.append(batcher.ask(f"{number}", SECONDS))
+        await recorder.until_sent(number + 1)
+    asked += [batcher.ask(question, SECONDS) for question in "abc"]
+    with pytest.raises(TimeoutError):
+        await batcher.ask("impatient", 5 * LIMITS.overtake_seconds)
+    assert len(recorder.batches) == LIMITS.under_way
+    recorder.held = False
+    recorder.gates[0].set()
+    await asyncio.gather(asked[0], *asked[LIMITS.under_way :])
+    assert recorder.batches[LIMITS.under_way :] == [["a", "b", "c"]]
+
+
+async def test_a_batch_is_bounded_by_count_and_size(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """Each batch is as full as the limits allow; a question larger than a batch leaves alone."""
+    sizes = [1, 1, 1, 1, 1, 1, 60, 39, 1, 60, 60, 200, 1]
+    await asyncio.gather(*(batcher.ask("x" * size, SECONDS) for size in sizes))
+    assert [[len(question) for question in batch] for batch in recorder.batches] == [
+        [1, 1, 1, 1, 1],
+        [1, 60, 39],
+        [1, 60],
+        [60],
+        [200],
+        [1],
+    ]
+
+
+async def test_each_asker_has_its_own_deadline(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """Of one batch, one asker's deadline passes while the others wait; also in the queue, and out of order."""
+    recorder.held = True
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    patient, impatient = batcher.ask("patient", SECONDS), batcher.ask("impatient", 0.1)
+    for number in range(LIMITS.under_way):
+        await recorder.until_sent(number + 1)
+        batcher.ask(f"{number}", SECONDS)
+    queued = batcher.ask("queued", 0.05)
+    with pytest.raises(TimeoutError):
+        await queued
+    assert loop.time() - began >= 0.05
+    assert not impatient.done()
+    with pytest.raises(TimeoutError):
+        await impatient
+    assert loop.time() - began >= 0.1
+    recorder.gates[0].set()
+    assert await patient == "PATIENT"
+    recorder.gates[1].set()
+    await recorder.until_sent(LIMITS.under_way + 1)
+    assert "queued" not in recorder.batches[-1], "what is overdue is not sent"
+
+
+async def test_a_cancelled_asker_cancels_no_other(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """Its batch goes on for the others."""
+    recorder.held = True
+    asked = [batcher.ask(question, SECONDS) for question in "abc"]
+    await recorder.until_sent(1)
+    asked[0].cancel()
+    recorder.gates[0].set()
+    assert await asyncio.gather(*asked[1:]) == ["B", "C"]
+    assert recorder.cancelled == 0
+
+
+async def test_a_withdrawn_question_is_not_sent(batcher: Batcher[str, str], recorder: Recorder) -> None:
+    """It counts neither as a question nor by its size; a batch of withdrawn questions alone is not sent at all."""
+    gone = [batcher.ask("x" * 99, SECONDS) for _ in range(LIMITS.questions)]
+    here = [batcher.ask(question, SECONDS) for question in "ab"]
+    for future in gone:
+        future.cancel()
+    await asyncio.gather(*here)
+    batcher.ask("alone", SECONDS).cancel()
+    await asyncio.sleep(0)
+    await batcher.ask("c", SECONDS)
+    assert recorder.batches == [["a", "b"], ["c"]]
+
+
+async def test_an_error_of_send_reaches_the_askers_of_its_batch_alone(
+    batcher: Batcher[str, str], recorder: Recorder
+) -> None:
+    """The batch after it is answered."""
+
+    def fail(_questions: list[str]) -> list[str]:
+        raise ZeroDivisionError
+
+    recorder.answers = fail
+    failed = await asyncio.gather(*(batcher.ask(question, SECONDS) for question in "abc"), return_exceptions=True)
+    assert [type(one) for one in failed] == [ZeroDivisionError] * 3
+    recorder.answers = lambda questions: questions
+    assert await batcher.ask("d", SECONDS) == "d"
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+async def test_a_wrong_number_of_answers_is_an_error(
+    batcher: Batcher[str, str], recorder: Recorder, number: int
+) -> None:
+    """No asker gets an answer that may be another's."""
+    recorder.answers = lambda _questions: ["answer"] * number
+    found = await asyncio.gather(*(batcher.ask(question, SECONDS) for question in "abc"), return_exceptions=True)
+    assert [type(one) for one in found] == [ValueError] * 3
+
+
+async def test_closing_ends_what_waits_and_what_is_under_way(recorder: Recorder) -> None:
+    """Every asker gets BatcherClosed, no task is left, and nothing can be asked afterwards."""
+    before = asyncio.all_tasks()
+    batcher: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
+    recorder.held = True
+    asked = [batcher.ask("under way", SECONDS)]
+    await recorder.until_sent(1)
+    asked += [batcher.ask("queued", SECONDS)]
+    await batcher.aclose()
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in found] == [BatcherClosed] * 2
+    assert (recorder.cancelled, len(recorder.batches)) == (1, 1)
+    assert asyncio.all_tasks() == before
+    with pytest.raises(BatcherClosed):
+        batcher.ask("late", SECONDS)
+
+
+async def test_closing_that_is_cancelled_leaves_no_asker_waiting(recorder: Recorder) -> None:
+    """The askers are told before the closing waits for the first time."""
+    batcher: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
+    recorder.held = True
+    asked = batcher.ask("under way", SECONDS)
+    await recorder.until_sent(1)
+    closing = asyncio.create_task(batcher.aclose())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    with pytest.raises(BatcherClosed):
+        await asked
+
+
+async def test_an_error_after_the_asker_has_gone_is_not_logged(
+    recorder: Recorder, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop would report a future whose error was never retrieved."""
+    batcher: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
+    recorder.held = True
+    batcher.ask("dropped", SECONDS)
+    await recorder.until_sent(1)
+    await batcher.aclose()
+    assert not caplog.records
