@@ -1,0 +1,165 @@
+"""Read the URL of Redis, and make redis-py's clients from it. Contacts nothing."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
+from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from revocation_service.errors import SettingsError
+from revocation_service.settings import StoreSettings
+
+SOCKET_SECONDS: Final = 0.5
+"""Timeout of a connection attempt, of one reply, and of the wait for a free connection."""
+
+MAX_CONNECTIONS: Final = 32
+
+_SEVERAL_HOSTS: Final = re.compile(r"([^@]*@)?([^/?@]+)(.*)")
+_OTHER_OPTIONS: Final = {"client_name", "decode_responses", "encoding", "encoding_errors", "password", "username"}
+_UNKNOWN_OPTION: Final = " has an option that the Redis client does not know"
+
+Address = tuple[str, int]
+
+
+class _WrongUrl(Exception):
+    """What is wrong with the URL, as the sentence continues after the name of its setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """One deployment of Redis: its topology, where to ask for the master, and how to connect."""
+
+    kind: Literal["standalone", "sentinel", "cluster"]
+    options: dict[str, Any] = field(repr=False)
+    """Arguments of redis-py's connection pool; for a standalone server they hold its address."""
+    addresses: tuple[Address, ...] = ()
+    """The sentinels, or some nodes of the cluster."""
+    service: str = ""
+    """The name that the sentinels know the master by."""
+    sentinel_login: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    def client(self, address: Address | None) -> Redis:
+        """Return a client of the server at `address`, with a pool of its own; None is the standalone server."""
+        return _client(self.options | _at(address))
+
+    def informant(self, address: Address) -> Redis:
+        """Return a client of a sentinel, which has credentials of its own, or of a cluster's node."""
+        sentinel = {"db": 0, **self.sentinel_login} if self.kind == "sentinel" else {}
+        return _client(self.options | sentinel | _at(address) | {"max_connections": 2})
+
+
+def _at(address: Address | None) -> dict[str, Any]:
+    return {} if address is None else {"host": address[0], "port": address[1]}
+
+
+def read_url(settings: StoreSettings) -> RedisUrl:
+    """Return the deployment that the settings' URL names. Raises SettingsError if the URL cannot be read."""
+    try:
+        return _read(settings.url, settings.password)
+    except _WrongUrl as wrong:
+        raise SettingsError(f"{settings.url_variable}{wrong}") from None
+
+
+def _read(url: str, password: str | None) -> RedisUrl:
+    scheme, _, rest = url.partition("://")
+    secure, _, kind = scheme.partition("+")
+    if not kind:
+        return RedisUrl("standalone", _options(url, password))
+    found = _SEVERAL_HOSTS.fullmatch(rest)
+    if not found:
+        raise _WrongUrl(": a Sentinel or Cluster URL lists host:port,host:port after //")
+    login, hosts, tail = found.groups(default="")
+    addresses = tuple(_address(host) for host in hosts.split(","))
+    path, _, query_text = tail.removeprefix("/").partition("?")
+    query = dict(parse_qsl(query_text))
+    sentinel_login = {name: query.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    options = _options(f"{secure}://{login}localhost?{urlencode(query)}", password)
+    if kind == "sentinel":
+        if not path or "/" in path:
+            raise _WrongUrl(": redis+sentinel:// needs the service's name, as in …:26379/mymaster or /mymaster?db=1")
+        return RedisUrl("sentinel", options, addresses, path, sentinel_login)
+    if kind == "cluster":
+        if path not in {"", "0"}:
+            raise _WrongUrl(": a cluster has one database, 0, and nothing else behind a /")
+        return RedisUrl("cluster", options, addresses)
+    raise _WrongUrl(" begins with an unknown scheme")
+
+
+def _address(text: str) -> Address:
+    try:
+        parsed = urlsplit(f"//{text}")
+        host, port = parsed.hostname, parsed.port
+    except ValueError:
+        host, port = None, None
+    if not host or port is None:
+        raise _WrongUrl(": every server of a Sentinel or Cluster URL is host:port")
+    return unquote(host), port
+
+
+def _options(url: str, password: str | None) -> dict[str, Any]:
+    try:
+        options: dict[str, Any] = {"connection_class": Connection, **parse_url(url)}
+        if options["connection_class"] is not UnixDomainSocketConnection:
+            int(urlsplit(url).path.strip("/") or 0)  # redis-py reads a path that is no number as database 0
+    except ValueError:
+        raise _WrongUrl(" cannot be read: check its port, its database and its options") from None
+    for name in dict(parse_qsl(urlsplit(url).query)):
+        if name not in URL_QUERY_ARGUMENT_PARSERS and name not in _OTHER_OPTIONS and not name.startswith("ssl_"):
+            raise _WrongUrl(_UNKNOWN_OPTION)
+    options = {"max_connections": MAX_CONNECTIONS} | options | _fixed_options()
+    if password is not None:
+        options["password"] = password
+    _probe(options)
+    return options
+
+
+def _fixed_options() -> dict[str, Any]:
+    """Return what no URL changes."""
+    return {
+        "socket_timeout": SOCKET_SECONDS,
+        "socket_connect_timeout": SOCKET_SECONDS,
+        "timeout": SOCKET_SECONDS,
+        "retry": Retry(NoBackoff(), 0),  # a retry asks for the master again first, which redis-py would not do
+        "retry_on_timeout": False,
+        "health_check_interval": 10,
+        "protocol": 2,  # the pool refuses a connection with unread data; with protocol 3 it does not
+        "driver_info": None,  # no CLIENT SETINFO: Redis before 7.2 does not know it, and ACLs may forbid it
+        "decode_responses": False,
+        "encoding": "utf-8",
+    }
+
+
+def _probe(options: dict[str, Any]) -> None:
+    """Make a connection without connecting it: only redis-py knows which options there are."""
+    try:
+        _Pool(**options).make_connection()
+    except (TypeError, ValueError, RedisError):
+        raise _WrongUrl(_UNKNOWN_OPTION) from None
+    except OSError:
+        raise _WrongUrl(" names TLS files that cannot be read, or are none") from None
+
+
+def _client(options: dict[str, Any]) -> Redis:
+    return Redis.from_pool(_Pool(**options))
+
+
+class _Pool(BlockingConnectionPool):
+    """Connections that share a TLS context: making one blocks the loop for tens of milliseconds."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._shared_tls: Any = None
+
+    def make_connection(self) -> Any:
+        """Return a new connection, not connected yet. redis-py documents this method as one to override."""
+        connection = super().make_connection()  # type: ignore[no-untyped-call]
+        if isinstance(connection, SSLConnection):
+            self._shared_tls = self._shared_tls or connection.ssl_context
+            self._shared_tls.get()  # raises OSError for files that cannot be read
+            connection.ssl_context = self._shared_tls
+        return connection

@@ -1,0 +1,547 @@
+"""Who is the master: found for each topology, found again after a failover, and never waited for without end."""
+
+import asyncio
+import contextlib
+import pathlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import pytest_asyncio
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from revocation_service.errors import SettingsError, StoreUnavailable
+from revocation_service.settings import StoreSettings
+from revocation_service.store.redis_url import MAX_CONNECTIONS, SOCKET_SECONDS
+from revocation_service.store.topology import (
+    ASK_SECONDS,
+    CLUSTER_PREFIX,
+    FIND_MASTER,
+    Topology,
+    cluster_key_prefix,
+    topology,
+)
+from tests.redis_processes import (
+    HOST,
+    SERVICE_NAME,
+    Cluster,
+    Process,
+    SentinelSet,
+    TlsFront,
+    cluster,
+    eventually,
+    free_port,
+    make_certificates,
+    sentinel,
+    standalone,
+    tls_front,
+)
+from tests.store.conftest import Proxy
+from tests.store.test_connect import BAD_URLS, ESCAPED, PASSWORD
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+DEADLINE_SECONDS = 1.0
+SLACK_SECONDS = 0.5
+"""What a busy machine may add to a deadline of the product."""
+
+
+@contextlib.asynccontextmanager
+async def opened(url: str, *, password: str | None = None, key_prefix: str = "") -> AsyncIterator[Topology]:
+    """Open the topology of a URL; afterwards no task of it is left."""
+    made = topology(StoreSettings(url, password=password, key_prefix=key_prefix))
+    try:
+        yield made
+    finally:
+        await made.aclose()
+        assert not [task for task in asyncio.all_tasks() if task.get_name() == FIND_MASTER]
+
+
+async def port_of(made: Topology) -> int:
+    """Return the port that the master itself says it listens on."""
+    async with made.operation(DEADLINE_SECONDS) as master:
+        info: dict[str, Any] = await master.info("server")
+    return int(info["tcp_port"])
+
+
+async def ping(made: Topology) -> None:
+    """Use the master once."""
+    async with made.operation(DEADLINE_SECONDS) as master:
+        assert await untyped(master).ping()
+
+
+def untyped(client: Redis) -> Any:
+    """Return the client without redis-py's types, which cannot tell its sync results from its async ones."""
+    return client
+
+
+@contextlib.contextmanager
+def unavailable(seconds: float) -> Iterator[None]:
+    """Expect StoreUnavailable within so many seconds."""
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        yield
+    assert time.monotonic() - began < seconds + SLACK_SECONDS
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guarded() -> AsyncIterator[Process]:
+    """A server with a user `svc`, a unix socket, and a password of characters that have a meaning in URLs."""
+    async with standalone(unix_socket=True) as server:
+        await server.command("ACL", "SETUSER", "svc", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+        await server.command("CONFIG", "SET", "requirepass", PASSWORD)
+        server.password = PASSWORD
+        yield server
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def watched() -> AsyncIterator[SentinelSet]:
+    """A master, two replicas and three sentinels."""
+    async with sentinel(password="secret") as made:
+        yield made
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def clustered() -> AsyncIterator[Cluster]:
+    """Three masters with a replica each."""
+    async with cluster() as made:
+        yield made
+
+
+# URLs
+
+
+async def test_every_form_of_url_reaches_the_server(guarded: Process) -> None:
+    """TCP and unix socket, with the password in the URL (percent-escaped) or in its own setting, which wins."""
+    for url in (
+        f"redis://:{ESCAPED}@{guarded.address}/0",
+        f"redis://svc:{ESCAPED}@localhost:{guarded.port}",
+        f"unix://:{ESCAPED}@{guarded.socket_path}",
+        f"unix://svc:{ESCAPED}@{guarded.socket_path}?db=2",
+    ):
+        async with opened(url) as made:
+            assert await port_of(made) == guarded.port, url
+            assert await made.majority_names(await made.master())
+    for url in (f"redis://{guarded.address}", f"redis://svc:wrong@{guarded.address}", f"unix://{guarded.socket_path}"):
+        async with opened(url, password=PASSWORD) as made:
+            assert await port_of(made) == guarded.port, url
+
+
+async def test_a_wrong_password_is_an_unavailable_store(guarded: Process) -> None:
+    """It may be corrected at the server, so it does not stop the start."""
+    for url in (f"redis://:wrong@{guarded.address}", f"redis://{guarded.address}", f"unix://{guarded.socket_path}"):
+        async with opened(url) as made:
+            with unavailable(DEADLINE_SECONDS):
+                await ping(made)
+
+
+async def test_options_of_an_application_change_no_promise(guarded: Process) -> None:
+    """Decoding, timeouts, encoding and protocol of the URL do not count; a small pool makes operations wait."""
+    options = "decode_responses=True&socket_timeout=30&timeout=30&max_connections=2&protocol=3&encoding=utf-16"
+    async with opened(f"redis://:{ESCAPED}@{guarded.address}/0?{options}") as made:
+        await asyncio.gather(*(ping(made) for _ in range(30)))
+        async with made.operation(DEADLINE_SECONDS) as master:
+            assert await master.set("kéy", "välue", ex=60)
+            assert await master.get("kéy") == "välue".encode()
+        guarded.freeze()
+        try:
+            with unavailable(DEADLINE_SECONDS):
+                await ping(made)
+        finally:
+            guarded.thaw()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [*BAD_URLS, "redis://localhost?queue_class=1", "redis://localhost?retry=1", "redis+unknown://a:1/main"],
+)
+async def test_a_wrong_url_is_a_settings_error(url: str) -> None:
+    """It names the variable, on one line, and holds neither the URL nor a password."""
+    with pytest.raises(SettingsError) as error:
+        topology(StoreSettings(url, url_variable="SOME_VARIABLE"))
+    assert error.value.detail.startswith("SOME_VARIABLE")
+    assert "\n" not in error.value.detail
+    assert "p?w" not in error.value.detail
+    assert url not in error.value.detail
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://",
+        "redis://[::1]:6379/2",
+        "rediss://user:p%40w@redis.internal:6380/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=1",
+        "redis+sentinel://a:26379,b:26379,[::1]:26379/main?db=3&sentinel_username=u&sentinel_password=p%26w",
+        "rediss+sentinel://:p%40w@a:26379/main",
+        "redis+cluster://a:1,b:2",
+        "redis+cluster://u:p%2Fw@a:1/0?socket_keepalive=yes",
+        "rediss+cluster://a:1?ssl_check_hostname=false",
+    ],
+)
+async def test_a_url_is_read_without_a_connection(url: str) -> None:
+    """Every form is accepted before a server is contacted."""
+    async with opened(url):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"), [("", CLUSTER_PREFIX), ("{a}", "{a}"), ("x{a}:", "x{a}:"), ("a}{b}", "a}{b}")]
+)
+async def test_a_cluster_prefix_has_a_hash_tag(prefix: str, expected: str) -> None:
+    """The default has one; one that is given is used as it is."""
+    assert cluster_key_prefix(prefix) == expected
+
+
+@pytest.mark.parametrize("prefix", ["a:", "{}", "{}{a}", "{a", "a}", "}{"])
+async def test_a_cluster_prefix_without_a_hash_tag_is_a_settings_error(prefix: str) -> None:
+    """Redis would spread the keys over the masters; the error says so. `{}` is no tag, whatever follows it."""
+    with pytest.raises(SettingsError, match=r"REVOCATION_KEY_PREFIX needs a hash tag.*all keys must be on one master"):
+        cluster_key_prefix(prefix)
+
+
+async def test_no_server_is_an_unavailable_store() -> None:
+    """For every topology, within the deadline."""
+    port = free_port()
+    for url in (
+        f"redis://{HOST}:{port}",
+        "unix:///no/such/socket",
+        f"redis+sentinel://{HOST}:{port}/main",
+        f"redis+cluster://{HOST}:{port}",
+    ):
+        async with opened(url) as made:
+            with unavailable(DEADLINE_SECONDS):
+                await ping(made)
+
+
+# TLS
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def front(guarded: Process) -> AsyncIterator[TlsFront]:
+    """The guarded server behind TLS."""
+    async with tls_front(guarded) as made:
+        yield made
+
+
+async def test_tls_is_verified_unless_the_url_says_otherwise(front: TlsFront, tmp_path: pathlib.Path) -> None:
+    """Only the named authority is trusted; `ssl_cert_reqs=none` verifies nothing."""
+    url = f"rediss://:{ESCAPED}@{HOST}:{front.port}/0"
+    for options in (f"?ssl_ca_certs={front.certificates.ca}", "?ssl_cert_reqs=none&ssl_check_hostname=false"):
+        async with opened(url + options) as made:
+            await ping(made)
+    for options in ("", f"?ssl_ca_certs={make_certificates(tmp_path).ca}"):
+        async with opened(url + options) as made:
+            with unavailable(DEADLINE_SECONDS):
+                await ping(made)
+
+
+async def test_connections_share_a_tls_context(front: TlsFront) -> None:
+    """Making a context blocks the loop for tens of milliseconds, and a failover makes all connections again."""
+    async with opened(f"rediss://:{ESCAPED}@{HOST}:{front.port}/0?ssl_ca_certs={front.certificates.ca}") as made:
+        pool: Any = (await made.master()).connection_pool
+        connections = [await pool.get_connection() for _ in range(5)]
+        assert len({id(each.ssl_context.get()) for each in connections}) == 1
+        for each in connections:
+            await pool.release(each)
+
+
+# Standalone
+
+
+async def test_a_server_that_comes_back_is_used_again(guarded: Process) -> None:
+    """Frozen and thawed, every operation fails within its deadline and then works; so after its restart."""
+    async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
+        await asyncio.gather(*(ping(made) for _ in range(10)))
+        guarded.freeze()
+        found = await asyncio.gather(*(ping(made) for _ in range(2 * MAX_CONNECTIONS)), return_exceptions=True)
+        assert {type(each) for each in found} == {StoreUnavailable}
+        guarded.thaw()
+        await asyncio.gather(*(ping(made) for _ in range(10)))
+        await guarded.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.gather(*(ping(made) for _ in range(10)))
+
+
+async def test_pooled_connections_that_lead_nowhere_fail_together(guarded: Process) -> None:
+    """After a firewall forgot them, the first failure drops all idle ones, so that the next operation works."""
+    async with (
+        Proxy(guarded.port).running() as proxy,
+        opened(f"redis://:{ESCAPED}@{proxy.address}") as made,
+    ):
+        await asyncio.gather(*(ping(made) for _ in range(10)))
+        assert proxy.connections > 5
+        proxy.forget()
+        with unavailable(SOCKET_SECONDS):
+            await ping(made)
+        await asyncio.gather(*(ping(made) for _ in range(10)))
+
+
+async def test_unread_data_on_a_connection_is_no_reply(guarded: Process) -> None:
+    """What a server says unasked is never taken for the reply to the next command."""
+    async with Proxy(guarded.port).running() as proxy, opened(f"redis://:{ESCAPED}@{proxy.address}") as made:
+        as_it_is = proxy.reply
+
+        async def with_more(piece: bytes) -> bytes:
+            return piece + b"$5\r\nwrong\r\n"
+
+        await ping(made)
+        proxy.reply = with_more
+        with contextlib.suppress(StoreUnavailable):
+            await ping(made)
+        proxy.reply = as_it_is
+        async with made.operation(DEADLINE_SECONDS) as master:
+            assert await untyped(master).echo("right") == b"right"
+
+
+async def test_a_refused_command_keeps_the_connections(guarded: Process) -> None:
+    """An error reply is StoreUnavailable; the master is not asked for again, and its connection stays open."""
+    async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
+        numbers = []
+
+        async def refused() -> None:
+            async with made.operation(DEADLINE_SECONDS) as master:
+                numbers.append(await untyped(master).client_id())
+                await untyped(master).execute_command("NO-SUCH-COMMAND")
+
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable, match="refused") as error:
+                await refused()
+            assert isinstance(error.value.__cause__, ResponseError)
+        assert len(set(numbers)) == 1
+
+
+async def test_a_cancelled_caller_ends_no_search(guarded: Process) -> None:
+    """Callers share the search for the master; one is cancelled, the others get the master."""
+    async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
+        callers = [asyncio.create_task(made.master()) for _ in range(3)]
+        await asyncio.sleep(0)
+        callers[0].cancel()
+        found = await asyncio.gather(*callers, return_exceptions=True)
+        assert isinstance(found[0], asyncio.CancelledError)
+        assert found[1] is found[2]
+
+
+async def test_a_cluster_behind_a_plain_url_says_what_is_wrong(clustered: Cluster) -> None:
+    """The error names the scheme to use, as soon as a node redirects."""
+    owner = await clustered.master_of("a")
+    other = next(node for node in clustered.nodes[:3] if node is not owner)
+    async with opened(other.url) as made:
+        with pytest.raises(StoreUnavailable, match=r"redis\+cluster://"):
+            async with made.operation(DEADLINE_SECONDS) as master:
+                await master.get("a")
+
+
+# Sentinel
+
+
+async def test_sentinels_name_the_master(watched: SentinelSet) -> None:
+    """The master is found, in the database of the URL, and a majority of the sentinels names it."""
+    async with opened(f"{watched.url}?db=1") as made:
+        assert await port_of(made) == (await watched.master()).port
+        assert await made.majority_names(await made.master())
+        async with made.operation(DEADLINE_SECONDS) as master:
+            info: dict[str, Any] = await master.client_info()
+        assert str(info["db"]) == "1"
+
+
+async def test_an_unknown_service_is_an_unavailable_store(watched: SentinelSet) -> None:
+    """Sentinels answer that they do not know it."""
+    async with opened(watched.url.replace(SERVICE_NAME, "other")) as made:
+        with unavailable(ASK_SECONDS):
+            await made.master()
+
+
+async def test_a_majority_is_one_of_the_configured_sentinels(watched: SentinelSet) -> None:
+    """Two of three that answer are a majority; one is not, also when the others hang. The master is found by one."""
+    first, second, _ = watched.sentinels
+    async with opened(watched.url) as made:
+        master = await made.master()
+        first.freeze()
+        try:
+            assert await made.majority_names(master)
+            second.freeze()
+            began = time.monotonic()
+            assert not await made.majority_names(master)
+            made.forget(master)
+            assert await made.master() is master
+            assert time.monotonic() - began < 2 * ASK_SECONDS + SLACK_SECONDS
+        finally:
+            first.thaw()
+            second.thaw()
+        await eventually(lambda: made.majority_names(master), "a majority")
+
+
+async def test_sentinels_that_are_gone_are_no_majority(watched: SentinelSet) -> None:
+    """They are configured, so they count; a sentinel that does not know the service counts too."""
+    live = watched.sentinels[0].address
+    gone = [f"{HOST}:{free_port()}" for _ in range(2)]
+    login = watched.url.partition("//")[2].partition("@")[0]
+    async with opened(f"redis+sentinel://{login}@{live},{gone[0]}/{SERVICE_NAME}") as made:
+        assert not await made.majority_names(await made.master()), "one of two is no majority"
+    async with opened(
+        f"redis+sentinel://{login}@{live},{watched.sentinels[1].address},{gone[0]}/{SERVICE_NAME}"
+    ) as made:
+        assert await made.majority_names(await made.master())
+
+
+async def test_a_failover_of_sentinel_leads_to_the_new_master(watched: SentinelSet) -> None:
+    """Operations fail until the promotion, and then work, with nothing restarted; the former master's client is out."""
+    async with opened(watched.url) as made:
+        former = await made.master()
+        killed = await watched.kill_master()
+        with unavailable(DEADLINE_SECONDS):
+            await ping(made)
+        promoted = await watched.new_master(killed)
+
+        async def on_the_new_one() -> bool:
+            with contextlib.suppress(StoreUnavailable):
+                return await port_of(made) == promoted.port
+            return False
+
+        await eventually(on_the_new_one, "the new master")
+        master = await made.master()
+        assert master is not former
+        made.forget(former)
+        assert await made.master() is master, "forgetting a former master is without effect"
+        assert not await made.majority_names(former)
+        await eventually(lambda: made.majority_names(master), "a majority")
+        await killed.start()
+
+
+async def test_sentinels_may_have_their_own_password(watched: SentinelSet) -> None:
+    """`sentinel_password` is for the sentinels alone; with it, `password` is for Redis alone."""
+    for each in watched.sentinels:
+        await each.command("ACL", "SETUSER", "default", "resetpass", f">{PASSWORD}")
+    try:
+        async with opened(f"{watched.url}?sentinel_password={quote(PASSWORD, safe='')}") as made:
+            assert await made.majority_names(await made.master())
+            await ping(made)
+        async with opened(watched.url) as made:
+            with unavailable(ASK_SECONDS):
+                await made.master()
+    finally:
+        for each in watched.sentinels:
+            each.password = PASSWORD
+            await each.command("ACL", "SETUSER", "default", "nopass")
+            each.password = None
+
+
+# Cluster
+
+
+async def test_the_owner_of_the_prefix_s_slot_is_the_master(clustered: Cluster) -> None:
+    """For each hash tag, from any one node of the cluster."""
+    for prefix in ("", "{a}", "x{b}:", "{c}"):
+        owner = await clustered.master_of(prefix or CLUSTER_PREFIX)
+        for node in clustered.nodes[:4]:
+            async with opened(f"redis+cluster://{node.address}", key_prefix=prefix) as made:
+                assert await port_of(made) == owner.port
+                assert await made.majority_names(await made.master())
+
+
+async def test_a_cluster_is_found_by_nodes_that_the_url_does_not_name(clustered: Cluster) -> None:
+    """The URL names one node, which then hangs: the nodes of our slot are asked as well."""
+    owner = await clustered.master_of(CLUSTER_PREFIX)
+    named = next(node for node in clustered.nodes[:3] if node is not owner)
+    async with opened(f"redis+cluster://{named.address}") as made:
+        master = await made.master()
+        named.freeze()
+        try:
+            began = time.monotonic()
+            made.forget(master)
+            assert await port_of(made) == owner.port
+            assert time.monotonic() - began < ASK_SECONDS + SLACK_SECONDS
+        finally:
+            named.thaw()
+
+
+async def test_a_failover_of_a_cluster_leads_to_the_new_owner(clustered: Cluster) -> None:
+    """The owner is killed: its replica is found. Then MOVED from it leads back to the first, which took over again."""
+
+    async def moved_to(node: Process) -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            async with made.operation(DEADLINE_SECONDS) as master:
+                await master.set(f"{CLUSTER_PREFIX}x", "1", ex=60)
+            return await port_of(made) == node.port
+        return False
+
+    async with opened(clustered.url) as made:
+        await made.master()
+        killed = await clustered.kill_master_of(CLUSTER_PREFIX)
+        with unavailable(DEADLINE_SECONDS):
+            await ping(made)
+        promoted = await clustered.new_master_of(CLUSTER_PREFIX, killed)
+        await eventually(lambda: moved_to(promoted), "the promoted owner")
+        await killed.start()
+
+        async def taken_over() -> bool:
+            if await clustered.master_of(CLUSTER_PREFIX) is killed:
+                return True
+            await killed.command("CLUSTER", "FAILOVER")
+            return False
+
+        await eventually(taken_over, "the first owner as owner again")
+        await eventually(lambda: moved_to(killed), "the first owner, by MOVED")
+
+
+async def test_operations_during_a_change_of_master_end_in_time(clustered: Cluster) -> None:
+    """Many are under way on a connection that is closed under them: each ends with an answer or StoreUnavailable."""
+    async with opened(clustered.url) as made:
+        for _ in range(5):
+            master = await made.master()
+            under_way = [asyncio.create_task(ping(made)) for _ in range(3 * MAX_CONNECTIONS)]
+            await asyncio.sleep(0)
+            made.forget(master)
+            await made.master()
+            await master.aclose()
+            found = await asyncio.gather(*under_way, return_exceptions=True)
+            assert {type(each) for each in found} <= {type(None), StoreUnavailable}
+
+
+async def test_closing_during_a_search_leaves_nothing() -> None:
+    """`aclose` waits for a search under way, which is bounded, and the callers of the search are told."""
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, HOST, 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for url in (f"redis+sentinel://{HOST}:{port}/main", f"redis+cluster://{HOST}:{port}"):
+            async with opened(url) as made:
+                caller = asyncio.create_task(made.master())
+                await asyncio.sleep(0)
+                with unavailable(ASK_SECONDS):
+                    await made.aclose()
+                    await caller
+
+
+async def test_closing_leaves_no_connection(guarded: Process, watched: SentinelSet, clustered: Cluster) -> None:
+    """Neither at the masters nor at the sentinels, nor at the nodes that were asked who the master is."""
+    names = "client_name=topology"
+    urls = {
+        f"redis://:{ESCAPED}@{guarded.address}?{names}": [guarded],
+        f"unix://:{ESCAPED}@{guarded.socket_path}?{names}": [guarded],
+        f"{watched.url}?{names}": [*watched.nodes, *watched.sentinels],
+        f"{clustered.url}?{names}": clustered.nodes,
+    }
+    for url, servers in urls.items():
+        async with opened(url) as made:
+            await asyncio.gather(*(ping(made) for _ in range(10)))
+            made.forget(await made.master())
+            await asyncio.gather(*(ping(made) for _ in range(10)))
+            assert await connected(servers) > 0
+
+        async def all_gone(servers: list[Process] = servers) -> bool:
+            return await connected(servers) == 0
+
+        await eventually(all_gone, f"no connection of {url}", seconds=5)
+
+
+async def connected(servers: list[Process]) -> int:
+    """Return how many connections of a topology the servers have."""
+    lists = [await server.command("CLIENT", "LIST") for server in servers]
+    return sum(str(each).count("name=topology") + str(each).count("'name': 'topology'") for each in lists)
