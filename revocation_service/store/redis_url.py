@@ -14,14 +14,30 @@ from redis.exceptions import RedisError
 from revocation_service.errors import SettingsError
 from revocation_service.settings import StoreSettings
 
-SOCKET_SECONDS: Final = 0.5
-"""Timeout of a connection attempt, of one reply, and of the wait for a free connection."""
+CONNECT_SECONDS: Final = 0.5
+"""Timeout of a connection attempt, and of the wait for a free connection."""
 
 MAX_CONNECTIONS: Final = 32
 
 _SEVERAL_HOSTS: Final = re.compile(r"([^@]*@)?([^/?@]+)(.*)")
 _OTHER_OPTIONS: Final = {"client_name", "decode_responses", "encoding", "encoding_errors", "password", "username"}
 _UNKNOWN_OPTION: Final = " has an option that the Redis client does not know"
+
+_FIXED: Final[dict[str, Any]] = {
+    # Every use has a deadline of its own. With a socket timeout, redis-py sends through `asyncio.wait_for`, which on
+    # Python 3.11 loses a cancellation that arrives as the send completes.
+    "socket_timeout": None,
+    "socket_connect_timeout": CONNECT_SECONDS,
+    "timeout": CONNECT_SECONDS,
+    "retry": Retry(NoBackoff(), 0),  # a retry asks for the master again first, which redis-py would not do
+    "retry_on_timeout": False,
+    "health_check_interval": 10,
+    "protocol": 2,  # the pool refuses a connection with unread data; with protocol 3 it may not
+    "driver_info": None,  # no CLIENT SETINFO: Redis before 7.2 does not know it, and ACLs may forbid it
+    "decode_responses": False,
+    "encoding": "utf-8",
+}
+"""Options that no URL changes."""
 
 Address = tuple[str, int]
 
@@ -45,12 +61,12 @@ class RedisUrl:
 
     def client(self, address: Address | None) -> Redis:
         """Return a client of the server at `address`, with a pool of its own; None is the standalone server."""
-        return _client(self.options | _at(address))
+        return Redis.from_pool(_Pool(**self.options | _at(address)))
 
     def informant(self, address: Address) -> Redis:
         """Return a client of a sentinel, which has credentials of its own, or of a cluster's node."""
         sentinel = {"db": 0, **self.sentinel_login} if self.kind == "sentinel" else {}
-        return _client(self.options | sentinel | _at(address) | {"max_connections": 2})
+        return Redis.from_pool(_Pool(**self.options | sentinel | _at(address) | {"max_connections": 2}))
 
 
 def _at(address: Address | None) -> dict[str, Any]:
@@ -111,27 +127,11 @@ def _options(url: str, password: str | None) -> dict[str, Any]:
     for name in dict(parse_qsl(urlsplit(url).query)):
         if name not in URL_QUERY_ARGUMENT_PARSERS and name not in _OTHER_OPTIONS and not name.startswith("ssl_"):
             raise _WrongUrl(_UNKNOWN_OPTION)
-    options = {"max_connections": MAX_CONNECTIONS} | options | _fixed_options()
+    options = {"max_connections": MAX_CONNECTIONS} | options | _FIXED
     if password is not None:
         options["password"] = password
     _probe(options)
     return options
-
-
-def _fixed_options() -> dict[str, Any]:
-    """Return what no URL changes."""
-    return {
-        "socket_timeout": SOCKET_SECONDS,
-        "socket_connect_timeout": SOCKET_SECONDS,
-        "timeout": SOCKET_SECONDS,
-        "retry": Retry(NoBackoff(), 0),  # a retry asks for the master again first, which redis-py would not do
-        "retry_on_timeout": False,
-        "health_check_interval": 10,
-        "protocol": 2,  # the pool refuses a connection with unread data; with protocol 3 it does not
-        "driver_info": None,  # no CLIENT SETINFO: Redis before 7.2 does not know it, and ACLs may forbid it
-        "decode_responses": False,
-        "encoding": "utf-8",
-    }
 
 
 def _probe(options: dict[str, Any]) -> None:
@@ -142,10 +142,6 @@ def _probe(options: dict[str, Any]) -> None:
         raise _WrongUrl(_UNKNOWN_OPTION) from None
     except OSError:
         raise _WrongUrl(" names TLS files that cannot be read, or are none") from None
-
-
-def _client(options: dict[str, Any]) -> Redis:
-    return Redis.from_pool(_Pool(**options))
 
 
 class _Pool(BlockingConnectionPool):

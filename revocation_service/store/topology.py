@@ -69,7 +69,10 @@ class Topology:
         self._finding: asyncio.Task[Redis | None] | None = None
 
     async def master(self) -> Redis:
-        """Return the client of the master; it is closed when another master is found. Raises StoreUnavailable."""
+        """Return the client of the master; it is closed when another master is found.
+
+        Its commands have no timeout: give them a deadline, as `operation` does. Raises StoreUnavailable.
+        """
         if self._master is not None and self._is_known:
             return self._master
         if self._finding is None:

@@ -15,7 +15,7 @@ from redis.exceptions import ResponseError
 
 from revocation_service.errors import SettingsError, StoreUnavailable
 from revocation_service.settings import StoreSettings
-from revocation_service.store.redis_url import MAX_CONNECTIONS, SOCKET_SECONDS
+from revocation_service.store.redis_url import MAX_CONNECTIONS
 from revocation_service.store.topology import (
     ASK_SECONDS,
     CLUSTER_PREFIX,
@@ -57,7 +57,12 @@ async def opened(url: str, *, password: str | None = None, key_prefix: str = "")
         yield made
     finally:
         await made.aclose()
-        assert not [task for task in asyncio.all_tasks() if task.get_name() == FIND_MASTER]
+        assert not searches()
+
+
+def searches() -> list[asyncio.Task[Any]]:
+    """Return the tasks that look for a master just now."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == FIND_MASTER]
 
 
 async def port_of(made: Topology) -> int:
@@ -274,7 +279,7 @@ async def test_pooled_connections_that_lead_nowhere_fail_together(guarded: Proce
         await asyncio.gather(*(ping(made) for _ in range(10)))
         assert proxy.connections > 5
         proxy.forget()
-        with unavailable(SOCKET_SECONDS):
+        with unavailable(DEADLINE_SECONDS):
             await ping(made)
         await asyncio.gather(*(ping(made) for _ in range(10)))
 
@@ -311,6 +316,24 @@ async def test_a_refused_command_keeps_the_connections(guarded: Process) -> None
                 await refused()
             assert isinstance(error.value.__cause__, ResponseError)
         assert len(set(numbers)) == 1
+
+
+async def test_an_operation_ends_at_its_deadline(guarded: Process) -> None:
+    """One deadline bounds it as a whole, however many commands it sends: redis-py must not lose the cancellation."""
+
+    async def without_end() -> None:
+        async with made.operation(0.2) as master:
+            while not hopeless.is_set():
+                await untyped(master).ping()
+
+    async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
+        hopeless = asyncio.Event()
+        timer = asyncio.get_running_loop().call_later(5, hopeless.set)
+        for _ in range(5):
+            with unavailable(0.2):
+                await without_end()
+        timer.cancel()
+        await ping(made)
 
 
 async def test_a_cancelled_caller_ends_no_search(guarded: Process) -> None:
@@ -405,7 +428,8 @@ async def test_a_failover_of_sentinel_leads_to_the_new_master(watched: SentinelS
         master = await made.master()
         assert master is not former
         made.forget(former)
-        assert await made.master() is master, "forgetting a former master is without effect"
+        with pytest.raises(StopIteration):  # returned without waiting: forgetting a former master starts no search
+            made.master().send(None)
         assert not await made.majority_names(former)
         await eventually(lambda: made.majority_names(master), "a majority")
         await killed.start()
@@ -514,8 +538,10 @@ async def test_closing_during_a_search_leaves_nothing() -> None:
             async with opened(url) as made:
                 caller = asyncio.create_task(made.master())
                 await asyncio.sleep(0)
+                assert searches()
+                await made.aclose()
+                assert not searches()
                 with unavailable(ASK_SECONDS):
-                    await made.aclose()
                     await caller
 
 
