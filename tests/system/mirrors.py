@@ -39,29 +39,31 @@ LOOK_MOST = 1_000
 BATCH = 500
 AT_ONCE = 20
 LINE_BYTES = 1 << 20
-ACCEPTED_SECONDS = 0.02
 
 
 class Line:
-    """A TCP line to one port, which can be cut and mended."""
+    """A TCP line to one port, which can be cut and mended.
+
+    It listens also while it is cut, and then resets each connection at once. Closing the listener while a client
+    connects would leave an unclosed transport behind on Python 3.11 (`Server._attach` fails on a closed server).
+    """
 
     def __init__(self, target_port: int) -> None:
         self._proxy = SlowProxy(target_port)
         self._listener: asyncio.Server | None = None
+        self.whole = False
+        """Whether it lets connections through."""
 
     @property
     def port(self) -> int:
         """Where it begins."""
         return self._proxy.port
 
-    @property
-    def whole(self) -> bool:
-        """Whether it lets anybody through."""
-        return self._listener is not None
-
     async def mend(self) -> None:
-        """Let connections in."""
-        self._listener = await asyncio.start_server(self._serve, HOST, self._proxy.port)
+        """Let connections through."""
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._serve, HOST, self._proxy.port)
+        self.whole = True
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.whole:
@@ -70,13 +72,16 @@ class Line:
             writer.transport.abort()
 
     async def cut(self) -> None:
-        """Cut all connections, and let none in."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
-            await asyncio.sleep(ACCEPTED_SECONDS)  # who was let in at the last moment is there by now
-            await self._proxy.aclose()
-            await listener.wait_closed()
+        """Cut all connections, and let none through."""
+        self.whole = False
+        await self._proxy.aclose()
+
+    async def aclose(self) -> None:
+        """Cut it, and listen no more."""
+        await self.cut()
+        if self._listener is not None:
+            self._listener.close()
+            await self._listener.wait_closed()
 
     async def drop(self) -> None:
         """Cut all connections; who tries again gets through."""
@@ -91,7 +96,7 @@ async def line_to(port: int) -> AsyncIterator[Line]:
     try:
         yield line
     finally:
-        await line.cut()
+        await line.aclose()
 
 
 @dataclass(frozen=True)
