@@ -1,4 +1,4 @@
-"""Who is the master now: standalone, Sentinel and Cluster differ in this alone."""
+"""Find the present master. Standalone, Sentinel and Cluster differ in this alone."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Who is the master: found for each topology, found again after a failover, and never waited for without end."""
+"""The master is found for each topology, and again after a failover, within a bounded time."""
 
 import asyncio
 import contextlib

@@ -389,7 +389,7 @@ async def test_an_end_is_told(redis: Process) -> None:
 
 
 async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_acknowledges(feeding: Service) -> None:
-    """Its subscribers hear `reset shutdown`, and then of each revocation until the end; nobody new is accepted."""
+    """Its subscribers hear `reset shutdown`, and then of each revocation until the end; new ones are refused."""
     async with following(feeding) as follower:
         await follower.until(is_synced)
         feeding.app[FEED].leave()
