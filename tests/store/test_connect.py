@@ -279,15 +279,15 @@ async def test_what_is_said_unasked_is_nobodys_reply() -> None:
         assert await _said(opened, "b") == "b"
         proxy.reply = as_it_is
         assert await _said(opened, "c") == "c"
-        async with open_store(f"redis://{proxy.address}/1") as anew:  # making a connection sends SELECT 1
+        async with open_store(f"redis://{proxy.address}/1") as again:  # making a connection sends SELECT 1
             proxy.reply = with_more
             with pytest.raises(StoreUnavailable):
-                await _said(anew, "d")
+                await _said(again, "d")
             with pytest.raises(FAILURES):
-                async with anew.store.connections.owner("any").line():
+                async with again.store.connections.owner("any").line():
                     pass
             proxy.reply = as_it_is
-            assert await _said(anew, "e") == "e"
+            assert await _said(again, "e") == "e"
 
 
 async def _said(opened: Opened, text: str) -> str:
@@ -433,7 +433,7 @@ async def test_writes_to_a_slot_on_the_move(migration: Migration) -> None:
 
 
 async def test_a_slot_that_has_moved(migration: Migration) -> None:
-    """After the move a store that knows the old map follows MOVED, for reads and writes, and draws its map anew."""
+    """After the move a store that knows the old map follows MOVED, for reads and writes, and draws its map again."""
     opened, values = migration.opened, migration.values
     await migration.finish()
     assert not await missing(opened, values[:6])
@@ -498,7 +498,7 @@ async def test_tls_is_verified_unless_told_otherwise(front: TlsFront, tmp_path: 
 
 
 async def test_many_tls_connections_at_once_hold_nothing_up(front: TlsFront) -> None:
-    """Forty connections, made anew at the same time as after a failover, leave the loop free to do other things."""
+    """Forty connections, made again at the same time as after a failover, leave the loop free to do other things."""
     url = f"rediss://:{ESCAPED}@{HOST}:{front.port}/0?ssl_ca_certs={front.certificates.ca}"
     async with open_store(url) as opened:
         await opened.revoke("warm")
