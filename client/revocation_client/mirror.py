@@ -1,7 +1,11 @@
-"""The live revocations in memory: what they cover, and when they end. Pure: it knows no I/O, and is told the time.
+"""The live revocations in memory: what they cover, and when they end. Pure: it does no I/O and is told the time.
 
-Everything only adds. An entry leaves by its expiry, never by being missing somewhere, so order, duplicates and late
-snapshots can do no harm.
+Entries are only added and merged. An entry is removed after its expiry, never because it is missing somewhere, so
+order, duplicates and late snapshots do no harm.
+
+Two times are told. `now` in `add`, `held`, `entries` and `expire`, and `alive_at` in `covering`, decide whether a
+revocation has ended: callers pass the time of an `ExpiryClock`. `now` in `covering` decides whether a token's `iat` is
+ahead of the present: callers pass the wall clock's time.
 """
 
 import math
@@ -171,7 +175,7 @@ class Mirror:
         return sum(map(len, self.tables.values()))
 
     def add(self, revocation: Revocation, now: float) -> bool:
-        """Merge a revocation into what is there (`model.merge`); whether that changed anything."""
+        """Merge a revocation into the held one (`model.merge`). Return whether that changed anything."""
         claim, cutoff = revocation.claim, revocation.issued_before
         end = _rounded_up(revocation.expires_at)
         if end < now - self._late_seconds:
@@ -193,13 +197,17 @@ class Mirror:
         if here not in self.others:
             self.others.append(here)
 
-    def covering(self, claims: Claims, now: float) -> Revocation | None:
-        """A live revocation that covers a token with these claims (`model.covers`); None: none that is known here."""
+    def covering(self, claims: Claims, now: float, *, alive_at: float | None = None) -> Revocation | None:
+        """Return a held revocation that covers a token with these claims (`model.covers`); None if there is none.
+
+        `alive_at` decides which revocations have ended, and defaults to `now`.
+        """
         jti, sid, sub, client_id, _iat, considers_all = claims
+        alive_at = now if alive_at is None else alive_at
         if jti is not None and self.tables["jti"].may_hold(jti):
-            return self._covering(claims, now)
+            return self._covering(claims, now, alive_at)
         if self.others and self._others_may_hold(jti, sid, sub, client_id, "" if considers_all else None):
-            return self._covering(claims, now)
+            return self._covering(claims, now, alive_at)
         return None
 
     def _others_may_hold(self, *values: str | None) -> bool:
@@ -210,10 +218,10 @@ class Mirror:
                 return True
         return False
 
-    def _covering(self, claims: Claims, now: float) -> Revocation | None:
+    def _covering(self, claims: Claims, now: float, alive_at: float) -> Revocation | None:
         for claim, value in claims.identifiers():
             entry = self.tables[claim].get(value)
-            if entry is None or _end(entry) < now:
+            if entry is None or _end(entry) < alive_at:
                 continue
             cutoff = _cutoff(entry)
             if cutoff is None or issued_at(claims.iat, now, self.skew_seconds) <= cutoff:
@@ -221,17 +229,17 @@ class Mirror:
         return None
 
     def held(self, claim: ClaimName, value: str, now: float) -> Revocation | None:
-        """The live revocation of this claim and value; None: none that is known here."""
+        """Return the live revocation of this claim and value; None if there is none."""
         entry = self.tables[claim].get(value)
         return None if entry is None or _end(entry) < now else _revocation(claim, value, entry)
 
     def expire(self, now: float, most: int = 10_000) -> None:
-        """Forget some of what has ended, which covers nothing anyway; to be called about once a second."""
+        """Remove revocations that have ended, looking at no more than `most`. Call it about once a second."""
         for table in self.tables.values():
             most = table.expire(now - self._late_seconds, most)
 
     def entries(self, now: float) -> Iterator[Revocation]:
-        """What is there and lives, if its values were kept; what is added meanwhile may be left out."""
+        """Yield the live revocations of a mirror with `whole_values`. One that is added meanwhile may be left out."""
         for claim, table in self.tables.items():
             for value, entry in table.entries():
                 if _end(entry) >= now:

@@ -132,6 +132,17 @@ def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> 
     assert sorted(one.entries(START), key=repr) == sorted(other.entries(START), key=repr)
 
 
+def test_alive_at_decides_which_revocations_have_ended_and_now_whether_an_iat_is_ahead() -> None:
+    """Without `alive_at`, `now` decides both."""
+    mirror, fresh, old = Mirror(), Claims(sub="alice", iat=START), Claims(sub="alice", iat=START - 601)
+    mirror.add(Revocation("sub", "alice", START + 60, None, START - 600), START)
+    assert mirror.covering(fresh, START) is None
+    assert mirror.covering(fresh, START, alive_at=START - 3600) is None
+    assert mirror.covering(fresh, START - 3600) is not None
+    assert mirror.covering(old, START + 61) is None
+    assert mirror.covering(old, START + 61, alive_at=START) is not None
+
+
 def test_what_ended_is_forgotten_by_and_by() -> None:
     """Each call looks at no more than it may; in the end nothing is left, and what was given a longer life stays."""
     mirror = Mirror()
