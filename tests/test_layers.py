@@ -27,6 +27,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.model": set(),
     "revocation_client.wire": {"revocation_client.model"},
     "revocation_client.freshness": set(),
+    "revocation_client.expiry_clock": set(),
     "revocation_client.sieve": set(),
     "revocation_client.mirror": {"revocation_client.model", "revocation_client.sieve"},
     "revocation_client.feed": {"revocation_client.model", "revocation_client.wire"},
@@ -56,6 +57,7 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_client.glance": {"revocation_client.mirror", "revocation_client.sieve", "revocation_client.wire"},
     "revocation_client.memory": {
         "revocation_client.counters",
+        "revocation_client.expiry_clock",
         "revocation_client.freshness",
         "revocation_client.glance",
         "revocation_client.mirror",
@@ -117,6 +119,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.counters",
         "revocation_client.environment",
         "revocation_client.errors",
+        "revocation_client.expiry_clock",
         "revocation_client.follower",
         "revocation_client.glance",
         "revocation_client.memory",

@@ -22,6 +22,7 @@ from revocation_client.errors import (
     TokenRevoked,
     WrongEventLoop,
 )
+from revocation_client.expiry_clock import ExpiryClock, uptime
 from revocation_client.follower import Follower
 from revocation_client.glance import Clock
 from revocation_client.memory import Memory, MirrorStatus
@@ -73,6 +74,7 @@ class RevocationClient:
     """
 
     _wall: Clock = staticmethod(time.time)
+    _uptime: Clock = staticmethod(uptime)
 
     def __init__(  # noqa: PLR0913 - each by its name; contract, section 8
         self,
@@ -95,7 +97,9 @@ class RevocationClient:
         self._tally = Tally()
         self._policy = Policy(on_unavailable, self._tally, time.monotonic)
         self._unusable_iat = UnusableIat(self._tally, time.monotonic)
-        self._memory = Memory(max_staleness_seconds, self._tally, self._wall, time.monotonic) if mirror else None
+        expiry_clock = ExpiryClock(self._wall, self._uptime)
+        memory = Memory(max_staleness_seconds, self._tally, self._wall, time.monotonic, expiry_clock=expiry_clock)
+        self._memory = memory if mirror else None
         self._admits_here: Callable[[object], bool] = lambda _question: False
         """The glance that nearly every check takes, in the thread of the event loop."""
         self._open: _Open | None = None

@@ -287,7 +287,10 @@ class Follower:
         return self._wall() - self._monotonic()
 
     def _clock_was_set_back(self) -> bool:
-        """What ends is forgotten by the wall's clock; one that was ahead has let go, or not taken, what still lives."""
+        """Return whether the wall clock was set back since it was last looked at.
+
+        If it was ahead at the start, memory has removed or refused revocations that have not ended (`ExpiryClock`).
+        """
         ahead = self._wall_ahead()
         was = max(self._ahead, ahead)
         self._ahead = ahead if was - ahead > SET_BACK_SECONDS else was

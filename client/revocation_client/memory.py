@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from revocation_client.counters import Tally
+from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.freshness import Name
 from revocation_client.glance import Clock, Glance
 from revocation_client.mirror import Mirror
@@ -66,8 +67,17 @@ class _Proof:
 class Memory:
     """The revocations that this process knows of. It may be asked in any thread; it learns in one."""
 
-    def __init__(self, max_staleness_seconds: float, tally: Tally, wall: Clock, monotonic: Clock) -> None:
+    def __init__(
+        self,
+        max_staleness_seconds: float,
+        tally: Tally,
+        wall: Clock,
+        monotonic: Clock,
+        *,
+        expiry_clock: ExpiryClock | None = None,
+    ) -> None:
         self._mirror = Mirror()
+        self._expiry_clock = expiry_clock or ExpiryClock(wall, monotonic)
         self._max_staleness_seconds = max_staleness_seconds
         self._ask_after_seconds = min(ASK_AFTER_SECONDS, max_staleness_seconds)
         self._tally = tally
@@ -115,7 +125,7 @@ class Memory:
         """Look the token up. `may_deny` was settled before: what another thread proves meanwhile must not count."""
         wall = self._wall()
         claims, exp = _read(asked)
-        found = None if claims is None else self._mirror.covering(claims, wall)
+        found = None if claims is None else self._mirror.covering(claims, wall, alive_at=self._expiry_clock.now())
         if claims is None or (found is None and (not may_deny or asked.claims is None)):
             return None
         self._tally.add("mirror_not_revoked" if found is None else "mirror_revoked")
@@ -135,7 +145,7 @@ class Memory:
 
     def learn(self, revocation: Revocation) -> None:
         """Add a revocation; nothing is ever taken back."""
-        self._mirror.add(revocation, self._wall())
+        self._mirror.add(revocation, self._expiry_clock.now())
 
     def mark_fresh(self, age_seconds: float, *, complete: bool, connected: bool) -> None:
         """Note a proof that everything acknowledged until `age_seconds` ago is here.
@@ -174,7 +184,7 @@ class Memory:
 
     def forget(self) -> None:
         """Drop some of the revocations that have ended."""
-        self._mirror.expire(self._wall(), FORGOTTEN_AT_ONCE)
+        self._mirror.expire(self._expiry_clock.now(), FORGOTTEN_AT_ONCE)
 
     def status(self, last_error: str | None) -> MirrorStatus:
         """Return the state at this moment."""

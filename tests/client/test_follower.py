@@ -12,6 +12,7 @@ from aiohttp import web
 from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, UnexpectedAnswer
 from revocation_client.api import Api, Stream, address
 from revocation_client.counters import Tally
+from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.feed import EVENT_MAX_BYTES, Change, Heartbeat, Reset, Snapshot, Synced, encode, snapshots
 from revocation_client.follower import (
     HOPELESS_BACKOFF_SECONDS,
@@ -410,7 +411,8 @@ async def test_a_large_snapshot_lets_the_application_breathe() -> None:
     """Though all of it is there at once, the loop is given back every few milliseconds until it is merged."""
     number = scaled(20_000, 1_000_000)
     feed = OneChunk(number)
-    memory = Memory(1e6, Tally(), wall=feed.wall, monotonic=feed.clock)
+    expiry_clock = ExpiryClock(feed.wall, lambda: feed.now)
+    memory = Memory(1e6, Tally(), wall=feed.wall, monotonic=feed.clock, expiry_clock=expiry_clock)
     follower = Follower(feed, memory, Tally(), wall=feed.wall, monotonic=feed.clock)
     follower.start()
     turns = 0

@@ -505,24 +505,56 @@ def test_a_machine_that_slept_is_out_of_step() -> None:
     assert (memory.glance.admits(QUESTION), memory.can_decide(asked)) == (True, True)
 
 
-async def test_a_clock_that_was_set_back_begins_anew(server: FeedServer) -> None:
-    """While it was ahead, what still lives was taken for ended: until a new snapshot came, memory is silent."""
-    ahead = 0.0
-    async with serving_feed(server):
-        client = server.client()
-        client._wall = lambda: time.time() + ahead
-        client._memory = Memory(1.0, client._tally, client._wall, time.monotonic)
-        async with client:
-            assert await client.mirror_ready(HANG_SECONDS)
-            ahead = 3600.0
-            assert says(client, "never") is None
-            assert says(client, "gone") is None  # taken for ended
-            await until(lambda: says(client, "never") is False)
-            ahead = 0.0
-            assert says(client, "never") is None
-            await until(lambda: client.counters.snapshots == 2)
-            await until(lambda: says(client, "never") is False)
-            assert says(client, "gone")
+class ClockedClient(RevocationClient):
+    """A client whose clocks the test sets: seconds that each is ahead of the real one."""
+
+    wall_ahead = uptime_ahead = 0.0
+
+    def _wall(self) -> float:
+        return time.time() + self.wall_ahead
+
+    def _uptime(self) -> float:
+        return time.monotonic() + self.uptime_ahead
+
+
+def entries(client: RevocationClient) -> int:
+    """Return the number of revocations that the client holds in memory."""
+    status = client.mirror_status
+    assert status is not None
+    return status.entries
+
+
+async def test_a_wall_clock_that_jumps_ahead_and_back_forgets_no_revocation(server: FeedServer) -> None:
+    """What has ended by both clocks is removed meanwhile; what has ended by the wall clock alone stays revoked."""
+    server.log += [revocation("long", seconds=7200), revocation("brief", seconds=60)]
+    async with ClockedClient(server.url) as client:
+        assert await client.mirror_ready(HANG_SECONDS)
+        held = entries(client)
+        client.wall_ahead, client.uptime_ahead = 14_400.0, 500.0
+        assert says(client, "long")
+        await until(lambda: entries(client) < held)
+        assert says(client, "brief") is not True
+        assert says(client, "long")
+        client.wall_ahead = 500.0
+        assert says(client, "long")
+
+
+async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_it_is_set_back(
+    server: FeedServer,
+) -> None:
+    """Live revocations seemed to have ended: until a new snapshot is complete, memory says nothing of other tokens."""
+
+    class Ahead(ClockedClient):
+        wall_ahead = 3600.0
+
+    async with Ahead(server.url) as client:
+        assert await client.mirror_ready(HANG_SECONDS)
+        assert says(client, "gone") is False
+        client.wall_ahead = 0.0
+        assert says(client, "never") is None
+        await until(lambda: client.counters.snapshots == 2)
+        await until(lambda: says(client, "never") is False)
+        assert says(client, "gone")
 
 
 def test_heartbeats_read_late_vouch_for_nothing() -> None:

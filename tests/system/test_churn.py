@@ -96,9 +96,9 @@ class Clock:
 
 
 class Client(RevocationClient):
-    """One that goes by that clock."""
+    """A client whose wall clock and monotonic clock are that clock."""
 
-    _wall = staticmethod(Clock.now)
+    _wall = _uptime = staticmethod(Clock.now)
 
 
 @dataclass(frozen=True)

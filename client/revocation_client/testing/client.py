@@ -24,7 +24,7 @@ class InMemoryRevocationClient(RevocationClient):
     """
 
     def __init__(self, url: str = URL, *, clock: Callable[[], float] = time.time, **options: Any) -> None:
-        self._wall = clock
+        self._wall = self._uptime = clock
         super().__init__(url, **options)
         self._service = MemoryService(clock)
 

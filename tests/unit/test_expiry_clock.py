@@ -1,0 +1,150 @@
+"""A mirror forgets a revocation only after its end has passed by the wall clock and by the monotonic clock."""
+
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from revocation_client.counters import Tally
+from revocation_client.expiry_clock import ExpiryClock, uptime
+from revocation_client.memory import Memory
+from revocation_client.mirror import DUE_SECONDS
+from revocation_client.model import Revocation
+from revocation_client.questions import inquiry
+from revocation_client.verdicts import Verdict
+
+START = 1_790_000_000.0
+HOUR = 3600.0
+FORGOTTEN = 2 * DUE_SECONDS
+"""Seconds after its end at which `expire` has removed a revocation."""
+
+
+@dataclass
+class Clocks:
+    """A wall clock and a monotonic clock, set by hand."""
+
+    wall: float = START
+    monotonic: float = 50.0
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Let time pass on both."""
+        self.wall += seconds
+        self.monotonic += seconds
+
+    def expiry_clock(self) -> ExpiryClock:
+        """Return an expiry clock that reads them."""
+        return ExpiryClock(lambda: self.wall, lambda: self.monotonic)
+
+    def memory(self) -> Memory:
+        """Return a client's memory that reads them."""
+        return Memory(5.0, Tally(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
+
+
+def check(memory: Memory, **claims: object) -> Verdict:
+    """Return what memory says of a token with these claims just after it was proven complete."""
+    memory.mark_fresh(0.0, complete=True, connected=True)
+    verdict = memory.verdict(inquiry(claims))
+    assert verdict is not None
+    return verdict
+
+
+def test_it_is_the_wall_clock_while_both_clocks_go_alike() -> None:
+    """Also after the wall clock was set back a little and caught up."""
+    clocks = Clocks()
+    clock = clocks.expiry_clock()
+    assert clock.now() == START
+    clocks.pass_seconds(10)
+    assert clock.now() == START + 10
+    clocks.wall -= 2
+    assert clock.now() == START + 8
+    clocks.wall += 2
+    assert clock.now() == START + 10
+
+
+def test_it_does_not_follow_a_wall_clock_that_jumps_ahead() -> None:
+    """It goes on by the monotonic clock, and is the wall clock again after that was set back."""
+    clocks = Clocks()
+    clock = clocks.expiry_clock()
+    clocks.wall += HOUR
+    clocks.pass_seconds(5)
+    assert clock.now() == START + 5
+    clocks.wall -= HOUR
+    assert clock.now() == START + 5
+
+
+def test_it_leads_by_a_wall_clock_that_was_ahead_at_the_start_until_that_is_corrected() -> None:
+    """From then on it is the wall clock."""
+    clocks = Clocks(wall=START + HOUR)
+    clock = clocks.expiry_clock()
+    assert clock.now() == START + HOUR
+    clocks.wall = START
+    clocks.pass_seconds(5)
+    assert clock.now() == START + 5
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this platform has no CLOCK_BOOTTIME")
+def test_the_monotonic_clock_counts_suspended_time_where_the_platform_can() -> None:
+    """It is CLOCK_BOOTTIME."""
+    before = time.clock_gettime(time.CLOCK_BOOTTIME)
+    between = uptime()
+    assert before <= between <= time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@pytest.mark.parametrize(
+    "claims", [{"jti": "gone"}, {"jti": "x", "sid": "gone"}, {"jti": "x", "sub": "gone", "iat": 1}]
+)
+def test_a_wall_clock_that_jumps_an_hour_ahead_and_back_forgets_nothing(claims: dict[str, object]) -> None:
+    """What ends meanwhile is revoked throughout, although memory was told to forget what has ended."""
+    clocks = Clocks()
+    memory = clocks.memory()
+    for claim, cutoff in (("jti", None), ("sid", None), ("sub", START)):
+        memory.learn(Revocation(claim, "gone", START + 60, None, cutoff))  # type: ignore[arg-type]
+    clocks.wall += HOUR
+    assert check(memory, **claims).revoked
+    memory.learn(Revocation("jti", "learned meanwhile", START + 60, None))
+    memory.forget()
+    clocks.wall -= HOUR
+    assert memory.entries == 4
+    assert check(memory, **claims).revoked
+    assert check(memory, jti="learned meanwhile").revoked
+    clocks.pass_seconds(61)
+    assert not check(memory, **claims).revoked
+    clocks.pass_seconds(FORGOTTEN)
+    memory.forget()
+    assert memory.entries == 0
+
+
+def test_a_wall_clock_that_is_put_forward_to_the_right_time_revokes_no_token_that_is_issued_now() -> None:
+    """`iat` is compared with the wall clock: an hour behind it would count as unusable, and so as before the cutoff."""
+    clocks = Clocks(wall=START - HOUR)
+    memory = clocks.memory()
+    memory.learn(Revocation("sub", "alice", START + 60, None, START - 600))
+    clocks.wall = START
+    fresh = check(memory, jti="x", sub="alice", iat=START)
+    assert (fresh.revoked, fresh.iat_unusable) == (False, False)
+    assert check(memory, jti="x", sub="alice", iat=START - 601).revoked
+    ahead = check(memory, jti="x", sub="alice", iat=START + 61)
+    assert (ahead.revoked, ahead.iat_unusable) == (True, True)
+    clocks.pass_seconds(61)
+    assert check(memory, jti="x", sub="alice", iat=START - 601).revoked, "held for an hour longer, which does no harm"
+    clocks.pass_seconds(HOUR)
+    assert not check(memory, jti="x", sub="alice", iat=START - 601).revoked
+
+
+@pytest.mark.parametrize("counts_suspended_time", [True, False])
+def test_a_suspended_machine_forgets_nothing_early(counts_suspended_time: bool) -> None:
+    """A monotonic clock that stands still meanwhile holds a revocation for so much longer, and never shorter."""
+    clocks = Clocks()
+    memory = clocks.memory()
+    memory.learn(Revocation("jti", "ended", START + 60, None))
+    memory.learn(Revocation("jti", "live", START + 2 * HOUR, None))
+    clocks.wall += HOUR
+    if counts_suspended_time:
+        clocks.monotonic += HOUR
+    memory.forget()
+    assert check(memory, jti="live").revoked
+    assert check(memory, jti="ended").revoked is not counts_suspended_time
+    assert memory.entries == (1 if counts_suspended_time else 2)
+    clocks.pass_seconds(HOUR)
+    assert check(memory, jti="live").revoked
+    assert not check(memory, jti="ended").revoked
