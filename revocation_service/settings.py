@@ -19,6 +19,9 @@ DAY_SECONDS: Final = 86_400
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 KNOWN_SCHEMES: Final = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+CLUSTER_PREFIX: Final = "{revocations}"
+"""The default key prefix on a cluster. Its hash tag puts all keys on one master."""
+
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "console")
 
@@ -63,7 +66,9 @@ class StoreSettings:
     change_log_max_entries: int = 100_000
     server_bin: str | None = None
     url_variable: str = "REVOCATION_REDIS_URL"
-    """Where the URL was given: what is wrong with it is said of that variable."""
+    """The variable that holds the URL; errors name it."""
+    prefix_variable: str = "REVOCATION_KEY_PREFIX"
+    """The variable that holds the key prefix; errors name it."""
 
     @property
     def embedded_directory(self) -> Path | None:

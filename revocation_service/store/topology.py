@@ -18,7 +18,7 @@ from redis.exceptions import (
 )
 
 from revocation_service.errors import SettingsError, StoreUnavailable
-from revocation_service.settings import StoreSettings
+from revocation_service.settings import CLUSTER_PREFIX, StoreSettings
 from revocation_service.store.redis_url import Address, RedisUrl, read_url
 
 ASK_SECONDS: Final = 0.25
@@ -26,8 +26,6 @@ ASK_SECONDS: Final = 0.25
 
 FIND_MASTER: Final = "find-master"
 """Name of the task that asks for the master."""
-
-CLUSTER_PREFIX: Final = "{revocations}"
 
 FAILURES: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 """All that redis-py raises; RedisClusterException is not a RedisError."""
@@ -38,11 +36,16 @@ Named = tuple[Address, ...]
 """What a sentinel or a node answers: the master's address, and on a cluster those of its replicas."""
 
 
-def cluster_key_prefix(prefix: str) -> str:
+def is_refusal(error: BaseException | None) -> bool:
+    """Return whether Redis refused a command for a reason that neither a retry nor another master changes."""
+    return isinstance(error, ResponseError) and not isinstance(error, _ANOTHER_MASTER)
+
+
+def cluster_key_prefix(prefix: str, variable: str) -> str:
     """Return the key prefix to use on a cluster, with a hash tag, so that all keys are on one master.
 
-    Raises SettingsError for a prefix without one. A hash tag is what stands between the first { and the next }, and is
-    not empty (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
+    Raises SettingsError for a prefix without one, which names `variable`. A hash tag is what stands between the first {
+    and the next }, and is not empty (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
     """
     if not prefix:
         return CLUSTER_PREFIX
@@ -50,7 +53,7 @@ def cluster_key_prefix(prefix: str) -> str:
     tag, brace, _ = rest.partition("}")
     if not tag or not brace:
         raise SettingsError(
-            "REVOCATION_KEY_PREFIX needs a hash tag on a cluster, as in {revocations}: all keys must be on one master"
+            f"{variable} needs a hash tag on a cluster, as in {CLUSTER_PREFIX}: all keys must be on one master"
         )
     return prefix
 
@@ -58,9 +61,11 @@ def cluster_key_prefix(prefix: str) -> str:
 class Topology:
     """The master of one deployment, found when it is first needed and again after `forget`."""
 
-    def __init__(self, url: RedisUrl, key_prefix: str = "") -> None:
+    def __init__(self, url: RedisUrl, key_prefix: str) -> None:
+        self.key_prefix = key_prefix
+        """Stands in front of every key; on a cluster it has a hash tag."""
         self._url = url
-        self._slot = key_slot(cluster_key_prefix(key_prefix).encode()) if url.kind == "cluster" else 0
+        self._slot = key_slot(key_prefix.encode())
         self._informants = {address: url.informant(address) for address in url.addresses}
         """The sentinels; or the cluster's nodes in the URL, and those that had our slot when last asked."""
         self._master: Redis | None = None
@@ -109,13 +114,13 @@ class Topology:
                 master = await self.master()
                 yield master
         except FAILURES as error:
-            if master and (isinstance(error, _ANOTHER_MASTER) or not isinstance(error, ResponseError)):
+            if master and not is_refusal(error):
                 self.forget(master)
             raise StoreUnavailable(self._reason(error)) from error
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, MovedError) and self._url.kind != "cluster":
-            return "Redis is a cluster, and REVOCATION_REDIS_URL does not begin with redis+cluster://"
+            return "Redis is a cluster, and its URL does not begin with redis+cluster://"
         if isinstance(error, ResponseError):
             return "Redis refused the command"
         return "Redis did not answer within the deadline"
@@ -174,8 +179,14 @@ class Topology:
 
 
 def topology(settings: StoreSettings) -> Topology:
-    """Return the topology that the settings name, not contacted yet. Raises SettingsError for a wrong URL."""
-    return Topology(read_url(settings), settings.key_prefix)
+    """Return the topology that the settings name, not contacted yet.
+
+    Raises SettingsError for a wrong URL, and on a cluster for a key prefix without a hash tag.
+    """
+    url, prefix = read_url(settings), settings.key_prefix
+    if url.kind == "cluster":
+        prefix = cluster_key_prefix(prefix, settings.prefix_variable)
+    return Topology(url, prefix)
 
 
 async def _close(*clients: Redis) -> None:

@@ -14,11 +14,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from revocation_service.errors import SettingsError, StoreUnavailable
-from revocation_service.settings import StoreSettings
+from revocation_service.settings import CLUSTER_PREFIX, StoreSettings
 from revocation_service.store.redis_url import MAX_CONNECTIONS
 from revocation_service.store.topology import (
     ASK_SECONDS,
-    CLUSTER_PREFIX,
     FIND_MASTER,
     Topology,
     cluster_key_prefix,
@@ -198,14 +197,16 @@ async def test_a_url_is_read_without_a_connection(url: str) -> None:
 )
 async def test_a_cluster_prefix_has_a_hash_tag(prefix: str, expected: str) -> None:
     """The default has one; one that is given is used as it is."""
-    assert cluster_key_prefix(prefix) == expected
+    assert cluster_key_prefix(prefix, "SOME_VARIABLE") == expected
+    async with opened("redis+cluster://a:1", key_prefix=prefix) as made:
+        assert made.key_prefix == expected
 
 
 @pytest.mark.parametrize("prefix", ["a:", "{}", "{}{a}", "{a", "a}", "}{"])
 async def test_a_cluster_prefix_without_a_hash_tag_is_a_settings_error(prefix: str) -> None:
     """Redis would spread the keys over the masters; the error says so. `{}` is no tag, whatever follows it."""
-    with pytest.raises(SettingsError, match=r"REVOCATION_KEY_PREFIX needs a hash tag.*all keys must be on one master"):
-        cluster_key_prefix(prefix)
+    with pytest.raises(SettingsError, match=r"^SOME_VARIABLE needs a hash tag.*all keys must be on one master"):
+        topology(StoreSettings("redis+cluster://a:1", key_prefix=prefix, prefix_variable="SOME_VARIABLE"))
 
 
 async def test_no_server_is_an_unavailable_store() -> None:
