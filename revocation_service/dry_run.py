@@ -6,6 +6,7 @@ from revocation_service.settings import Settings
 from revocation_service.store.connect import connect
 from revocation_service.store.data_directory import check_owner, check_writer
 from revocation_service.store.server_binary import find_server
+from revocation_service.store.topology import topology
 
 
 def dry_run(settings: Settings) -> None:
@@ -22,4 +23,4 @@ def dry_run(settings: Settings) -> None:
 def dry_run_gateway(settings: GatewaySettings) -> None:
     """Check the gateway's settings without connecting to anything. Raises SettingsError where a start would fail."""
     if settings.throttle.store is not None:
-        connect(settings.throttle.store)
+        topology(settings.throttle.store)

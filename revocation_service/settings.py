@@ -231,14 +231,11 @@ def _state_directory(environment: Mapping[str, str]) -> Path:
     return (Path(base) if base.startswith("/") else Path("~/.local/state")) / "revocation-service"
 
 
-def key_prefix(reader: Reader) -> str:
-    """What stands in front of every key; braces would choose a cluster's slot.
-
-    Raises SettingsError.
-    """
-    prefix = reader.text("KEY_PREFIX", "")
-    if len(prefix) > 128 or not prefix.isprintable() or "{" in prefix or "}" in prefix:
-        raise reader.wrong("KEY_PREFIX", "must be at most 128 printable characters, without { and }")
+def key_prefix(reader: Reader, default: str = "") -> str:
+    """Return what stands in front of every key. Raises SettingsError."""
+    prefix = reader.text("KEY_PREFIX", default)
+    if len(prefix) > 128 or not prefix.isprintable():
+        raise reader.wrong("KEY_PREFIX", "must be at most 128 printable characters")
     return prefix
 
 

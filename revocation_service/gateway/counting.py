@@ -63,7 +63,7 @@ class Counting:
         try:
             await self._windows.probe()
         except StoreUnavailable as error:
-            self._went_away("", error)
+            self._went_away(error)
         else:
             self._away = False
             self._metrics.redis_up.set(1)
@@ -91,7 +91,7 @@ class Counting:
                 answer = await self._windows.hit(attempt)
             except StoreUnavailable as error:
                 if returns == self._returns:  # else it failed because of what is over by now
-                    self._went_away(attempt.counted, error)
+                    self._went_away(error)
             except asyncio.CancelledError:
                 self.give_back_soon(attempt)
                 raise
@@ -128,21 +128,21 @@ class Counting:
         with suppress(StoreUnavailable):  # it counts until its window has passed
             await windows.give_back(attempt)
 
-    def _went_away(self, counted: str, error: StoreUnavailable) -> None:
+    def _went_away(self, error: StoreUnavailable) -> None:
         self._away = True
         if self._probe is not None:
             return
         _log.warning("throttle_redis_away", detail="each gateway counts in its own memory", error=error)
         self._metrics.redis_up.set(0)
-        self._probe = asyncio.get_running_loop().create_task(self._look_for(counted), name="throttle-probe")
+        self._probe = asyncio.get_running_loop().create_task(self._probe_until_back(), name="throttle-probe")
 
-    async def _look_for(self, counted: str) -> None:
-        """Probe the master that has this window until it counts again."""
+    async def _probe_until_back(self) -> None:
+        """Probe Redis until it counts again."""
         assert self._windows is not None
         while self._away:
             await asyncio.sleep(random.uniform(*PROBE_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
             with suppress(StoreUnavailable):
-                await self._windows.probe(counted)
+                await self._windows.probe()
                 self._away = False
         self._probe = None
         self._returns += 1

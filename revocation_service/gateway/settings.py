@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from revocation_service.environment import Loaded, Reader, mask_url, process_environment
 from revocation_service.settings import (
+    CLUSTER_PREFIX,
     KNOWN_SCHEMES,
     LOG_FORMATS,
     LOG_LEVELS,
@@ -218,11 +219,13 @@ def _network(reader: Reader, name: str, text: str) -> Network:
 def _store(reader: Reader) -> StoreSettings | None:
     url = reader.secret("REDIS_URL", mask=mask_url)
     password = reader.secret("REDIS_PASSWORD")
-    prefix = key_prefix(reader)
+    prefix = key_prefix(reader, CLUSTER_PREFIX if url and "+cluster://" in url else "")
     if url is None:
         return None
     if url.startswith("embedded:"):
         raise reader.wrong("REDIS_URL", "cannot be embedded: (gateways share a Redis, and a private one is nobody's)")
     if not names_a_server(url):
         raise reader.wrong("REDIS_URL", f"must begin with one of {KNOWN_SCHEMES}, and name a server")
-    return StoreSettings(url, password, prefix, url_variable=f"{PREFIX}REDIS_URL")
+    return StoreSettings(
+        url, password, prefix, url_variable=f"{PREFIX}REDIS_URL", prefix_variable=f"{PREFIX}KEY_PREFIX"
+    )

@@ -26,7 +26,6 @@ from aiohttplimiter import Limiter, RateLimitExceeded
 from limits import RateLimitItem
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from revocation_service.errors import SettingsError
 from revocation_service.gateway.accounts import BODY_MAX_BYTES, BUFFERED_BODY, AccountNames, Ambiguous, read_body
 from revocation_service.gateway.addresses import NO_ADDRESS, IPAddress, client_address, counted_as
 from revocation_service.gateway.counting import Clocks, Counting
@@ -35,8 +34,7 @@ from revocation_service.gateway.metrics import GatewayMetrics
 from revocation_service.gateway.problems import MalformedRequest, RequestTimeout, problem
 from revocation_service.gateway.rate_headers import OURS, RATE_HEADERS, Judged, rate_headers, too_many
 from revocation_service.gateway.settings import Rate, ThrottleSettings
-from revocation_service.store.connect import connect
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.topology import topology
 from revocation_service.store.windows import Attempt, Windows
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -65,13 +63,14 @@ _log = structlog.get_logger()
 class Throttle:
     """All the limits of one gateway.
 
-    Raises SettingsError where the URL of Redis cannot be read.
+    Needs a running event loop. Raises SettingsError for a wrong URL or key prefix of Redis.
     """
 
     def __init__(self, settings: ThrottleSettings, metrics: GatewayMetrics, clocks: Clocks | None = None) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._counting = Counting(_windows(settings), metrics, clocks or Clocks())
+        windows = None if settings.store is None else Windows(topology(settings.store))
+        self._counting = Counting(windows, metrics, clocks or Clocks())
         self._paths = LoginPaths(settings.login_paths)
         self._names = AccountNames(settings.account_key or secrets.token_bytes(32))
 
@@ -200,20 +199,6 @@ def _default_denied(_request: web.Request, judged: Judged) -> web.StreamResponse
 def _account_denied(request: web.Request, denied: Judged) -> web.StreamResponse:
     request[RATE_HEADERS] = rate_headers([request[_JUDGED], denied])
     return too_many(denied, {}, "too many failed logins to this account; wait before the next")
-
-
-def _windows(settings: ThrottleSettings) -> Windows | None:
-    """The windows in Redis, not contacted yet.
-
-    Raises SettingsError where its URL cannot be read.
-    """
-    if settings.store is None:
-        return None
-    try:
-        connections = connect(settings.store)
-    except SettingsError as error:  # which names the variable that the service has
-        raise SettingsError(error.detail.replace("REVOCATION_", "GATEWAY_")) from error
-    return Windows(connections, Keyspace(settings.store.key_prefix))
 
 
 class _Strategy(MovingWindowRateLimiter):

@@ -13,7 +13,6 @@ _LIFE: Final = "token_revocations:life:"
 _REFILL_LEASE: Final = "token_revocations:refill"
 _GLOB: Final = re.compile(r"([*?\[\]\\^])")
 _WINDOW: Final = "gateway_window:"
-_WINDOW_PROBE: Final = "gateway_probe:"
 
 
 class Keyspace:
@@ -31,7 +30,6 @@ class Keyspace:
         self.records_pattern = _GLOB.sub(r"\\\1", prefix) + "token_[bc]*"
         """What the keys of all records match, and few others."""
         self._window = prefix + _WINDOW
-        self._window_probe = prefix + _WINDOW_PROBE
 
     def key(self, claim: ClaimName, value: str) -> str:
         """The key of one revocation."""
@@ -63,9 +61,5 @@ class Keyspace:
         return f"{self._life}{{{mark}}}"
 
     def window(self, counted: str) -> str:
-        """The key of the window in which the attempts of one address or account are counted; no braces in its name."""
+        """Return the key of the window in which the attempts of one address or account are counted."""
         return self._window + counted
-
-    def window_probe(self, window: str) -> str:
-        """A key that nobody counts under, in the same slot of a cluster as a window's key."""
-        return f"{self._window_probe}{{{window}}}"

@@ -90,7 +90,13 @@ def test_every_setting_is_taken_from_its_variable() -> None:
             Rate(10, 86400),
             KEY.encode(),
             tuple(map(ipaddress.ip_network, networks)),
-            StoreSettings("rediss://redis:6379", "secret", "gw:", url_variable="GATEWAY_REDIS_URL"),
+            StoreSettings(
+                "rediss://redis:6379",
+                "secret",
+                "gw:",
+                url_variable="GATEWAY_REDIS_URL",
+                prefix_variable="GATEWAY_KEY_PREFIX",
+            ),
         ),
         Timeouts(1, 2, 3, 4),
         0,
@@ -157,7 +163,7 @@ WRONG = [
     ("REDIS_URL", "embedded:", "cannot be embedded:"),
     ("REDIS_URL", "embedded:/path", "cannot be embedded:"),
     ("REDIS_URL", "localhost", "must begin with one of redis://"),
-    ("KEY_PREFIX", "{a}", "must be at most 128 printable characters"),
+    ("KEY_PREFIX", "a\nb", "must be at most 128 printable characters"),
     ("CONNECT_TIMEOUT_SECONDS", "0", "must be a number"),
     ("RESPONSE_TIMEOUT_SECONDS", "nan", "must be a number"),
     ("IDLE_TIMEOUT_SECONDS", "-1", "must be a number"),
@@ -175,6 +181,22 @@ def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) ->
     detail = refused(**{name: value})
     assert detail.startswith(f"GATEWAY_{name} ")
     assert complaint in detail
+
+
+def test_a_key_prefix_on_a_cluster_has_a_hash_tag(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The default is shown and has one; a prefix without a tag is refused under its own name."""
+    monkeypatch.setenv("GATEWAY_UPSTREAM_URL", UPSTREAM)
+    monkeypatch.setenv("GATEWAY_REDIS_URL", "redis+cluster://a:1,b:2")
+    assert main(["check-config", "gateway"]) == 0
+    assert "GATEWAY_KEY_PREFIX={revocations}  (default)" in capsys.readouterr().out
+    monkeypatch.setenv("GATEWAY_KEY_PREFIX", "{logins}:")
+    assert main(["check-config", "gateway"]) == 0
+    monkeypatch.setenv("GATEWAY_KEY_PREFIX", "logins:")
+    capsys.readouterr()
+    assert main(["check-config", "gateway"]) == 1
+    assert capsys.readouterr().err.startswith("revocation-service: GATEWAY_KEY_PREFIX needs a hash tag on a cluster")
 
 
 def test_gateways_that_share_a_redis_share_the_account_key() -> None:

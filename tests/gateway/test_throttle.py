@@ -15,9 +15,8 @@ from structlog.testing import capture_logs
 from revocation_service.errors import SettingsError
 from revocation_service.gateway.counting import Clocks
 from revocation_service.gateway.metrics import GatewayMetrics
-from revocation_service.gateway.settings import Rate, ThrottleSettings
+from revocation_service.gateway.settings import Rate, load
 from revocation_service.gateway.throttle import Throttle
-from revocation_service.settings import StoreSettings
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.store.windows import DEADLINE_SECONDS
 from tests.gateway.serving import bare_upstream, gateway_before
@@ -374,6 +373,6 @@ async def test_keys_are_prefixed_bounded_and_expire(redis: Process) -> None:
 
 async def test_a_url_that_cannot_be_read_names_the_gateways_variable() -> None:
     """A wrong GATEWAY_REDIS_URL stops the start, under its own name."""
-    store = StoreSettings("redis://127.0.0.1:99999")
-    with pytest.raises(SettingsError, match="GATEWAY_REDIS_URL"):
-        Throttle(ThrottleSettings(store=store), GatewayMetrics())
+    loaded = load({"GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9000", "GATEWAY_REDIS_URL": "redis://127.0.0.1:99999"})
+    with pytest.raises(SettingsError, match=r"^GATEWAY_REDIS_URL"):
+        Throttle(loaded.settings.throttle, GatewayMetrics())

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
+from redis.crc import key_slot
 
 from revocation_service.errors import StoreUnavailable
-from revocation_service.settings import StoreSettings
-from revocation_service.store.connect import connect
+from revocation_service.settings import CLUSTER_PREFIX, StoreSettings
 from revocation_service.store.keyspace import Keyspace
-from revocation_service.store.node import HIT
+from revocation_service.store.topology import topology
 from revocation_service.store.windows import DEADLINE_SECONDS, Attempt, Tally, Windows
 from tests.redis_processes import Process, cluster, eventually, sentinel, standalone, tls_front
 from tests.store.conftest import Proxy
@@ -58,7 +58,7 @@ def attempt(counted: str = "a", *, limit: int = 5, seconds: float = 60, name: st
 
 @contextlib.asynccontextmanager
 async def opened_windows(url: str, prefix: str) -> AsyncIterator[Windows]:
-    windows = Windows(connect(StoreSettings(url)), Keyspace(prefix))
+    windows = Windows(topology(StoreSettings(url, key_prefix=prefix)))
     try:
         yield windows
     finally:
@@ -110,31 +110,41 @@ async def test_behind_sentinel_and_across_a_failover() -> None:
         with pytest.raises(StoreUnavailable):
             await windows.hit(attempt())
         await deployment.new_master(old)
-
-        async def back() -> bool:
-            try:
-                await windows.probe("a")
-            except StoreUnavailable:
-                return False
-            return True
-
-        await eventually(back, "a master that counts")
+        await eventually(lambda: _counts(windows), "a master that counts")
         await _exactly_five([windows])
 
 
-async def test_in_a_cluster() -> None:
-    """In a cluster each window is where its slot is; the probe finds the same master."""
-    async with cluster() as deployment, opened_windows(deployment.url, "c:") as windows:
+async def test_in_a_cluster_and_across_a_failover() -> None:
+    """On a cluster one master holds all windows, so one batch counts in many; a failover leads to the new master."""
+    async with cluster() as deployment, opened_windows(deployment.url, "") as windows:
         for _ in range(6):
             await _exactly_five([windows])
         names = [secrets.token_hex(4) for _ in range(50)]
         tallies = await asyncio.gather(*(windows.hit(attempt(name)) for name in names))
         assert [tally.remaining for tally in tallies] == [4] * 50
-        await asyncio.gather(*(windows.probe(name) for name in names))
-        keyspace = Keyspace("c:")
-        for name in names[:10]:
-            key = keyspace.window(name)
-            assert await deployment.master_of(keyspace.window_probe(key)) is await deployment.master_of(key)
+        await windows.probe()
+        key = Keyspace(CLUSTER_PREFIX).window(names[0])
+        old = await deployment.kill_master_of(key)
+        with pytest.raises(StoreUnavailable):
+            await windows.hit(attempt())
+        await deployment.new_master_of(key, old)
+        await eventually(lambda: _counts(windows), "a master that counts")
+        await _exactly_five([windows])
+
+
+async def test_a_slot_that_moved_is_followed_within_the_deadline() -> None:
+    """MOVED makes the retry ask for the master again, so not one login sees that the slot has another owner."""
+    async with cluster() as deployment, opened_windows(deployment.url, "") as windows:
+        await windows.hit(attempt(name="before"))
+        slot = key_slot(CLUSTER_PREFIX.encode())
+        owner = await deployment.master_of(CLUSTER_PREFIX)
+        other = next(node for node in deployment.nodes[:3] if node is not owner)
+        await owner.command("DEL", Keyspace(CLUSTER_PREFIX).window("a"))
+        other_id = await other.command("CLUSTER", "MYID")
+        for node in (other, owner):
+            await node.command("CLUSTER", "SETSLOT", slot, "NODE", other_id)
+        assert (await windows.hit(attempt())).remaining == 4
+        assert await other.command("ZCARD", Keyspace(CLUSTER_PREFIX).window("a")) == 1
 
 
 async def test_the_same_attempt_again_is_counted_once(opened: Opened) -> None:
@@ -149,25 +159,38 @@ async def test_the_same_attempt_again_is_counted_once(opened: Opened) -> None:
     assert await opened.held("a") == 5
 
 
-@pytest.mark.parametrize("where", ["request", "reply"])
-async def test_a_lost_reply_counts_no_attempt_twice(opened: Opened, where: str) -> None:
-    """A connection that is cut before or after Redis counted costs no place: the retry is the same attempt."""
-    cuts = 0
+@pytest.mark.parametrize("fault", ["request cut", "reply cut", "reply withheld"])
+async def test_a_lost_reply_counts_no_attempt_twice(opened: Opened, fault: str) -> None:
+    """A request or reply that is lost costs neither a place nor the login: the retry is the same attempt, in time."""
+    lost: list[bytes] = []
 
-    async def cut_once(piece: bytes) -> bytes | None:
-        nonlocal cuts
-        if (where == "reply" or HIT.sha.encode() in piece) and cuts < 1:
-            cuts += 1
+    async def request(piece: bytes) -> bytes | None:
+        if fault == "request cut" and b"EVALSHA" in piece and not lost:
+            lost.append(piece)
             return None
         return piece
 
-    async def as_it_is(piece: bytes) -> bytes | None:
+    async def reply(piece: bytes) -> bytes | None:
+        if fault != "request cut" and piece.startswith(b"*1\r\n*4\r\n") and not lost:
+            lost.append(piece)
+            return None if fault == "reply cut" else b""
         return piece
 
-    proxy = Proxy(opened.server.port, request=cut_once if where == "request" else as_it_is, reply=cut_once)
-    async with proxy.running(), opened_windows(proxy.url, "lost:") as windows:
-        remaining = [(await windows.hit(attempt(where))).remaining for _ in range(5)]
-    assert (cuts, remaining) == (1, [4, 3, 2, 1, 0])
+    proxy = Proxy(opened.server.port, request=request, reply=reply)
+    async with proxy.running(), opened_windows(proxy.url, f"{fault}:") as windows:
+        remaining = [(await windows.hit(attempt())).remaining for _ in range(5)]
+    assert (len(lost), remaining) == (1, [4, 3, 2, 1, 0])
+
+
+async def test_what_redis_refuses_is_not_sent_again(opened: Opened) -> None:
+    """A retry cannot help then, so the login does not wait for the deadline."""
+    await opened.server.command("SET", opened.keyspace.window("a"), "no window", "EX", 60)
+    await opened.windows.probe()
+    await opened.server.command("CONFIG", "RESETSTAT")
+    with pytest.raises(StoreUnavailable, match="refused"):
+        await opened.hit()
+    async with opened.server.client() as client:
+        assert (await client.info("commandstats"))["cmdstat_evalsha"]["calls"] == 1
 
 
 async def test_the_window_slides(opened: Opened) -> None:

@@ -219,7 +219,6 @@ WRONG: dict[str, tuple[str, str]] = {
     "replicas": ("WAIT_REPLICAS", "all"),
     "a change log too short": ("CHANGE_LOG_MAX_ENTRIES", "1"),
     "a prefix of a line break": ("KEY_PREFIX", "a\nb"),
-    "a prefix of braces": ("KEY_PREFIX", "{a}"),
     "a scheme": ("REDIS_URL", f"http://:{CANARY}@127.0.0.1"),
     "no server": ("REDIS_URL", "redis://"),
     "a port in the URL": ("REDIS_URL", f"redis://:{CANARY}@127.0.0.1:port"),
