@@ -14,6 +14,7 @@ import redis as redis_py
 import uvloop
 from redis.asyncio import Redis
 
+from bench import replication
 from bench.application import Call, calls, ways
 from bench.load import Load, get, load, post
 from bench.mirrors import (
@@ -33,9 +34,9 @@ from bench.parts import AUTH, baseline, fill, gateway, redis, service, used_memo
 from revocation_client import glance
 from revocation_client.wire import dumps
 from revocation_service.settings import Limits, StoreSettings
-from revocation_service.store.connect import connect
-from revocation_service.store.redis import Put, Store
-from revocation_service.telemetry import Metrics
+from revocation_service.store.store import Put, Store
+from revocation_service.store.topology import topology
+from revocation_service.telemetry import Metrics, configure_logging
 
 CONNECTIONS = 32
 CONCURRENT = 64
@@ -212,7 +213,7 @@ async def memory(plan: Plan) -> None:
     async with redis() as url:
         before = await used_memory(url)
         settings = StoreSettings(url, change_log_max_entries=1_000)
-        store = Store(connect(settings), settings, Limits(), Metrics())
+        store = Store(topology(settings), settings, Limits(), Metrics())
         for first in range(0, number, 50):
             jtis = (f"plain-{position:032d}" for position in range(first, first + 50))
             await asyncio.gather(
@@ -299,12 +300,26 @@ async def _followers(plan: Plan, stack: AsyncExitStack) -> None:
     print(f"  GET /check with {FOLLOWERS} followers against none: {kept:.2f} x  (goal 0.9)")
 
 
+async def replicating(plan: Plan) -> None:
+    """Replication: many workers, a restore of everything, and revocations in one round trip."""
+    print(f"\nheartbeats and followers, on one Redis; {plan.seconds * 5:.0f} s each")
+    for workers in (10, 50, 200):
+        await replication.scale(plan.seconds * 5, workers)
+    for workers in (50, 200):
+        await replication.heartbeats_in_the_log(plan.seconds * 5, workers)
+    print("\nRedis loses everything (FLUSHALL), and a worker writes it back")
+    await replication.restore(20_000 if plan.rounds == 2 else 200_000)
+    print("\na revocation in the store, without HTTP")
+    await replication.revoking(plan.rounds, 2_000)
+
+
 PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, None]]] = {
     "checks": checks,
     "memory": memory,
     "application": application,
     "gateway": passing,
     "mirror": mirror,
+    "replication": replicating,
 }
 
 
@@ -318,6 +333,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a measurement")
     parsed = parser.parse_args()
+    configure_logging("error")
     plan = Plan(quick=parsed.quick)
     print(f"Python {platform.python_version()}, aiohttp {aiohttp.__version__}, redis-py {redis_py.__version__}, uvloop")
     print(f"{plan.rounds} rounds of {plan.seconds:g} s each, interleaved; medians")

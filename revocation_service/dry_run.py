@@ -3,7 +3,6 @@
 from revocation_service.gateway.settings import GatewaySettings
 from revocation_service.keys import SigningKeys
 from revocation_service.settings import Settings
-from revocation_service.store.connect import connect
 from revocation_service.store.data_directory import check_owner, check_writer
 from revocation_service.store.server_binary import find_server
 from revocation_service.store.topology import topology
@@ -14,7 +13,7 @@ def dry_run(settings: Settings) -> None:
     SigningKeys(settings.signing)
     directory = settings.store.embedded_directory
     if directory is None:
-        connect(settings.store)
+        topology(settings.store)
     else:
         check_owner(directory)
         check_writer(directory, find_server(settings.store.server_bin))

@@ -133,6 +133,12 @@ class StoreUnavailable(Unavailable):
     code = "store_unavailable"
 
 
+class ClocksDiffer(Unavailable):
+    """Redis' clock and this instance's differ by more than `REVOCATION_CLOCK_SKEW_SECONDS`; nothing was stored."""
+
+    code = "clocks_differ"
+
+
 class KeysUnavailable(Unavailable):
     """The signing keys cannot be had just now, so no signature can be judged."""
 
@@ -140,7 +146,7 @@ class KeysUnavailable(Unavailable):
 
 
 class FeedUnavailable(Unavailable):
-    """This process cannot feed mirrors: its own has never been in step with Redis, or it is about to stop."""
+    """This worker cannot feed mirrors: its own is not in sync with Redis yet, or it is about to stop."""
 
     code = "feed_unavailable"
 

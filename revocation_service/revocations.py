@@ -1,12 +1,12 @@
 """The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands.
 
-A check is answered from Redis and the process's mirror together: revoked if either says so. That none does is an answer
-only if Redis spoke of every key, or the mirror is synced, complete and fresh.
+A check is answered from Redis and the worker's mirror together: revoked if either says so. When "not revoked" may be
+said is rule 11 of docs/architecture.md, "Replication".
 """
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -18,16 +18,19 @@ import structlog
 from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering, iat_unusable
 from revocation_client.wire import Lifetime, Question, Result, RevokeClaim, RevokeToken
 from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
-from revocation_service.reader import Reader
+from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.settings import Limits
-from revocation_service.store.redis import Put, Reading, Store, Stored
+from revocation_service.store.store import DEADLINE_SECONDS, Put, Store, Stored
 from revocation_service.telemetry import Metrics, RepeatedWarning
 from revocation_service.tokens import Token, TokenReader
 
 LOGGED_CHARACTERS: Final = 8
 
-NOT_IN_TIME: Final = "Redis, or a part of it, did not answer within the deadline"
-IN_DOUBT: Final = "Redis has lost data, or may have; others have still to write back what they hold"
+READ_WHILE_AWAY_SECONDS: Final = 0.01
+"""How long a check waits for Redis, which did not answer the last time, if the mirror can answer."""
+
+NOT_IN_TIME: Final = "Redis did not answer within the deadline"
+IN_DOUBT: Final = "Redis may lack revocations: "
 
 _CLAIM: Final = itemgetter(0)
 
@@ -36,7 +39,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """What came of a request to revoke; without a record the token had already died, and nothing is stored."""
+    """The result of a request to revoke. Of a token that had already expired, nothing is stored: there is no record."""
 
     result: Result
     claim: ClaimName
@@ -47,7 +50,7 @@ class Revoked:
 
 
 class Verdict(NamedTuple):
-    """The answer to a question: the revocation that covers the token, if there is one, and how that was found out."""
+    """The answer to a question: the revocation that covers the token, if there is one, and where it was found."""
 
     revocation: Revocation | None
     considered: tuple[ClaimName, ...]
@@ -62,12 +65,12 @@ class Verdict(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _not_revoked(considered: tuple[ClaimName, ...]) -> Verdict:
-    """The usual verdict, of Redis on a question by claims; there are few of it, so that most need not be made."""
+    """Return the usual verdict, of Redis on a question by claims. There are few different ones, so they are shared."""
     return Verdict(None, considered, verified=False)
 
 
 _Subject = tuple[Claims, list[tuple[ClaimName, str]], Token | None]
-"""What a question is about: the claims to be judged, where their revocations would stand, and the token."""
+"""The subject of a question: the claims, the claim and value of each record that may cover them, and the token."""
 
 
 def _described(claims: Claims) -> _Subject:
@@ -77,16 +80,14 @@ def _described(claims: Claims) -> _Subject:
 class Revocations:
     """Revocations over one store, judged by one reader of tokens."""
 
-    def __init__(self, store: Store, reader: Reader, tokens: TokenReader, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, store: Store, sync: MirrorSync, tokens: TokenReader, limits: Limits, metrics: Metrics) -> None:
         self._store = store
-        self._reader = reader
+        self._sync = sync
         self._tokens = tokens
         self._limits = limits
         self._metrics = metrics
         self._exp_too_far = RepeatedWarning("exp_too_far")
         self._iat_unusable = RepeatedWarning("iat_unusable")
-        self._redis_ahead = 0.0
-        """By how much Redis' clock was ahead of this machine's when it was last asked, in seconds."""
         self._counted_revoked = metrics.checks.labels("revoked")
         self._counted_not_revoked = metrics.checks.labels("not_revoked")
 
@@ -96,9 +97,7 @@ class Revocations:
         Raises RequestError, Unavailable.
         """
         put, token = await self._put_for(request, revoked_by)
-        stored = await self._store.put(put)
-        if stored.record is not None:
-            self._reader.add_own(stored.record)
+        stored = await self._sync.write(put)
         self._metrics.revocations.labels(put.claim, stored.result).inc()
         shown = put.value[:LOGGED_CHARACTERS]
         _log.info("revocation", result=stored.result, claim=put.claim, value=shown, revoked_by=revoked_by)
@@ -121,22 +120,13 @@ class Revocations:
         ), None
 
     async def check(self, question: Question) -> Verdict:
-        """Whether the token in question is revoked.
+        """Return whether the token in question is revoked.
 
         Raises RequestError, Unavailable.
         """
         subject = _described(question) if isinstance(question, Claims) else await self._given(question)
-        claims, identifiers, _token = subject
-        doubtful = self._reader.doubt.doubtful  # before the reading: what it did not find may be given back since
-        if self._store.away and self._is_answered_without_redis(claims):
-            reading = await self._store.glance(identifiers)
-        else:
-            try:
-                reading = await self._store.get(identifiers)
-            except StoreUnavailable:
-                reading = _nothing_read(identifiers)
-        now = self._redis_now(reading.now)
-        verdict = self._verdict(subject, _by_identifier(reading), reading.unread, now, doubtful=doubtful)
+        evidence = await self._read(subject[1], lambda: self._mirror_answers(subject[0]))
+        verdict = self._verdict(subject, evidence)
         (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
         return verdict
 
@@ -144,10 +134,14 @@ class Revocations:
         token = await self._tokens.read(raw)
         return token.claims, token.claims.identifiers(), token
 
-    async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
-        """The verdicts in order; what is wrong with one question is the answer to that question alone.
+    def _mirror_answers(self, claims: Claims) -> bool:
+        mirror, alive_at = self._sync.mirror, self._sync.now()
+        return self._sync.mirror_decides() or mirror.covering(claims, time.time(), alive_at=alive_at) is not None
 
-        Raises StoreUnavailable where nothing at all can be read.
+    async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
+        """Return the verdicts in order; what is wrong with one question is the answer to that question alone.
+
+        Raises StoreUnavailable if Redis does not answer, and the mirror answers none of them.
         """
         tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
         subjects = [
@@ -156,27 +150,15 @@ class Revocations:
         ]
         stated = [subject[1] for subject in subjects if not isinstance(subject, ServiceError)]
         wanted = list(dict.fromkeys(chain.from_iterable(stated)))
-        doubtful = self._reader.doubt.doubtful
-        reading = await self._read_many(wanted) if wanted else Reading((), 0)
-        verdicts = self._verdicts(subjects, reading, doubtful=doubtful)
+        evidence = await self._read(wanted, self._sync.mirror_decides) if wanted else self._nothing_read()
+        verdicts = [self._verdict_or_error(subject, evidence) for subject in subjects]
         given = [verdict.revocation for verdict in verdicts if isinstance(verdict, Verdict)]
-        if wanted and not reading.now and not given:
-            raise StoreUnavailable("Redis did not answer within the deadline")
+        if wanted and evidence.silent and not given:
+            raise StoreUnavailable(NOT_IN_TIME)
         not_revoked = given.count(None)
         self._counted_revoked.inc(len(given) - not_revoked)
         self._counted_not_revoked.inc(not_revoked)
         return verdicts
-
-    async def _read_many(self, wanted: Sequence[tuple[ClaimName, str]]) -> Reading:
-        if self._store.away and self._reader.fresh:
-            return await self._store.glance(wanted)
-        try:
-            return await self._store.get(wanted)
-        except StoreUnavailable:
-            return _nothing_read(wanted)
-
-    def _is_answered_without_redis(self, claims: Claims) -> bool:
-        return self._reader.fresh or self._reader.mirror.covering(claims, self._redis_now()) is not None
 
     async def _subject(self, raw: str) -> _Subject | ServiceError:
         try:
@@ -184,41 +166,42 @@ class Revocations:
         except ServiceError as error:
             return error
 
-    def _verdicts(
-        self, subjects: Sequence[_Subject | ServiceError], reading: Reading, *, doubtful: bool
-    ) -> list[Verdict | ServiceError]:
-        records, unread, now = _by_identifier(reading), reading.unread, self._redis_now(reading.now)
-        verdicts: list[Verdict | ServiceError] = []
-        for subject in subjects:
-            if isinstance(subject, ServiceError):
-                verdicts.append(subject)
-                continue
-            try:
-                verdicts.append(self._verdict(subject, records, unread, now, doubtful=doubtful))
-            except StoreUnavailable as error:
-                verdicts.append(error)
-        return verdicts
+    def _verdict_or_error(self, subject: _Subject | ServiceError, evidence: "_Evidence") -> Verdict | ServiceError:
+        if isinstance(subject, ServiceError):
+            return subject
+        try:
+            return self._verdict(subject, evidence)
+        except StoreUnavailable as error:
+            return error
 
-    def _verdict(
-        self,
-        subject: _Subject,
-        records: Mapping[tuple[ClaimName, str], Revocation],
-        unread: Set[tuple[ClaimName, str]],
-        now: float,
-        *,
-        doubtful: bool,
-    ) -> Verdict:
-        """One covering revocation is an answer; that there is none is one only if every key was spoken of."""
+    async def _read(
+        self, identifiers: Sequence[tuple[ClaimName, str]], mirror_answers: Callable[[], bool]
+    ) -> "_Evidence":
+        """Ask Redis. While it is away, and the mirror can answer, wait only so long that its return is seen."""
+        believed = self._sync.believes()  # before Redis is asked: what it lacks then may be restored meanwhile
+        seconds = READ_WHILE_AWAY_SECONDS if self._store.up is False and mirror_answers() else DEADLINE_SECONDS
+        try:
+            reading = await self._store.get(identifiers, seconds)
+        except StoreUnavailable:
+            return self._nothing_read()
+        records = {(record.claim, record.value): record for record in reading.found}
+        return _Evidence(records, reading.now, self._sync.now(), silent=False, believed=believed)
+
+    def _nothing_read(self) -> "_Evidence":
+        return _Evidence({}, time.time(), self._sync.now(), silent=True, believed=False)
+
+    def _verdict(self, subject: _Subject, evidence: "_Evidence") -> Verdict:
+        """Judge by what Redis said and by the mirror (rule 11). Raises StoreUnavailable if neither decides."""
         claims, identifiers, token = subject
+        records, now, alive_at, silent, believed = evidence
         covering = stale_seconds = None
         if records and not records.keys().isdisjoint(identifiers):
             found = [records[one] for one in identifiers if one in records]
             covering = first_covering(found, claims, now, self._limits.clock_skew_seconds)
         if covering is None:
-            covering = self._reader.mirror.covering(claims, now)
-            doubtful = doubtful or self._reader.doubt.doubtful
-            if covering is not None or doubtful or (unread and not unread.isdisjoint(identifiers)):
-                stale_seconds = self._from_the_mirror(covering, doubtful=doubtful)
+            covering = self._sync.mirror.covering(claims, now, alive_at=alive_at)
+            if covering is not None or not believed:
+                stale_seconds = self._from_the_mirror(covering, silent=silent)
         considered = tuple(map(_CLAIM, identifiers))
         if token is None and covering is None and stale_seconds is None:
             return _not_revoked(considered)
@@ -229,19 +212,14 @@ class Revocations:
         self._watch_lifetime(token, now)
         return Verdict(covering, considered, token.verified, expired, stale_seconds, unusable)
 
-    def _redis_now(self, told: float = 0) -> float:
-        """Redis' clock decides: what it has just told, or else what it would."""
-        now = time.time()
-        if told:
-            self._redis_ahead = told - now
-        return now + self._redis_ahead
-
-    def _from_the_mirror(self, covering: Revocation | None, *, doubtful: bool) -> float:
-        """The age of what the mirror answers; that it knows of no revocation is an answer only while it is fresh."""
-        if covering is None and (doubtful or not self._reader.fresh):
-            raise StoreUnavailable(IN_DOUBT if doubtful else NOT_IN_TIME)
+    def _from_the_mirror(self, covering: Revocation | None, *, silent: bool) -> float:
+        """Return the age of what the mirror answers: that it lacks a record counts only while Redis is silent."""
+        if covering is None and not silent:
+            raise StoreUnavailable(f"{IN_DOUBT}{self._sync.reason()}")
+        if covering is None and not self._sync.mirror_decides():
+            raise StoreUnavailable(NOT_IN_TIME)
         self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
-        return self._reader.age(time.monotonic())
+        return self._sync.staleness()
 
     def _watch_iat(self, covering: Revocation | None, claims: Claims, now: float) -> bool:
         """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it.
@@ -262,28 +240,34 @@ class Revocations:
             self._exp_too_far.occurred(setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:
-        """The live revocation of this claim and value; one that the mirror alone holds has no origin.
+        """Return the live revocation of this claim and value; one that the mirror alone holds has no origin.
 
-        That there is none is Redis' alone to say. Raises NoSuchRevocation, StoreUnavailable.
+        Raises NoSuchRevocation, StoreUnavailable.
         """
-        known = self._reader.mirror.held(claim, value, self._redis_now())
-        doubtful = self._reader.doubt.doubtful
-        reading = await (self._store.get if known is None else self._store.glance)([(claim, value)])
-        if reading.found:
-            return reading.found[0]
-        if known is None and (doubtful or self._reader.doubt.doubtful):
-            raise StoreUnavailable(IN_DOUBT)
-        if known is None:
-            raise NoSuchRevocation("there is no live revocation of that claim and value")
-        return known
+        known = self._sync.mirror.held(claim, value, self._sync.now())
+        evidence = await self._read([(claim, value)], lambda: known is not None)
+        record = evidence.records.get((claim, value), known)
+        if record is not None:
+            return record
+        if evidence.silent:
+            raise StoreUnavailable(NOT_IN_TIME)
+        if not evidence.believed:
+            raise StoreUnavailable(f"{IN_DOUBT}{self._sync.reason()}")
+        raise NoSuchRevocation("there is no live revocation of that claim and value")
 
 
-def _by_identifier(reading: Reading) -> dict[tuple[ClaimName, str], Revocation]:
-    return {(record.claim, record.value): record for record in reading.found}
+class _Evidence(NamedTuple):
+    """What Redis said, or that it was silent."""
 
-
-def _nothing_read(identifiers: Sequence[tuple[ClaimName, str]]) -> Reading:
-    return Reading((), 0, frozenset(identifiers))
+    records: Mapping[tuple[ClaimName, str], Revocation]
+    now: float
+    """Redis' clock, in epoch seconds; the clock here if Redis was silent."""
+    alive_at: float
+    """The time by which records end in the mirror."""
+    silent: bool
+    """Whether Redis did not answer."""
+    believed: bool
+    """Whether a record that Redis lacks means "not revoked"."""
 
 
 def _put_token(token: Token, request: RevokeToken, revoked_by: str | None) -> Put:

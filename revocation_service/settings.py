@@ -72,18 +72,18 @@ class StoreSettings:
 
     @property
     def embedded_directory(self) -> Path | None:
-        """Where the private Redis keeps its data; None where the store is somebody else's."""
+        """Directory of the private Redis; None for any other Redis."""
         return Path(self.url.removeprefix("embedded:")) if self.url.startswith("embedded:") else None
 
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """For how long what the mirror knows counts, how it is kept, and how many may follow it; times are in seconds."""
+    """How old the mirror may be, how often it is rescanned, and how many subscribers it has. Times are in seconds."""
 
     max_staleness_seconds: float = 5
-    """How old the mirror may be and still say "not revoked" in Redis' place; 0: never."""
+    """How old the mirror may be when it says "not revoked" while Redis does not answer; 0: it never says so."""
     rescan_seconds: float = 300
-    """How often all of the store is read again, about."""
+    """How often one of the workers restores and scans all records, about."""
     foreign_writers: bool = False
     """Whether other applications write revocations, which the change log then does not tell of."""
     feed_max_subscribers: int = 1_000
@@ -108,7 +108,7 @@ class Settings:
 
     @property
     def protected(self) -> bool:
-        """Protected mode: nobody has a key, so only plainly local requests are served."""
+        """Protected mode: without API keys, only requests that are plainly local are served."""
         return not self.api_keys
 
 
@@ -180,7 +180,7 @@ def _store(reader: Reader) -> StoreSettings:
     return StoreSettings(
         url=url,
         password=reader.secret("REDIS_PASSWORD"),
-        key_prefix=key_prefix(reader),
+        key_prefix=key_prefix(reader, CLUSTER_PREFIX if "+cluster://" in url else ""),
         wait_replicas=int(reader.number("WAIT_REPLICAS", int(replicated), least=0, most=100, whole=True)),
         strict=reader.flag("STRICT_STORE", default=False),
         change_log_max_entries=int(

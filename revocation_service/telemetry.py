@@ -191,13 +191,13 @@ class Metrics:
 
         self.mirror_entries = Gauge(
             "revocation_mirror_entries",
-            "Live revocations that this process knows by heart",
+            "Live revocations in the mirror of this process",
             registry=self.registry,
             multiprocess_mode="livemax",
         )
         self.mirror_age = Gauge(
             "revocation_mirror_age_seconds",
-            "For how long a revocation may have been acknowledged and not be in the mirror",
+            "Seconds since the mirror was last proven to hold everything acknowledged; infinity before that",
             registry=self.registry,
             multiprocess_mode="livemax",
         )
@@ -207,8 +207,14 @@ class Metrics:
             registry=self.registry,
             buckets=_LATENCY_BUCKETS,
         )
-        self.mirror_rescans = self._counter("mirror_rescans", "Scans of the whole store", "reason")
-        self.mirror_refilled = self._counter("mirror_refilled", "Revocations written back to a store that lost them")
+        self.mirror_scans = self._counter("mirror_scans", "Scans of all records", "reason")
+        self.restored = self._counter("restored", "Revocations written back to a Redis that had lost them")
+        self.clock_offset = Gauge(
+            "revocation_redis_clock_offset_seconds",
+            "Offset of Redis' clock from the clock of this process",
+            registry=self.registry,
+            multiprocess_mode="livemostrecent",
+        )
 
     def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
         counter = Counter if self._several_workers else TalliedCounter

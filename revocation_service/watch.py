@@ -71,7 +71,7 @@ def _advice(status: int) -> str:
     if status in {401, 403}:
         return "set REVOCATION_API_KEY to a key with the scope check"
     if status == 503:
-        return "it is not in step with Redis yet, or has as many followers as it takes; try again"
+        return "it is not in sync with Redis yet, or has as many subscribers as it takes; try again"
     return "is REVOCATION_URL that of a revocation service?"
 
 

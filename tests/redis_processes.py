@@ -218,7 +218,7 @@ class Process:
         }
         return Redis(host=HOST, port=self.port, password=self.password, **given | tls | options)
 
-    async def command(self, *words: str | int) -> Any:
+    async def command(self, *words: str | bytes | int) -> Any:
         """One command on a connection of its own."""
         async with self.client() as client:
             untyped: Any = client
@@ -472,7 +472,7 @@ async def sentinel(*, password: str | None = None, config: Sequence[str] = ()) -
 
 
 async def _start_replicated(nodes: Sequence[Process], lines: Sequence[str]) -> None:
-    """The first is master; wait until the others are online."""
+    """Start the first as master, and wait until the others are online and confirm what it writes."""
     quick = ["repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
     for node in nodes:
         follow = [] if node is nodes[0] else [f"replicaof {HOST} {nodes[0].port}"]
@@ -480,8 +480,8 @@ async def _start_replicated(nodes: Sequence[Process], lines: Sequence[str]) -> N
     await asyncio.gather(*(node.start() for node in nodes))
 
     async def all_online() -> bool:
-        found = await nodes[0].info("replication")
-        return [found.get(f"slave{n}", {}).get("state") for n in range(len(nodes) - 1)] == ["online"] * (len(nodes) - 1)
+        replicas = [(await nodes[0].info("replication")).get(f"slave{n}", {}) for n in range(len(nodes) - 1)]
+        return all(replica.get("state") == "online" and replica.get("offset") for replica in replicas)
 
     await eventually(all_online, "replicas online")
 

@@ -1,4 +1,4 @@
-"""A slot of a cluster on its way from one master to another, step by step."""
+"""Move a slot of a cluster from one master to another, step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from tests.redis_processes import HOST, Cluster, Process
 
 @dataclass(frozen=True)
 class SlotMove:
-    """One slot, the master that has it, the one that is to have it, and all the masters."""
+    """One slot, the master that has it, the one that will get it, and all masters."""
 
     slot: int
     source: Process
@@ -18,19 +18,19 @@ class SlotMove:
     masters: Sequence[Process]
 
     async def begin(self) -> None:
-        """Both masters learn that the slot is on the move."""
+        """Tell both masters that the slot is being moved."""
         source, target = await self.source.command("CLUSTER", "MYID"), await self.target.command("CLUSTER", "MYID")
         await self.target.command("CLUSTER", "SETSLOT", self.slot, "IMPORTING", str(source))
         await self.source.command("CLUSTER", "SETSLOT", self.slot, "MIGRATING", str(target))
 
     async def carry(self, *keys: str) -> None:
-        """Some keys go over."""
+        """Move some keys."""
         login = ("AUTH", self.source.password) if self.source.password else ()
         for key in keys:
             await self.source.command("MIGRATE", HOST, self.target.port, key, 0, 2000, *login)
 
     async def finish(self) -> None:
-        """The rest goes over, and the slot changes hands."""
+        """Move the remaining keys, and give the slot to the target."""
         while keys := await self.source.command("CLUSTER", "GETKEYSINSLOT", self.slot, 100):
             await self.carry(*keys)
         owner = str(await self.target.command("CLUSTER", "MYID"))
@@ -39,7 +39,7 @@ class SlotMove:
 
 
 async def slot_move(clustered: Cluster, key: str, target: Process | None = None) -> SlotMove:
-    """The move of this key's slot, not begun yet, to that master, or to any that has it not."""
+    """Return the move of this key's slot, not begun yet, to that master or to any other than its own."""
     source = await clustered.master_of(key)
     masters = [node for node in clustered.nodes if (await node.info("replication"))["role"] == "master"]
     target = target or next(node for node in masters if node is not source)

@@ -192,59 +192,55 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.settings",
     },
     "revocation_service.store": {
+        "revocation_client.batcher",
         "revocation_client.model",
-        "revocation_client.names",
         "revocation_client.wire",
         "revocation_service.errors",
-        "revocation_service.reaching",
         "revocation_service.settings",
         "revocation_service.telemetry",
     },
     # the replication protocol: the decisions alone
     "revocation_service.replication": set(),
-    "revocation_service.replication.epoch": {"revocation_client.model"},
-    # what was changed, and who follows it
-    "revocation_service.heartbeats": set(),
+    "revocation_service.replication.epoch": {"revocation_client.model", "revocation_service.store"},
     "revocation_service.tasks": set(),
-    "revocation_service.refilling": {
+    # the same, carried out: the clocks and the mirror of a worker, and what is written back
+    "revocation_service.replication.clock": {"revocation_client.expiry_clock"},
+    "revocation_service.replication.restore": {
         "revocation_client.mirror",
         "revocation_client.model",
-        "revocation_service.errors",
+        "revocation_service.replication.epoch",
         "revocation_service.store",
         "revocation_service.telemetry",
     },
-    "revocation_service.doubt": {"revocation_service.errors", "revocation_service.store"},
-    "revocation_service.reader": {
-        "revocation_client.freshness",
+    "revocation_service.replication.mirror_sync": {
         "revocation_client.mirror",
         "revocation_client.model",
-        "revocation_service.doubt",
         "revocation_service.errors",
-        "revocation_service.heartbeats",
-        "revocation_service.refilling",
+        "revocation_service.replication.clock",
+        "revocation_service.replication.epoch",
+        "revocation_service.replication.restore",
         "revocation_service.settings",
         "revocation_service.store",
         "revocation_service.tasks",
         "revocation_service.telemetry",
     },
-    "revocation_service.ring": set(),
-    "revocation_service.feed": {
+    # many subscribers of one mirror
+    "revocation_service.replay_buffer": set(),
+    "revocation_service.broadcaster": {
         "revocation_client.feed",
         "revocation_client.mirror",
         "revocation_client.model",
         "revocation_service.errors",
-        "revocation_service.reader",
-        "revocation_service.ring",
+        "revocation_service.replay_buffer",
         "revocation_service.tasks",
         "revocation_service.telemetry",
     },
     # the use cases
     "revocation_service.revocations": {
-        "revocation_client.mirror",
         "revocation_client.model",
         "revocation_client.wire",
         "revocation_service.errors",
-        "revocation_service.reader",
+        "revocation_service.replication.mirror_sync",
         "revocation_service.settings",
         "revocation_service.store",
         "revocation_service.telemetry",
@@ -256,7 +252,7 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_client.wire",
         "revocation_service.api_keys",
         "revocation_service.errors",
-        "revocation_service.feed",
+        "revocation_service.broadcaster",
         "revocation_service.forwarding",
         "revocation_service.problem_json",
         "revocation_service.revocations",
@@ -268,17 +264,15 @@ ARROWS: Final[dict[str, set[str]]] = {
     "revocation_service.web.readiness": {
         "revocation_service.errors",
         "revocation_service.keys",
-        "revocation_service.reader",
-        "revocation_service.revocations",
-        "revocation_service.settings",
+        "revocation_service.replication.mirror_sync",
         "revocation_service.store",
+        "revocation_service.tasks",
         "revocation_service.traffic",
     },
     "revocation_service.web.app": {
-        "revocation_service.errors",
-        "revocation_service.feed",
+        "revocation_service.broadcaster",
         "revocation_service.keys",
-        "revocation_service.reader",
+        "revocation_service.replication.mirror_sync",
         "revocation_service.revocations",
         "revocation_service.settings",
         "revocation_service.store",
@@ -316,7 +310,6 @@ ARROWS: Final[dict[str, set[str]]] = {
         "revocation_service.traffic",
     },
     "revocation_service.gateway.throttle": {
-        "revocation_service.errors",
         "revocation_service.gateway",
         "revocation_service.gateway.settings",
         "revocation_service.store",
@@ -444,7 +437,8 @@ PURE_LIBRARIES: Final = {
 """What a room without I/O and without a clock needs."""
 
 SHARED: Final = {
-    f"revocation_client.{name}" for name in ("feed", "freshness", "mirror", "model", "names", "repetition", "wire")
+    f"revocation_client.{name}"
+    for name in ("batcher", "expiry_clock", "feed", "mirror", "model", "names", "repetition", "wire")
 }
 ENVIRONMENT_READERS: Final = {"revocation_client.environment", "revocation_service.environment"}
 ENVIRONMENT: Final = {"environ", "environb", "getenv", "getenvb"}

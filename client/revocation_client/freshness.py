@@ -8,20 +8,9 @@ that was full, makes nothing look fresh.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 Name = Literal["connecting", "synced", "stale"]
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What a mirror is good for: nothing yet, all answers, or only those that it can never take back."""
-
-    name: Name
-    since: float
-    """When that began, in epoch seconds."""
-    last_error: str | None = None
 
 
 class Freshness:

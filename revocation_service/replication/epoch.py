@@ -7,9 +7,10 @@ those of docs/architecture.md, "Replication".
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 from revocation_client.model import ClaimName
+from revocation_service.store.cursor import Cursor
 
 WITNESS_SECONDS: Final = 60.0
 """A worker that was in sync this recently still counts as complete in a new epoch (rule 5)."""
@@ -22,6 +23,9 @@ PENDING_SECONDS: Final = 5.0
 
 GRACE_SECONDS: Final = 3.0
 """How long a new epoch itself stays pending, so that others can report (rule 3); 0 for the private embedded Redis."""
+
+LEAST_HEARTBEAT_SECONDS: Final = 2.0
+"""A heartbeat counts at least this long, also where a smaller staleness limit is set for the mirror."""
 
 Key = tuple[ClaimName, str]
 """The claim and the value of a revocation."""
@@ -37,33 +41,6 @@ Reason = Literal["no_heartbeat", "store_in_doubt", "joining", "mirror_stale"]
 - joining: Redis decides; the mirror is not complete yet, and would not answer if Redis went away;
 - mirror_stale: Redis decides; the mirror is complete, but was last in sync longer ago than the staleness limit.
 """
-
-
-class Cursor(NamedTuple):
-    """An entry of the change log. The nonce tells it from an entry that another history has under the same id."""
-
-    milliseconds: int
-    sequence: int
-    nonce: str
-
-    @classmethod
-    def parse(cls, text: str) -> "Cursor":
-        """Return the cursor that `<milliseconds>-<sequence>.<nonce>` stands for."""
-        entry_id, _, nonce = text.partition(".")
-        milliseconds, _, sequence = entry_id.partition("-")
-        return cls(int(milliseconds), int(sequence), nonce)
-
-    @property
-    def id(self) -> str:
-        """The id of the entry in the stream."""
-        return f"{self.milliseconds}-{self.sequence}"
-
-    def __str__(self) -> str:
-        return f"{self.id}.{self.nonce}"
-
-    def reaches(self, other: "Cursor") -> bool:
-        """Return whether this entry is the other one or a later one of the same history."""
-        return self[:2] >= other[:2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +60,8 @@ class Heartbeat:
     """The cursor that was sent with it."""
     there: bool
     """Whether the entry of that cursor was still in the log."""
+    first: Cursor | None = None
+    """The first entry of the log, where it was not."""
 
 
 class SyncState:
@@ -105,6 +84,8 @@ class SyncState:
         self._witness_seconds = witness_seconds
         self._recent_seconds = recent_seconds
         self._beat: Heartbeat | None = None
+        self._is_outdated = False
+        """Whether the cursor was lost since the last heartbeat: the log's end that it showed may be gone too."""
         self._witnessed: set[str] = set()
         self._restored_at = math.inf
         self._scanned_at = math.inf
@@ -128,10 +109,12 @@ class SyncState:
         """Take the reply to a heartbeat. One that does not count (rule 4) must not come here."""
         if beat.epoch != self.epoch:
             self._enter(beat)
-        self._beat = beat
+        self._beat, self._is_outdated = beat, False
         self._settle(beat)
         if beat.cursor == self.cursor and not beat.there:
             self._lose_cursor()
+        if self.cursor is None and self.complete:
+            self.cursor = beat.first  # what others revoke is read at once; the scan waits until nothing is pending
         self._consider(beat)
 
     def _enter(self, beat: Heartbeat) -> None:
@@ -185,6 +168,7 @@ class SyncState:
             return False
         if not there:
             self._lose_cursor()
+            self._is_outdated = True
         return there
 
     def reached(self, cursor: Cursor) -> None:
@@ -227,8 +211,9 @@ class SyncState:
     def scan_due(self) -> bool:
         """Return whether a scan is needed and may begin: the log has an end, and nothing is pending (rule 9)."""
         beat = self._beat
-        waits = beat is None or beat.end is None or bool(beat.pending) or self.restored_epoch != beat.epoch
-        return self._scanned_at == math.inf and not waits
+        if beat is None or beat.end is None or self._is_outdated:
+            return False
+        return self._scanned_at == math.inf and not beat.pending and self.restored_epoch == beat.epoch
 
     def scan_began(self) -> None:
         """Begin a scan. A worker without a cursor follows from the log's end as the last heartbeat showed it."""
@@ -257,7 +242,8 @@ class SyncState:
 
     def accepts(self, now: float) -> bool:
         """Return whether a revocation may be acknowledged: a heartbeat has counted lately (rules 1 and 4)."""
-        return self._beat is not None and now - self._beat.began_at <= self._max_staleness_seconds
+        limit = max(self._max_staleness_seconds, LEAST_HEARTBEAT_SECONDS)
+        return self._beat is not None and now - self._beat.began_at <= limit
 
     def believes(self, now: float) -> bool:
         """Return whether a record that Redis lacks means "not revoked"; ask before Redis is asked."""

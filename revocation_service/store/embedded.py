@@ -1,60 +1,55 @@
-"""The private Redis behind `embedded:`, started, watched and stopped with the service.
-
-It knows nothing of what is stored in it.
-"""
+"""The private Redis behind `embedded:`: started with the service, restarted if it exits, ended with the service."""
 
 import asyncio
 import contextlib
 import os
 import pathlib
-import random
 import re
 import secrets
 import shutil
 import sys
 import tempfile
-from asyncio.subprocess import Process
-from collections.abc import Iterator
-from typing import Self
+from asyncio.subprocess import PIPE, STDOUT, Process
+from typing import Final, Self
 
 import redis.asyncio
 import structlog
 from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.exceptions import BusyLoadingError, RedisError
 
 from revocation_service.errors import SettingsError
-from revocation_service.store.data_directory import LOCK_NAME, check_writer, make_private, note_writer, unusable
+from revocation_service.store.data_directory import check_writer, make_private, note_writer, take_lock, unusable
 from revocation_service.store.embedded_child import dying_with_parent
 from revocation_service.store.server_binary import find_server
 
-SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103  # sun_path in unix(7), less the closing NUL
+SOCKET_PATH_BYTES: Final = 107 if sys.platform == "linux" else 103
+"""Length of `sun_path` in unix(7), without the closing NUL."""
 
-LOCK_SECONDS = 2.0  # what a service that is just dying gets to let go
+READY_SECONDS: Final = 30.0
+"""How long a server may take to answer, counted from its last LOADING: a large file takes its time."""
 
-READY_SECONDS = 30.0  # counted from the last LOADING: a large file may take its time
+PING_SECONDS: Final = 1.0
+POLL_SECONDS: Final = 0.02
+STOP_SECONDS: Final = 3.0
+"""How long a server may take to end after SIGTERM."""
 
-PING_SECONDS = 1.0
+STEADY_SECONDS: Final = 30.0
+"""A server that lived this long is restarted without a pause."""
 
-POLL_SECONDS = 0.02
+LAST_LINES_BYTES: Final = 4096
 
-STOP_SECONDS = 3.0
+_BACKOFF: Final = EqualJitterBackoff(cap=10, base=0.25)
+_BACKOFF_MOST_FAILURES: Final = 16
+"""More would change nothing, and overflow at last."""
 
-STEADY_SECONDS = 30.0  # having lived this long, a Redis that dies is restarted at once again
-
-BACKOFF_BASE_SECONDS = 0.25
-
-BACKOFF_MAX_SECONDS = 10.0
-
-LAST_WORDS_BYTES = 4096
-
-_LOG_PREFIX = re.compile(r"^\d+:[A-Z] .{20,30} [.*#-] ")
+_LOG_PREFIX: Final = re.compile(r"^\d+:[A-Z] .{20,30} [.*#-] ")
 
 _log = structlog.get_logger()
 
 
 class EmbeddedRedis:
-    """A private Redis on a unix socket that no other user can open; every acknowledged write is on disk."""
+    """A private Redis on a unix socket that no other user can open. Every acknowledged write is on disk."""
 
     def __init__(
         self, directory: pathlib.Path, *, server_bin: str | None = None, ready_seconds: float = READY_SECONDS
@@ -72,7 +67,7 @@ class EmbeddedRedis:
 
     @property
     def pid(self) -> int | None:
-        """The process id of the Redis that runs now, if one does."""
+        """Process id of the running Redis; None if there is none."""
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if self._process is not None and running else None
 
@@ -89,9 +84,9 @@ class EmbeddedRedis:
             raise SettingsError("embedded: needs Linux or macOS; set REVOCATION_REDIS_URL to a Redis elsewhere")
         server = await asyncio.to_thread(find_server, self._server_bin)
         self._server = server.path
-        make_private(self.directory)
-        self._lock = await _take_lock(self.directory)
         try:
+            make_private(self.directory)
+            self._lock = await take_lock(self.directory)
             check_writer(self.directory, server)
             self._choose_socket()
             self._log_path.write_bytes(b"")
@@ -106,7 +101,7 @@ class EmbeddedRedis:
         self._supervisor = asyncio.create_task(self._supervise(), name="embedded-redis-supervisor")
 
     async def stop(self) -> None:
-        """End the supervisor, then Redis, then let go of the directory; a second call finds nothing to do."""
+        """End the supervisor, then Redis, and release the directory. A second call does nothing."""
         try:
             supervisor, self._supervisor = self._supervisor, None
             if supervisor is not None:
@@ -114,15 +109,15 @@ class EmbeddedRedis:
                 await asyncio.wait({supervisor})
             await self._end_process()
         finally:
-            self._kill()  # nothing to kill unless the waiting above was cancelled
-            self._let_go()
+            self._kill()  # it runs only if the wait above was cancelled
+            self._release()
 
     @property
     def _log_path(self) -> pathlib.Path:
         return self.directory / "redis.log"
 
     def _choose_socket(self) -> None:
-        """Move the socket to a private directory of a short name where the kernel would refuse the path."""
+        """Put the socket into a private temporary directory if its path is too long for the kernel."""
         if len(os.fsencode(self.socket_path)) <= SOCKET_PATH_BYTES:
             return
         self._socket_directory = tempfile.mkdtemp(prefix="revocation-")
@@ -130,8 +125,8 @@ class EmbeddedRedis:
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
             raise SettingsError(f"embedded: {self.socket_path} is too long for a socket; set TMPDIR to a short path")
 
-    def _let_go(self) -> None:
-        """Release the lock by closing only: an explicit unlock would take it from a Redis that still lives."""
+    def _release(self) -> None:
+        """Close the lock, and remove the directory of the socket. To unlock would also free a lock that Redis holds."""
         lock, self._lock = self._lock, None
         if lock is not None:
             os.close(lock)
@@ -141,7 +136,7 @@ class EmbeddedRedis:
             self.socket_path = str(self.directory / "redis.sock")
 
     async def _launch(self) -> None:
-        """Start one server and wait for it; if it does not come up it is gone before the error is raised."""
+        """Start a server and wait until it answers. Raises SettingsError after it has ended one that does not."""
         self._process = process = await self._spawn()
         try:
             await self._until_ready(process)
@@ -150,20 +145,27 @@ class EmbeddedRedis:
             raise
 
     async def _spawn(self) -> Process:
-        """Redis in a session of its own, so that a terminal's Ctrl-C reaches the service and not its store."""
+        """Start a server in a session of its own, so that Ctrl-C in a terminal reaches the service alone.
+
+        Its configuration goes through a pipe, so that the password is in no argument and no file.
+        """
         assert self._lock is not None
-        with _readable(self._config()) as config, self._log_path.open("ab") as output:
-            return await asyncio.create_subprocess_exec(
+        with self._log_path.open("ab") as output:
+            process = await asyncio.create_subprocess_exec(
                 *dying_with_parent([self._server, "-"]),
-                stdin=config,
+                stdin=PIPE,
                 stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
+                stderr=STDOUT,
                 pass_fds=(self._lock,),
                 start_new_session=True,
             )
+        assert process.stdin is not None
+        process.stdin.write(self._config())
+        process.stdin.close()
+        return process
 
     def _config(self) -> bytes:
-        """What makes an acknowledged write survive, and the server unreachable but for us."""
+        """Return a redis.conf by which acknowledged writes survive, and only this process can connect."""
         lines = (
             "port 0",
             f"unixsocket {_quoted(self.socket_path)}",
@@ -180,7 +182,7 @@ class EmbeddedRedis:
         return "".join(f"{line}\n" for line in lines).encode()
 
     async def _until_ready(self, process: Process) -> None:
-        """Wait for an answer; one that is still loading its file is given as long as it needs."""
+        """Wait until the server answers; while it loads its file, for as long as that takes."""
         now = asyncio.get_running_loop().time
         deadline = now() + self._ready_seconds
         while process.returncode is None:
@@ -192,7 +194,7 @@ class EmbeddedRedis:
                 if now() > deadline:
                     raise self._not_started(f"no answer on its socket: {error}") from error
             await asyncio.sleep(POLL_SECONDS)
-        raise self._not_started(f"exit status {process.returncode}, {self._last_words()}")
+        raise self._not_started(f"exit status {process.returncode}, {self._last_line()}")
 
     def _not_started(self, reason: str) -> SettingsError:
         return SettingsError(
@@ -210,45 +212,40 @@ class EmbeddedRedis:
         async with client, asyncio.timeout(PING_SECONDS):
             await client.ping()
 
-    def _last_words(self) -> str:
-        """The last line that Redis wrote, for the error that says why it did not start."""
-        tail = self._log_path.read_bytes()[-LAST_WORDS_BYTES:].decode(errors="replace")
+    def _last_line(self) -> str:
+        """Return the last line of the server's log, without the password: it usually says why a start failed."""
+        tail = self._log_path.read_bytes()[-LAST_LINES_BYTES:].decode(errors="replace")
         lines = [_LOG_PREFIX.sub("", line.strip()) for line in tail.splitlines() if line.strip()]
         return lines[-1].replace(self.password, "***") if lines else "it said nothing"
 
     async def _supervise(self) -> None:
-        """As long as the service lives its Redis is brought back, on the same socket with the same password."""
-        attempt = 0
-        while True:
-            if await self._lifetime() >= STEADY_SECONDS:
-                attempt = 0
-            attempt = await self._restart(attempt)
+        """Restart Redis whenever it exits, without end: the service is of no use without its store."""
+        now, failures = asyncio.get_running_loop().time, 0
+        while process := self._process:
+            since = now()
+            exit_code = await process.wait()
+            _log.error("embedded_redis_exited", pid=process.pid, exit_code=exit_code)
+            if now() - since >= STEADY_SECONDS:
+                failures = 0
+            while not await self._restarted(failures):
+                failures += 1
+            failures += 1
 
-    async def _lifetime(self) -> float:
-        """Wait until the running Redis is gone, and say how many seconds that took."""
-        assert self._process is not None
-        now = asyncio.get_running_loop().time
-        since = now()
-        exit_code = await self._process.wait()
-        _log.error("embedded_redis_exited", pid=self._process.pid, exit_code=exit_code)
-        return now() - since
-
-    async def _restart(self, attempt: int) -> int:
-        """Try without end, for the service is no use without its store; returns the number of the next attempt."""
-        while True:
-            await asyncio.sleep(_delay_seconds(attempt))
-            attempt += 1
-            try:
-                await self._launch()
-            except (SettingsError, OSError) as error:
-                why = {"detail": error.detail} if isinstance(error, SettingsError) else {"error": error}
-                _log.error("embedded_redis_restart_failed", attempt=attempt, **why)
-            else:
-                _log.warning("embedded_redis_restarted", pid=self.pid, attempt=attempt)
-                return attempt
+    async def _restarted(self, failures: int) -> bool:
+        """Pause, unless there was no failure before, and start Redis once. Return whether it answers."""
+        if failures:
+            await asyncio.sleep(_BACKOFF.compute(min(failures, _BACKOFF_MOST_FAILURES)))
+        try:
+            await self._launch()
+        except (SettingsError, OSError) as error:
+            why = {"detail": error.detail} if isinstance(error, SettingsError) else {"error": error}
+            _log.error("embedded_redis_restart_failed", attempt=failures + 1, **why)
+            return False
+        _log.warning("embedded_redis_restarted", pid=self.pid, attempt=failures + 1)
+        return True
 
     async def _end_process(self) -> None:
-        """Ask politely, wait a bounded time, then insist."""
+        """Send SIGTERM, and SIGKILL after `STOP_SECONDS`. Wait for the end."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -268,73 +265,6 @@ class EmbeddedRedis:
                 self._process.kill()
 
 
-async def _take_lock(directory: pathlib.Path) -> int:
-    """Take the directory's lock and return its descriptor, which Redis inherits: it is held while either lives."""
-    try:
-        lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise unusable(directory, error) from error
-    try:
-        await _hold(lock, directory)
-    except BaseException:
-        os.close(lock)
-        raise
-    return lock
-
-
-async def _hold(lock: int, directory: pathlib.Path) -> None:
-    """Take the lock, given that the service before this one may still be dying, and leave our pid in it."""
-    now = asyncio.get_running_loop().time
-    deadline = now() + LOCK_SECONDS
-    while not _locked(lock):
-        if now() > deadline:
-            holder = os.pread(lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise SettingsError(
-                f"embedded: {directory} is in use by another service (process {holder}); "
-                "stop that one, or name another directory in REVOCATION_REDIS_URL"
-            )
-        await asyncio.sleep(POLL_SECONDS)
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-
-
-def _locked(lock: int) -> bool:
-    import fcntl
-
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _readable(content: bytes) -> Iterator[int]:
-    """A pipe that holds a few hundred bytes already, so that the password is in no argument and no file."""
-    reader, writer = os.pipe()
-    try:
-        os.write(writer, content)
-    finally:
-        os.close(writer)
-    try:
-        yield reader
-    finally:
-        os.close(reader)
-
-
 def _quoted(path: str) -> str:
-    """A path as redis.conf reads it, whatever bytes are in it."""
-    return '"' + "".join(_escaped(byte) for byte in os.fsencode(path)) + '"'
-
-
-def _escaped(byte: int) -> str:
-    plain = 32 <= byte < 127 and byte not in b'"\\'
-    return chr(byte) if plain else f"\\x{byte:02x}"
-
-
-def _delay_seconds(attempt: int) -> float:
-    """The first restart comes at once; those after it are spread, so that a crash loop does not eat the machine."""
-    if attempt == 0:
-        return 0.0
-    longest = min(BACKOFF_MAX_SECONDS, BACKOFF_BASE_SECONDS * 2 ** min(attempt, 16))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - jitter is no secret
+    """Return a path as redis.conf takes it, whatever bytes it has."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'

@@ -1,7 +1,4 @@
-"""The step between the service and a Redis that must not outlive it.
-
-It runs as a script, so it imports the standard library only.
-"""
+"""Run a server that Linux kills with its parent process. It runs as a script, and imports the standard library only."""
 
 import os
 import signal
@@ -12,15 +9,15 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 def dying_with_parent(command: Sequence[str]) -> list[str]:
-    """The command wrapped so that Linux kills it with this process; the first word must be a path.
+    """Return the command to run instead of `command`, whose first word must be a path.
 
-    The kernel watches the thread that spawns, not the process: spawn from one that lives as long as the process does.
+    The kernel watches the thread that spawns, not the process: spawn from a thread that lives as long as the process.
     """
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Become the server: the process id, the standard streams and the inherited lock stay what they are."""
+    """Become the server, with the same process id, standard streams and inherited descriptors."""
     parent, command = int(arguments[0]), list(arguments[1:])
     if sys.platform == "linux":
         _die_with(parent)
@@ -28,7 +25,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _die_with(parent: int) -> None:
-    """Ask for SIGKILL at the parent's death, and leave at once if it died before the asking."""
+    """Ask for SIGKILL when the parent dies (prctl(2)), and exit if it has died already."""
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

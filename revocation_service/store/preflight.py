@@ -1,70 +1,82 @@
-"""What is wrong with the Redis that was given, before it loses a revocation: named warnings, found by asking it.
+"""Find out what is wrong with the Redis in use, before it loses a revocation: named warnings.
 
-A managed Redis may refuse to tell; then the warning says `unknown`.
+A managed Redis may refuse to tell. Then the name of the warning ends in `unknown`.
 """
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from revocation_service.errors import StoreUnavailable
-from revocation_service.settings import StoreSettings
-from revocation_service.store.masters import Connections
-from revocation_service.store.node import FAILURES, Node, info_fields, replicas_online
+from revocation_client.wire import dumps
+from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.server_binary import OLDEST_SERVER
+from revocation_service.store.store import Store, replicas_online
 
 PREFLIGHT_SECONDS: Final = 0.8
 
+SETTINGS_SECONDS: Final = 60
+"""How long the settings of an instance count after it last said them."""
 
-async def preflight(connections: Connections, settings: StoreSettings) -> tuple[str, ...]:
-    """The codes of what is wrong with any of the masters, sorted; empty: nothing is.
+_CONFIG: Final = ("maxmemory-policy", "appendonly", "appendfsync", "save", "min-replicas-to-write")
 
-    Raises StoreUnavailable where they cannot be asked.
+
+async def preflight(store: Store, clock_offset: float = 0.0) -> tuple[str, ...]:
+    """Return the names of the warnings about the master, sorted. Raises StoreUnavailable.
+
+    The settings that must agree are said and compared on the way: the longest lifetime, the leeway and the clock skew
+    of all instances on one Redis. Where they differ, revocations end earlier than some of them expect.
     """
-    try:
-        async with asyncio.timeout(PREFLIGHT_SECONDS):
-            masters = await connections.masters()
-            found = await asyncio.gather(*(_judge(node, settings) for node in masters))
-    except FAILURES as error:
-        raise StoreUnavailable("Redis cannot be asked how it is set up") from error
-    if not masters:
-        raise StoreUnavailable("no master of the cluster is known yet")
-    return tuple(sorted(set().union(*found)))
-
-
-async def _judge(node: Node, settings: StoreSettings) -> set[str]:
-    names = ("maxmemory-policy", "appendonly", "appendfsync", "save", "min-replicas-to-write")
-    told_info, *configured = await node.run([("INFO",), *(("CONFIG", "GET", name) for name in names)])
-    # an ACL that forbids what is dangerous forbids INFO, and nothing that we need
-    info = {} if isinstance(told_info, ResponseError) else info_fields(told_info)
-    told = {name: _value(reply) for name, reply in zip(names, configured, strict=True)}
-    return {
+    key, now = store.keyspace.settings, store.wall() + clock_offset
+    async with store.exchange("preflight", PREFLIGHT_SECONDS) as redis, redis.pipeline(transaction=False) as pipeline:
+        pipeline.info()
+        for name in _CONFIG:
+            pipeline.config_get(name)
+        pipeline.zadd(key, {_agreed(store.limits): now + SETTINGS_SECONDS})
+        pipeline.zremrangebyscore(key, "-inf", now)
+        pipeline.pexpire(key, SETTINGS_SECONDS * 1000)
+        pipeline.zcard(key)
+        told, *replies = await pipeline.execute(raise_on_error=False)
+    info: Mapping[str, Any] = {} if isinstance(told, Exception) else told  # an ACL may forbid INFO
+    config = {name: _value(reply, name) for name, reply in zip(_CONFIG, replies, strict=False)}
+    warnings = {
         *_version(info),
         *_role(info),
-        *_eviction(told["maxmemory-policy"] or info.get("maxmemory_policy")),
-        *_persistence(info, told),
-        *_replicas(info, told, settings),
+        *_eviction(config["maxmemory-policy"] or info.get("maxmemory_policy")),
+        *_persistence(info, config),
+        *_replicas(info, config, store.settings),
+        *_settings(replies[-1]),
     }
+    return tuple(sorted(warnings))
 
 
-def _value(reply: Any) -> str | None:
-    """The value in a reply to CONFIG GET; None where the server would not say."""
-    if not isinstance(reply, list) or len(reply) != 2:
-        return None
-    value: bytes = reply[1]
-    return value.decode()
+def _agreed(limits: Limits) -> bytes:
+    lifetime, leeway, skew = limits.max_token_lifetime_seconds, limits.expiry_leeway_seconds, limits.clock_skew_seconds
+    return dumps({"max_token_lifetime": lifetime, "expiry_leeway": leeway, "clock_skew": skew})
 
 
-def _version(info: Mapping[str, str]) -> set[str]:
+def _settings(count: Any) -> set[str]:
+    """Return a warning if the sorted set holds more than one form of the settings; a Redis may refuse to count it."""
+    return {"settings_differ"} if isinstance(count, int) and count > 1 else set()
+
+
+def _value(reply: Any, name: str) -> str | None:
+    """Return the value in a reply to CONFIG GET; None where the server does not say."""
+    return None if isinstance(reply, ResponseError) or not isinstance(reply, dict) else _text(reply.get(name))
+
+
+def _text(value: Any) -> str | None:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _version(info: Mapping[str, Any]) -> set[str]:
     if "redis_version" not in info:
         return {"info_unknown"}
-    version = tuple(int(part) for part in info["redis_version"].split(".")[:2] if part.isdigit())
+    version = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2] if part.isdigit())
     return {"server_too_old"} if version < OLDEST_SERVER else set()
 
 
-def _role(info: Mapping[str, str]) -> set[str]:
+def _role(info: Mapping[str, Any]) -> set[str]:
     return {"replica"} if info.get("role") == "slave" else set()
 
 
@@ -74,19 +86,19 @@ def _eviction(policy: str | None) -> set[str]:
     return set() if policy == "noeviction" else {"evicting_maxmemory_policy"}
 
 
-def _persistence(info: Mapping[str, str], told: dict[str, str | None]) -> set[str]:
-    if info.get("aof_enabled") == "1" or told["appendonly"] == "yes":
-        if told["appendfsync"] is None:
+def _persistence(info: Mapping[str, Any], config: Mapping[str, str | None]) -> set[str]:
+    if info.get("aof_enabled") == 1 or config["appendonly"] == "yes":
+        if config["appendfsync"] is None:
             return {"appendfsync_unknown"}
-        return set() if told["appendfsync"] == "always" else {"appendfsync_not_always"}
-    if told["save"] is None:
+        return set() if config["appendfsync"] == "always" else {"appendfsync_not_always"}
+    if config["save"] is None:
         return {"persistence_unknown"}
-    return {"snapshots_only"} if told["save"] else {"no_persistence"}
+    return {"snapshots_only"} if config["save"] else {"no_persistence"}
 
 
-def _replicas(info: Mapping[str, str], told: dict[str, str | None], settings: StoreSettings) -> set[str]:
-    """What a failover could lose: too few replicas, or (under Sentinel) a cut-off master that goes on taking writes."""
+def _replicas(info: Mapping[str, Any], config: Mapping[str, str | None], settings: StoreSettings) -> set[str]:
+    """Return what a failover could lose: too few replicas, or under Sentinel a former master that takes writes."""
     warnings = {"replicas_short"} if info and replicas_online(info) < settings.wait_replicas else set()
-    if "+sentinel://" in settings.url and told["min-replicas-to-write"] in {"0", None}:
+    if "+sentinel://" in settings.url and config["min-replicas-to-write"] in {"0", None}:
         warnings.add("min_replicas_to_write_zero")
     return warnings

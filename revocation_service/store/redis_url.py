@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from hiredis import pack_command
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.connection import URL_QUERY_ARGUMENT_PARSERS, parse_url
 from redis.asyncio.retry import Retry
@@ -63,7 +64,7 @@ class RedisUrl:
         """Return a client of the server at `address`, with a pool of its own; None is the standalone server."""
         return Redis.from_pool(_Pool(**self.options | _at(address)))
 
-    def informant(self, address: Address) -> Redis:
+    def discovery_client(self, address: Address) -> Redis:
         """Return a client of a sentinel, which has credentials of its own, or of a cluster's node."""
         sentinel = {"db": 0, **self.sentinel_login} if self.kind == "sentinel" else {}
         return Redis.from_pool(_Pool(**self.options | sentinel | _at(address) | {"max_connections": 2}))
@@ -108,13 +109,10 @@ def _read(url: str, password: str | None) -> RedisUrl:
 
 def _address(text: str) -> Address:
     try:
-        parsed = urlsplit(f"//{text}")
-        host, port = parsed.hostname, parsed.port
-    except ValueError:
-        host, port = None, None
-    if not host or port is None:
-        raise _WrongUrl(": every server of a Sentinel or Cluster URL is host:port")
-    return unquote(host), port
+        server = parse_url(f"redis://{text}")
+        return server["host"], server["port"]
+    except (KeyError, ValueError):
+        raise _WrongUrl(": every server of a Sentinel or Cluster URL is host:port") from None
 
 
 def _options(url: str, password: str | None) -> dict[str, Any]:
@@ -128,6 +126,7 @@ def _options(url: str, password: str | None) -> dict[str, Any]:
         if name not in URL_QUERY_ARGUMENT_PARSERS and name not in _OTHER_OPTIONS and not name.startswith("ssl_"):
             raise _WrongUrl(_UNKNOWN_OPTION)
     options = {"max_connections": MAX_CONNECTIONS} | options | _FIXED
+    options["connection_class"] = _PACKED[options["connection_class"]]
     if password is not None:
         options["password"] = password
     _probe(options)
@@ -142,6 +141,21 @@ def _probe(options: dict[str, Any]) -> None:
         raise _WrongUrl(_UNKNOWN_OPTION) from None
     except OSError:
         raise _WrongUrl(" names TLS files that cannot be read, or are none") from None
+
+
+class _Packed:
+    """A connection whose commands hiredis packs, as redis-py's synchronous client does: a batch is mostly packing."""
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Return a command as Redis reads it; its name may hold several words, such as CONFIG GET."""
+        name, *rest = args
+        return [pack_command((*name.split(), *rest))]
+
+
+_PACKED: Final = {
+    plain: type(plain.__name__, (_Packed, plain), {})
+    for plain in (Connection, SSLConnection, UnixDomainSocketConnection)
+}
 
 
 class _Pool(BlockingConnectionPool):

@@ -1,4 +1,4 @@
-"""Which server binary the embedded Redis runs."""
+"""Find the server binary that the embedded Redis runs."""
 
 import pathlib
 import re
@@ -6,40 +6,25 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from revocation_service.errors import SettingsError
 
-OLDEST_SERVER = (6, 2)
-
-
-@dataclass(frozen=True, slots=True)
-class ServerVersion:
-    """The product and version that a server or a data directory names, such as `Valkey 9.1.2`."""
-
-    product: str
-    numbers: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.product} {'.'.join(map(str, self.numbers))}"
-
-    @classmethod
-    def parse(cls, text: str) -> "ServerVersion | None":
-        """Read what `str()` of a version gives; None for any other text."""
-        match = re.fullmatch(r"(Redis|Valkey) (\d+(?:\.\d+)+)", text.strip())
-        return cls(match[1], tuple(map(int, match[2].split(".")))) if match else None
-
-    @property
-    def line(self) -> str:
-        """The product and its major version: servers of one line read one another's files."""
-        return f"{self.product} {self.numbers[0]}"
+OLDEST_SERVER: Final = (6, 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A server binary and its version."""
+    """A server binary, and its product and version, such as `Valkey 9.1.2`."""
 
     path: str
-    version: ServerVersion
+    version: str
+
+
+def server_line(version: str) -> str | None:
+    """Return product and major version: servers of one line read one another's files. None for any other text."""
+    match = re.fullmatch(r"((?:Redis|Valkey) \d+)(?:\.\d+)+", version)
+    return match[1] if match else None
 
 
 def find_server(server_bin: str | None) -> Server:
@@ -51,8 +36,7 @@ def find_server(server_bin: str | None) -> Server:
         return _named_server(server_bin)
     too_old = []
     for path in _candidates():
-        version = _version(path)
-        if version is not None and version.numbers >= OLDEST_SERVER:
+        if version := _version(path):
             return Server(path, version)
         too_old.append(path)
     found = f"{' and '.join(too_old)} is older than 6.2" if too_old else "there is no valkey-server or redis-server"
@@ -74,19 +58,19 @@ def _named_server(server_bin: str) -> Server:
     if path is None:
         raise SettingsError(f"REDIS_SERVER_BIN: {server_bin} is not a program; name a valkey-server or redis-server")
     version = _version(path)
-    if version is None or version.numbers < OLDEST_SERVER:
+    if version is None:
         raise SettingsError(f"REDIS_SERVER_BIN: {server_bin} is not a Redis or Valkey server of 6.2 or newer")
     return Server(str(pathlib.Path(path).absolute()), version)
 
 
-def _version(path: str) -> ServerVersion | None:
-    """Ask the program for its version; None if it is no Redis or Valkey server."""
+def _version(path: str) -> str | None:
+    """Return the product and version that the program names; None if it is no Redis or Valkey of 6.2 or newer."""
     try:
-        answer = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
+        told = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return None
-    match = re.search(r"\b(Redis|Valkey) server v=(\d+(?:\.\d+)+)", answer.stdout)
-    return ServerVersion.parse(f"{match[1]} {match[2]}") if match else None
+    match = re.search(r"\b(Redis|Valkey) server v=((\d+)\.(\d+)(?:\.\d+)*)", told.stdout)
+    return f"{match[1]} {match[2]}" if match and (int(match[3]), int(match[4])) >= OLDEST_SERVER else None
 
 
 def _packaged_server() -> str | None:

@@ -2,19 +2,22 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.crc import key_slot
 from redis.exceptions import (
+    AskError,
     ClusterDownError,
     MovedError,
     ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
 from revocation_service.errors import SettingsError, StoreUnavailable
@@ -24,21 +27,28 @@ from revocation_service.store.redis_url import Address, RedisUrl, read_url
 ASK_SECONDS: Final = 0.25
 """How long a sentinel or a node is asked for the master. They are asked at the same time."""
 
+ATTEMPT_SECONDS: Final = 0.4
+"""How long one attempt of an operation may take, so that a lost reply leaves time for another."""
+
 FIND_MASTER: Final = "find-master"
 """Name of the task that asks for the master."""
 
 FAILURES: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
 """All that redis-py raises; RedisClusterException is not a RedisError."""
 
-_ANOTHER_MASTER: Final = (MovedError, ReadOnlyError, ClusterDownError)
+_NOT_FOR_LONG: Final = (AskError, TryAgainError, ReadOnlyError, ClusterDownError)
+"""Refusals that another master, or the end of a slot's move, changes. MovedError is an AskError."""
+
+_BACKOFF: Final = ExponentialWithJitterBackoff(cap=0.1, base=0.01)
+
+Reply = TypeVar("Reply")
 
 Named = tuple[Address, ...]
 """What a sentinel or a node answers: the master's address, and on a cluster those of its replicas."""
 
 
-def is_refusal(error: BaseException | None) -> bool:
-    """Return whether Redis refused a command for a reason that neither a retry nor another master changes."""
-    return isinstance(error, ResponseError) and not isinstance(error, _ANOTHER_MASTER)
+class Refused(StoreUnavailable):
+    """Redis answered, and a retry would change nothing: it refused the command, or replicas are missing."""
 
 
 def cluster_key_prefix(prefix: str, variable: str) -> str:
@@ -66,7 +76,7 @@ class Topology:
         """Stands in front of every key; on a cluster it has a hash tag."""
         self._url = url
         self._slot = key_slot(key_prefix.encode())
-        self._informants = {address: url.informant(address) for address in url.addresses}
+        self._discovery = {address: url.discovery_client(address) for address in url.addresses}
         """The sentinels; or the cluster's nodes in the URL, and those that had our slot when last asked."""
         self._master: Redis | None = None
         self._address: Address | None = None
@@ -100,7 +110,19 @@ class Topology:
         if self._url.kind != "sentinel" or master is not self._master:
             return master is self._master
         address = self._address
-        return 2 * sum(named[0] == address for named in await self._ask() if named) > len(self._informants)
+        return 2 * sum(named[0] == address for named in await self._ask() if named) > len(self._discovery)
+
+    async def is_undisputed(self, master: Redis) -> bool:
+        """Return whether every sentinel that answers, and a majority, names this master and plans no other.
+
+        A sentinel that fails over says so before it promotes a replica. The former master, which may live, learns of it
+        seconds later, and meanwhile takes writes that will be lost. True for other topologies.
+        """
+        if self._url.kind != "sentinel" or master is not self._master or self._address is None:
+            return master is self._master
+        states = [state for state in await asyncio.gather(*map(self._state, self._discovery.values())) if state]
+        as_it_should_be = (*self._address, "master")
+        return 2 * len(states) > len(self._discovery) and set(states) == {as_it_should_be}
 
     @asynccontextmanager
     async def operation(self, seconds: float) -> AsyncIterator[Redis]:
@@ -114,9 +136,33 @@ class Topology:
                 master = await self.master()
                 yield master
         except FAILURES as error:
-            if master and not is_refusal(error):
+            if isinstance(error, ResponseError) and not isinstance(error, _NOT_FOR_LONG):
+                raise Refused(self._reason(error)) from error
+            if master:
                 self.forget(master)
             raise StoreUnavailable(self._reason(error)) from error
+
+    async def retried(
+        self, operate: Callable[[Redis], Awaitable[Reply]], seconds: float, attempt_seconds: float = ATTEMPT_SECONDS
+    ) -> Reply:
+        """Repeat an idempotent operation until it succeeds, Redis refuses it, or `seconds` have passed.
+
+        Raises StoreUnavailable, which is Refused where Redis answered.
+        """
+        loop = asyncio.get_running_loop()
+        until, failures = loop.time() + seconds, 0
+        while True:
+            try:
+                async with self.operation(min(attempt_seconds, until - loop.time())) as master:
+                    return await operate(master)
+            except Refused:
+                raise
+            except StoreUnavailable:
+                failures += 1
+                pause = _BACKOFF.compute(failures)
+                if loop.time() + pause >= until:
+                    raise
+            await asyncio.sleep(pause)
 
     def _reason(self, error: Exception) -> str:
         if isinstance(error, MovedError) and self._url.kind != "cluster":
@@ -131,7 +177,7 @@ class Topology:
             await asyncio.wait({self._finding})
         self._is_known = False
         masters = () if self._master is None else (self._master,)
-        await _close(*masters, *self._informants.values())
+        await _close(*masters, *self._discovery.values())
 
     async def _find(self) -> Redis | None:
         try:
@@ -157,22 +203,32 @@ class Topology:
         return master
 
     async def _ask(self) -> list[Named]:
-        """Ask all informants at once: redis-py's `discover_master` asks in turn, and one that hangs holds it up."""
-        answers = await asyncio.gather(*(self._answer(*informant) for informant in self._informants.items()))
+        """Return what each sentinel or node names. They are asked at once: `discover_master` of redis-py asks in turn,
+        and one that hangs delays it.
+        """
+        answers = await asyncio.gather(*(self._ask_one(*each) for each in self._discovery.items()))
         if self._url.kind == "cluster" and any(answers):
             asked = {*self._url.addresses, *(address for named in answers for address in named)}
-            await _close(*(self._informants.pop(address) for address in self._informants.keys() - asked))
-            self._informants |= {each: self._url.informant(each) for each in asked - self._informants.keys()}
+            await _close(*(self._discovery.pop(address) for address in self._discovery.keys() - asked))
+            self._discovery |= {each: self._url.discovery_client(each) for each in asked - self._discovery.keys()}
         return answers
 
-    async def _answer(self, address: Address, informant: Redis) -> Named:
-        """Return what one informant names; nothing if it fails or does not answer in time."""
+    async def _state(self, sentinel: Redis) -> tuple[str, int, str] | None:
+        """Return address and flags of the master, as one sentinel has them; None if it does not answer in time."""
+        with suppress(*FAILURES):
+            async with asyncio.timeout(ASK_SECONDS):
+                state: Any = await sentinel.sentinel_master(self._url.service)
+                return state["ip"], state["port"], state["flags"]
+        return None
+
+    async def _ask_one(self, address: Address, client: Redis) -> Named:
+        """Return what one sentinel or node names; nothing if it fails or does not answer in time."""
         with suppress(*FAILURES):
             async with asyncio.timeout(ASK_SECONDS):
                 if self._url.kind == "sentinel":
-                    reply: Any = await informant.sentinel_get_master_addr_by_name(self._url.service)
+                    reply: Any = await client.sentinel_get_master_addr_by_name(self._url.service)
                     return ((_text(reply[0]), reply[1]),) if reply else ()
-                for first, last, *nodes in await informant.cluster("SLOTS"):
+                for first, last, *nodes in await client.cluster("SLOTS"):
                     if first <= self._slot <= last:
                         return tuple((_text(host) or address[0], port) for host, port, *_ in nodes)
         return ()

@@ -3,38 +3,27 @@
 Attempts that arrive together leave as one batch, which one script counts on the master that holds all windows.
 """
 
-import asyncio
-import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import ceil
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from redis.asyncio import Redis
 
 from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
 from revocation_service.errors import StoreUnavailable
 from revocation_service.store.keyspace import Keyspace
-from revocation_service.store.topology import Topology, is_refusal
+from revocation_service.store.scripts import HIT
+from revocation_service.store.topology import Topology
 
 DEADLINE_SECONDS: Final = 0.7
 """How long a login waits for Redis, before the gateway counts in its own memory."""
 
-ATTEMPT_SECONDS: Final = 0.35
-"""How long one exchange with Redis may take. Below the deadline, so that a lost reply leaves time for a retry."""
-
 PROBE_SECONDS: Final = 0.5
-FIRST_PAUSE_SECONDS: Final = 0.02
-"""The longest pause before the first retry. It doubles with each retry; the actual pause is random."""
-
 BATCH_MAX_ATTEMPTS: Final = 250
 """At most the `TIES` of hit.lua. A batch of them takes Redis about two milliseconds."""
 
 _MICROSECONDS: Final = 1_000_000
-_HIT: Final = files("revocation_service.store").joinpath("lua", "hit.lua").read_text(encoding="utf-8")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +82,7 @@ class Windows:
         async def remove(master: Any) -> None:
             await master.zrem(self._keyspace.window(attempt.counted), attempt.id)
 
-        await self._retried(remove)
+        await self._topology.retried(remove, DEADLINE_SECONDS)
 
     async def probe(self) -> None:
         """Count an attempt in a window of its own, without a retry. Raises StoreUnavailable."""
@@ -101,30 +90,15 @@ class Windows:
             await self._count(master, [_PROBE])
 
     async def _send(self, attempts: list[Attempt]) -> list[Tally]:
-        return await self._retried(lambda master: self._count(master, attempts))
+        return await self._topology.retried(lambda master: self._count(master, attempts), DEADLINE_SECONDS)
 
     async def _count(self, master: Redis, attempts: Sequence[Attempt]) -> list[Tally]:
         keys = [self._keyspace.window(each.counted) for each in attempts]
         arguments: list[str | int] = []
         for each in attempts:
             arguments += (each.limit, ceil(each.window_seconds * _MICROSECONDS), each.id)
-        replies = await master.register_script(_HIT)(keys, arguments)
+        replies = await HIT.run(master, keys, arguments)
         return [_tally(*reply) for reply in replies]
-
-    async def _retried(self, operate: Callable[[Redis], Awaitable[T]]) -> T:
-        """Repeat an idempotent operation until it succeeds, Redis refuses it, or the deadline has passed."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + DEADLINE_SECONDS
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                async with self._topology.operation(min(ATTEMPT_SECONDS, until - loop.time())) as master:
-                    return await operate(master)
-            except StoreUnavailable as error:
-                if is_refusal(error.__cause__) or loop.time() + pause >= until:
-                    raise
-            await asyncio.sleep(pause * random.random())  # noqa: S311 - jitter, not a secret
-            pause *= 2
 
 
 def _tally(now: int, frees_at: int, admitted: int, remaining: int) -> Tally:

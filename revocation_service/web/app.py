@@ -10,16 +10,14 @@ from urllib.parse import quote
 import structlog
 from aiohttp import web
 
-from revocation_service.errors import StoreUnavailable
-from revocation_service.feed import Feed
+from revocation_service.broadcaster import Broadcaster
 from revocation_service.keys import SigningKeys
-from revocation_service.reader import Reader
+from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.revocations import Revocations
 from revocation_service.settings import Settings, StoreSettings
-from revocation_service.store.changes import Changes
-from revocation_service.store.connect import connect
 from revocation_service.store.embedded import EmbeddedRedis
-from revocation_service.store.redis import Store
+from revocation_service.store.store import Store
+from revocation_service.store.topology import topology
 from revocation_service.telemetry import Metrics
 from revocation_service.tokens import TokenReader
 from revocation_service.traffic import Traffic
@@ -33,7 +31,7 @@ from revocation_service.web.feed import feed
 from revocation_service.web.probes import healthz, metrics, readyz
 from revocation_service.web.readiness import Readiness
 from revocation_service.web.revoke import revoke
-from revocation_service.web.state import AUTHORIZE, FEED, METRICS, READINESS, REVOCATIONS, TRAFFIC
+from revocation_service.web.state import AUTHORIZE, BROADCASTER, METRICS, READINESS, REVOCATIONS, TRAFFIC
 
 SHUTDOWN_SECONDS: Final = 0.5
 """aiohttp may wait this long twice for what the drain gave up; all waits together stay below Docker's 10 s."""
@@ -41,7 +39,7 @@ SHUTDOWN_SECONDS: Final = 0.5
 KEEPALIVE_SECONDS: Final = 75.0
 
 START_SECONDS: Final = 5.0
-"""How long nobody is let in because others may know what a new store, or an emptied one, has not got."""
+"""How long the start waits for the first heartbeat, in seconds."""
 
 _log = structlog.get_logger()
 
@@ -121,16 +119,16 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
             await keys.start()
             stack.push_async_callback(keys.close)
             store_settings = await _reachable(settings.store, stack)
-            store = Store(connect(store_settings), store_settings, settings.limits, app[METRICS])
+            store = Store(topology(store_settings), store_settings, settings.limits, app[METRICS])
             stack.push_async_callback(store.aclose)
-            reader = await _reading(store, settings, app[METRICS], stack)
-            app[FEED] = Feed(reader, settings.mirror.feed_max_subscribers, app[METRICS])
-            await app[FEED].start()
-            stack.push_async_callback(app[FEED].aclose)
+            sync = await _syncing(store, settings, app[METRICS], stack)
+            app[BROADCASTER] = Broadcaster(sync, settings.mirror.feed_max_subscribers, app[METRICS])
+            stack.push_async_callback(app[BROADCASTER].aclose)
             tokens = TokenReader(keys, settings.signing)
-            app[REVOCATIONS] = Revocations(store, reader, tokens, settings.limits, app[METRICS])
-            app[READINESS] = Readiness(store, reader, keys, app[TRAFFIC])
-            await _look_once(store, app[READINESS])
+            app[REVOCATIONS] = Revocations(store, sync, tokens, settings.limits, app[METRICS])
+            app[READINESS] = Readiness(store, sync, keys, app[TRAFFIC])
+            await app[READINESS].start()
+            stack.push_async_callback(app[READINESS].aclose)
             yield
 
     return resources
@@ -138,19 +136,18 @@ def _resources(settings: Settings) -> Callable[[web.Application], AsyncIterator[
 
 async def _end_streams(app: web.Application) -> None:
     """End the feed, before the server waits for what is in flight."""
-    app[FEED].end()
+    app[BROADCASTER].end()
 
 
-async def _reading(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Reader:
-    """The process's own reader of the change log, begun; what it finds is waited for START_SECONDS at most."""
-    changes = Changes(store, private=settings.store.embedded_directory is not None)
-    skew_seconds = settings.limits.clock_skew_seconds
-    reader = Reader(changes, settings.mirror, metrics, clock_skew_seconds=skew_seconds)
-    await reader.start()
-    stack.push_async_callback(reader.aclose)
+async def _syncing(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> MirrorSync:
+    """Start to keep the mirror of this process in sync. Wait for the first heartbeat, unless Redis is away."""
+    sync = MirrorSync(store, settings.mirror, metrics, private=settings.store.embedded_directory is not None)
+    await sync.start()
+    stack.push_async_callback(sync.aclose)
     with suppress(TimeoutError):
-        await asyncio.wait_for(reader.doubt.looked.wait(), START_SECONDS)
-    return reader
+        async with asyncio.timeout(START_SECONDS):
+            await sync.heard.wait()
+    return sync
 
 
 async def _reachable(settings: StoreSettings, stack: AsyncExitStack) -> StoreSettings:
@@ -161,15 +158,6 @@ async def _reachable(settings: StoreSettings, stack: AsyncExitStack) -> StoreSet
     embedded = await stack.enter_async_context(EmbeddedRedis(directory, server_bin=settings.server_bin))
     _log.info("embedded_redis_started", directory=str(directory), pid=embedded.pid)
     return replace(settings, url=f"unix://{quote(embedded.socket_path)}", password=embedded.password)
-
-
-async def _look_once(store: Store, readiness: Readiness) -> None:
-    """Say at the start what is wrong with the store; one that is away is waited for, not given up."""
-    try:
-        await readiness.store_warnings()
-        await store.ping()  # so that the metric is true of a worker that nobody has asked yet
-    except StoreUnavailable as error:
-        _log.warning("store_unavailable_at_start", error=error)
 
 
 def runner(settings: Settings, kind: Callable[..., web.AppRunner] = Runner) -> web.AppRunner:

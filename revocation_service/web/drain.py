@@ -6,21 +6,20 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from revocation_service.web.state import FEED, TRAFFIC
+from revocation_service.web.state import BROADCASTER, TRAFFIC
 
 FINISH_SECONDS: Final = 3.0
 """How long a request may still take once no new connection is accepted: slow senders need it."""
 
 
 async def drain(server: web.AppRunner, seconds: float, hurry: Coroutine[Any, Any, object] | None = None) -> None:
-    """Prepare a server for its clean-up, which would drop a body that is only half there; `hurry` ends the waiting.
+    """Prepare a server for its clean-up, which would drop requests whose body is incomplete; `hurry` ends the waiting.
 
-    For `seconds` callers are still served, and each response tells them to use another connection. Followers of the
-    feed are told at once to ask the service from now on. Their streams end last, so that they hear of every revocation
-    that is acknowledged until then.
+    Requests are served for `seconds`, and each response closes its connection. Subscribers of the feed are told at once
+    to ask the service from now on. Their streams end last, so that they get every revocation acknowledged until then.
     """
     server.app[TRAFFIC].leaving = True
-    server.app[FEED].leave()
+    server.app[BROADCASTER].leave()
     hurried = asyncio.ensure_future(hurry or asyncio.Event().wait())
     try:
         await asyncio.wait({hurried}, timeout=seconds)
@@ -28,7 +27,7 @@ async def drain(server: web.AppRunner, seconds: float, hurry: Coroutine[Any, Any
             await site.stop()
         await _finish(server, hurried)
     finally:
-        server.app[FEED].end()
+        server.app[BROADCASTER].end()
         hurried.cancel()
         await asyncio.wait({hurried})
 

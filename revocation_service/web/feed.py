@@ -7,16 +7,16 @@ from typing import Final
 
 from aiohttp import web
 
-from revocation_service.feed import Stream
+from revocation_service.broadcaster import Subscription
 from revocation_service.telemetry import request_id
 from revocation_service.web.answers import common_headers
-from revocation_service.web.state import AUTHORIZE, FEED, TRAFFIC
+from revocation_service.web.state import AUTHORIZE, BROADCASTER, TRAFFIC
 
 WRITE_SECONDS: Final = 10.0
-"""How long a follower may take nothing of what is written to it."""
+"""How long a subscriber may read nothing of what is written to it."""
 
 LAST_WORDS_SECONDS: Final = 0.3
-"""How long one that is told to go may take to hear it; one that reads nothing must not hold up a shutdown."""
+"""Time for the last write of a stream that ends; a subscriber that reads nothing must not delay a shutdown."""
 
 CURSOR_MAX_CHARACTERS: Final = 200
 
@@ -24,44 +24,45 @@ _HEADERS: Final = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no
 
 
 async def feed(request: web.Request) -> web.StreamResponse:
-    """A snapshot, or what was missed since `Last-Event-ID`; then changes and heartbeats, until either side leaves."""
+    """Send a snapshot, or what was missed since `Last-Event-ID`; then changes and heartbeats, until one side leaves."""
     request.app[AUTHORIZE](request, "check")
-    stream = request.app[FEED].follow(_cursor(request))
+    broadcaster = request.app[BROADCASTER]
+    subscription = broadcaster.subscribe(_cursor(request))
     try:
         response = web.StreamResponse(headers=_HEADERS | common_headers(request_id.get() or ""))
         response.force_close()
         with request.app[TRAFFIC].streaming():
-            await _tell(request, response, stream)
+            await _write(request, response, subscription)
         return response
     finally:
-        stream.close()
+        broadcaster.unsubscribe(subscription)
 
 
 def _cursor(request: web.Request) -> str | None:
-    """The cursor to go on from; what can be none is treated as one that is not known any more."""
+    """Return the cursor to resume from; one that cannot be valid becomes one that is unknown."""
     cursors = request.headers.getall("Last-Event-ID", [])
     if not any(cursors):
         return None
     return cursors[0] if len(cursors) == 1 and len(cursors[0]) <= CURSOR_MAX_CHARACTERS else "?"
 
 
-async def _tell(request: web.Request, response: web.StreamResponse, stream: Stream) -> None:
-    """Write until the stream ends; whoever reads nothing is cut off."""
+async def _write(request: web.Request, response: web.StreamResponse, subscription: Subscription) -> None:
+    """Write until the stream ends; cut off a subscriber that reads nothing."""
     loop, transport = asyncio.get_running_loop(), request.transport
     try:
-        async with asyncio.timeout(WRITE_SECONDS) as limit, aclosing(stream.pieces()) as pieces:
+        async with asyncio.timeout(WRITE_SECONDS) as limit, aclosing(subscription.chunks()) as chunks:
 
             def hurry() -> None:
                 if not limit.expired():
                     limit.reschedule(loop.time() + LAST_WORDS_SECONDS)
 
-            stream.on_end = hurry
+            subscription.on_end = hurry
             _give_up_dead_peers(transport)
             await response.prepare(request)
-            async for piece in pieces:
-                limit.reschedule(loop.time() + (WRITE_SECONDS if stream.ended is None else LAST_WORDS_SECONDS))
-                await response.write(piece)
-                if stream.ended is None:
+            async for chunk in chunks:
+                limit.reschedule(loop.time() + (WRITE_SECONDS if subscription.ended is None else LAST_WORDS_SECONDS))
+                await response.write(chunk)
+                if subscription.ended is None:
                     limit.reschedule(None)
             await response.write_eof()
     except ConnectionError:
@@ -72,7 +73,7 @@ async def _tell(request: web.Request, response: web.StreamResponse, stream: Stre
 
 
 def _give_up_dead_peers(transport: asyncio.Transport | None) -> None:
-    """What was written to a peer that is gone without a word would wait for a quarter of an hour."""
+    """Bound how long the kernel retransmits to a peer that vanished; its default is a quarter of an hour."""
     connection = None if transport is None else transport.get_extra_info("socket")
     if connection is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         with suppress(OSError):  # what is no TCP

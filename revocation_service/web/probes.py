@@ -19,7 +19,7 @@ async def healthz(_request: web.Request) -> Answer:
 
 async def readyz(request: web.Request) -> Answer:
     """The process can do its job, or the most of it (`degraded`); 503 while it cannot."""
-    components = await request.app[READINESS].components()
+    components = request.app[READINESS].components()
     status = _overall(components)
     form = {"status": status, "components": {one.name: _form(one) for one in components}}
     return json_answer(form, 503 if status == "not_ready" else 200)

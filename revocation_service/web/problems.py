@@ -7,6 +7,7 @@ from aiohttp import web
 
 from revocation_client.wire import dumps
 from revocation_service.errors import (
+    ClocksDiffer,
     ExpRequired,
     ExpTooFar,
     FeedUnavailable,
@@ -42,6 +43,7 @@ _STATUS: Final[dict[type[ServiceError], tuple[int, str]]] = {
     ProtectedMode: (403, "Protected mode serves this machine alone"),
     NoSuchRevocation: (404, "There is no such revocation"),
     StoreUnavailable: (503, "The store is unavailable"),
+    ClocksDiffer: (503, "The clocks differ too much"),
     KeysUnavailable: (503, "The signing keys are unavailable"),
     ShuttingDown: (503, "This instance is shutting down"),
     FeedUnavailable: (503, "The feed is unavailable"),
@@ -60,8 +62,8 @@ _HTTP_CODES: Final = {
 
 
 def problem_form(error: ServiceError) -> dict[str, object]:
-    """The members of an error's problem (RFC 9457 section 3.1)."""
-    status, title = _STATUS[type(error)]
+    """Return the members of an error's problem (RFC 9457 section 3.1)."""
+    status, title = next(_STATUS[kind] for kind in type(error).__mro__ if kind in _STATUS)
     return problem_members(status, title, error.detail, error.code)
 
 

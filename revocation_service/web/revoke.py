@@ -10,7 +10,7 @@ from revocation_service.errors import ShuttingDown
 from revocation_service.revocations import Revoked
 from revocation_service.web.answers import Answer, json_answer
 from revocation_service.web.bodies import read_members
-from revocation_service.web.state import AUTHORIZE, FEED, REVOCATIONS
+from revocation_service.web.state import AUTHORIZE, BROADCASTER, REVOCATIONS
 
 _WIDE: Final[frozenset[ClaimName]] = frozenset({"client_id", "all"})
 
@@ -23,7 +23,7 @@ async def revoke(request: web.Request) -> Answer:
     if not isinstance(asked, RevokeToken) and asked.claim in _WIDE:
         authorize(request, "admin")
     done = await request.app[REVOCATIONS].revoke(asked, caller)
-    if request.app[FEED].ended:
+    if request.app[BROADCASTER].ended:
         raise ShuttingDown("this instance is shutting down and its feed has ended; send the revocation again")
     return json_answer(_form(done, asked.reason))
 

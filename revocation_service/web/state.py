@@ -4,7 +4,7 @@ from typing import Final
 
 from aiohttp import web
 
-from revocation_service.feed import Feed
+from revocation_service.broadcaster import Broadcaster
 from revocation_service.revocations import Revocations
 from revocation_service.telemetry import Metrics
 from revocation_service.traffic import Traffic
@@ -16,4 +16,4 @@ AUTHORIZE: Final[web.AppKey[Authorize]] = web.AppKey("authorize")
 METRICS: Final = web.AppKey("metrics", Metrics)
 READINESS: Final = web.AppKey("readiness", Readiness)
 TRAFFIC: Final = web.AppKey("traffic", Traffic)
-FEED: Final = web.AppKey("feed", Feed)
+BROADCASTER: Final = web.AppKey("broadcaster", Broadcaster)

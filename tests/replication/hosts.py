@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from revocation_client.model import Revocation
-from revocation_service.replication.epoch import Cursor, Key, SyncState
+from revocation_service.replication.epoch import Key, SyncState
+from revocation_service.store.cursor import Cursor
 from tests.replication.twin import Asked, BeatReply, LogEntry, Shared, Twin
 from tests.replication.worker import SCAN_SLICES, Away, Steps, Worker
 

@@ -4,7 +4,8 @@ import math
 from dataclasses import replace
 from typing import Final
 
-from revocation_service.replication.epoch import Cursor, Heartbeat, Key, SyncState
+from revocation_service.replication.epoch import Heartbeat, Key, SyncState
+from revocation_service.store.cursor import Cursor
 
 END: Final = Cursor(1_700_000_000_000, 3, "9f")
 FIRST: Final = Heartbeat(1.0, 1.1, "E1", frozenset(), END, None, there=False)
@@ -89,3 +90,12 @@ def test_a_full_redis_with_an_empty_log_is_not_scanned() -> None:
     state = SyncState(5.0)
     state.heard(replace(FIRST, end=None))
     assert not state.scan_due()
+
+
+def test_a_mirror_that_never_decides_leaves_heartbeats_their_time() -> None:
+    """With a staleness limit of 0 the mirror never decides, but Redis is believed between two heartbeats."""
+    state = SyncState(0)
+    state.heard(Heartbeat(0.0, 0.1, "E", frozenset(), None, None, there=False))
+    assert state.believes(1.9)
+    assert not state.believes(2.1)
+    assert not state.mirror_decides(0.1)

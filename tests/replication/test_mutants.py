@@ -71,8 +71,8 @@ RANDOM: Final[dict[Mutant, range]] = {
     mutants.MarksNothing: range(25),
     mutants.DropsNoMark: range(20),
     mutants.BelievesItsMirrorWhileJoining: range(25),
-    mutants.BelievesItsMirrorForEver: range(25, 50),
-    mutants.ReadsOnWithoutItsEntry: range(60, 80),
+    mutants.BelievesItsMirrorForEver: range(60, 80),
+    mutants.ReadsOnWithoutItsEntry: range(305, 325),
 }
 """Seeds among which one fails, for those that a random search meets soon."""
 

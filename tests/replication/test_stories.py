@@ -9,7 +9,8 @@ from typing import Final
 import pytest
 
 from revocation_client.model import Revocation
-from revocation_service.replication.epoch import Cursor, Heartbeat
+from revocation_service.replication.epoch import Heartbeat
+from revocation_service.store.cursor import Cursor
 from tests.replication.hosts import EPOCH_SECONDS, FAR, Host, Parts
 from tests.replication.twin import Twin
 from tests.replication.worker import RESTORE_BATCHES, SCAN_SLICES

@@ -9,9 +9,12 @@ from typing import Final
 
 from revocation_client.model import ClaimName, Revocation, merge
 from revocation_client.wire import Result
-from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Cursor, Key
+from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Key
+from revocation_service.store.cursor import Cursor
 
 TOLERANCE_SECONDS: Final = 2.0
+UNDER_WAY_SECONDS: Final = 1.0
+"""How long a request may have taken to arrive, beside the skew of the clocks."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Shared:
     nonce: str = "n"
     log_max: int = 100_000
     restore: bool = False
+    wall: float | None = None
+    """The caller's clock."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class BeatReply:
     pending: frozenset[str]
     end: Cursor | None
     there: bool
+    first: Cursor | None = None
+    """The first entry of the log, if it has no entry of the cursor."""
 
 
 @dataclass
@@ -113,7 +120,9 @@ class Twin:
         if not self.log:
             self.append(now, name, None)
         end = self.log[-1].cursor if self.log else None
-        return BeatReply(self.epoch, frozenset(self.pending), end, self.holds(cursor))
+        there = self.holds(cursor)
+        first = self.log[0].cursor if self.log and not there else None
+        return BeatReply(self.epoch, frozenset(self.pending), end, there, first)
 
     def _begin_epoch(self, now: float, name: str, grace_seconds: float) -> None:
         self.epoch, self.epoch_life = name, self.life
@@ -168,6 +177,8 @@ class Twin:
             return Merged(record)
         stored, result = self._live(now, asked.key), "revoked"
         if stored is not None:
+            if shared.restore:
+                record = _rounded_down(record, stored)
             result = "revoked" if covers_more(stored, record) else "already_revoked"
             record = merge(stored, record)
         changed = record != stored
@@ -182,8 +193,12 @@ class Twin:
 
 def requested(now: float, shared: Shared, asked: Asked) -> Revocation | str:
     """Return the record that is asked for, or why there is none."""
-    cutoff = now if asked.issued_before is None and asked.cutoff_is_now else asked.issued_before
-    if cutoff is not None and cutoff > now + shared.skew and not shared.restore:
+    wall = now if shared.wall is None else shared.wall
+    if abs(wall - now) > shared.skew + UNDER_WAY_SECONDS:
+        return "clocks_differ"
+    present = max(now, wall)
+    cutoff = present if asked.issued_before is None and asked.cutoff_is_now else asked.issued_before
+    if cutoff is not None and cutoff > present + shared.skew and not shared.restore:
         return "issued_before_too_far"
     ends = asked.expires_at if asked.expires_at is not None else _end(now, shared, asked, cutoff)
     if ends is None:
@@ -199,8 +214,15 @@ def _end(now: float, shared: Shared, asked: Asked, cutoff: float | None) -> floa
     if asked.expires_in is not None:
         dies_at = max(dies_at or 0, now + asked.expires_in)
     if dies_at is None:
-        dies_at = max(now, cutoff or now) + shared.max_lifetime
+        return max(now, cutoff or now) + shared.max_lifetime + shared.leeway
     return None if dies_at > now + shared.max_lifetime + shared.skew else dies_at + shared.leeway
+
+
+def _rounded_down(record: Revocation, stored: Revocation) -> Revocation:
+    """Return a restored record with the stored end, if that is hardly earlier: mirrors round ends up."""
+    ends, ended = record.expires_at, stored.expires_at
+    rounded = ends is not None and ended is not None and ends <= ended + TOLERANCE_SECONDS
+    return record._replace(expires_at=ended) if rounded else record
 
 
 def covers_more(stored: Revocation, record: Revocation) -> bool:

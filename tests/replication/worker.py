@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any, Final, Protocol
 
 from revocation_client.model import Revocation, merge
-from revocation_service.replication.epoch import Cursor, Heartbeat, Key, Source, SyncState
+from revocation_service.replication.epoch import Heartbeat, Key, Source, SyncState
+from revocation_service.store.cursor import Cursor
 from tests.replication.twin import Asked, BeatReply, LogEntry
 
 HEARTBEAT_SECONDS: Final = 0.5
@@ -104,7 +105,7 @@ class Worker:
                     self.pending = reply.pending
                     self.entered.add(reply.epoch)
                     told = reply.epoch, reply.pending, reply.end
-                    self.state.heard(Heartbeat(began_at, self.clock(), *told, cursor, reply.there))
+                    self.state.heard(Heartbeat(began_at, self.clock(), *told, cursor, reply.there, reply.first))
             while self.clock() < began_at + HEARTBEAT_SECONDS:
                 yield None
 
@@ -142,7 +143,9 @@ class Worker:
         """Restore, then scan, whenever either is due."""
         while True:
             try:
-                if self.state.restore_due():
+                if not self.accepts():
+                    pass
+                elif self.state.restore_due():
                     yield from self.restore()
                 elif self.state.scan_due():
                     yield from self.scan([])

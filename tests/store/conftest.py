@@ -1,4 +1,4 @@
-"""What the tests of the store share: a store over any URL, what the records and the log hold, and a proxy that cuts."""
+"""Helpers of the store's tests: a store over any URL, the contents of records and log, and a proxy that cuts."""
 
 import asyncio
 import contextlib
@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +16,8 @@ from redis.exceptions import MovedError
 from revocation_client.model import ClaimName, Revocation
 from revocation_service.errors import StoreUnavailable
 from revocation_service.settings import Limits, StoreSettings
-from revocation_service.store.connect import connect
-from revocation_service.store.redis import Put, Store, Stored
+from revocation_service.store.store import Put, Store, Stored
+from revocation_service.store.topology import topology
 from revocation_service.telemetry import Metrics
 from tests.redis_processes import HOST, WAIT_SECONDS, Process
 
@@ -41,38 +42,43 @@ class Opened:
             await asyncio.gather(*map(self.revoke, values[start : start + 20]))
 
     async def record(self, put: Put) -> Revocation:
-        """Put a revocation that is stored, and what is then on record."""
+        """Put a revocation, and return its record."""
         stored = await self.store.put(put)
         assert stored.record is not None
         return stored.record
 
     async def found(self, value: str, claim: ClaimName = "jti") -> Revocation | None:
-        """The record, or None where every key was read and it is not there."""
+        """Return the record; None if there is none."""
         reading = await self.store.get([(claim, value)])
-        assert not reading.unread
         return reading.found[0] if reading.found else None
 
     def counted(self, name: str) -> float:
-        """The value of one of the store's metrics."""
+        """Return the value of one of the store's metrics."""
         value = self.metrics.registry.get_sample_value(f"revocation_{name}")
         assert value is not None, name
         return value
 
     def failures(self, operation: str) -> float:
-        """How many operations of this name failed."""
+        """Return how many operations of this name failed."""
         return self.metrics.registry.get_sample_value("revocation_store_failures_total", {"operation": operation}) or 0
 
 
 @contextlib.asynccontextmanager
 async def open_store(
-    url: str, *, limits: Limits | None = None, key_prefix: str | None = None, **settings: Any
+    url: str,
+    *,
+    limits: Limits | None = None,
+    key_prefix: str | None = None,
+    wall: Callable[[], float] = time.time,
+    **settings: Any,
 ) -> AsyncIterator[Opened]:
-    """A store over this URL, by default under keys that nobody else uses; closed at the end."""
+    """Open a store over this URL, by default under keys that no other test uses; close it at the end."""
     settings.setdefault("wait_replicas", int("+" in url.partition("://")[0]))
-    prefix = f"{secrets.token_hex(4)}:" if key_prefix is None else key_prefix
+    tag = "{%s}:" if "+cluster" in url else "%s:"
+    prefix = tag % secrets.token_hex(4) if key_prefix is None else key_prefix
     chosen = StoreSettings(url=url, key_prefix=prefix, **settings)
     metrics = Metrics()
-    store = Store(connect(chosen), chosen, limits or Limits(), metrics)
+    store = Store(topology(chosen), chosen, limits or Limits(), metrics, wall)
     try:
         yield Opened(store, chosen, metrics)
     finally:
@@ -80,17 +86,16 @@ async def open_store(
 
 
 def end_of(record: Revocation | None) -> float:
-    """When the record ends, in epoch seconds; infinity: never."""
+    """Return when the record ends, in epoch seconds; infinity if it never does."""
     assert record is not None
     return math.inf if record.expires_at is None else record.expires_at
 
 
 async def missing(opened: Opened, values: Sequence[str], claim: ClaimName = "jti") -> list[str]:
-    """Which of these values have no record; every key must have been read."""
+    """Return which of these values have no record."""
     found: set[str] = set()
     for start in range(0, len(values), 1000):
         reading = await opened.store.get([(claim, value) for value in values[start : start + 1000]])
-        assert not reading.unread
         found |= {record.value for record in reading.found}
     return [value for value in values if value not in found]
 
@@ -105,7 +110,7 @@ class Entry:
 
 
 async def read_log(nodes: Sequence[Process], key: str) -> list[Entry]:
-    """The revocations in the change log under this key, asked of whichever of the masters has it."""
+    """Return the revocations in the change log under this key, from the master that has it."""
     for node in nodes:
         async with node.client() as client:
             untyped: Any = client
@@ -116,12 +121,12 @@ async def read_log(nodes: Sequence[Process], key: str) -> list[Entry]:
 
 
 async def logged_values(nodes: Sequence[Process], key: str) -> list[str]:
-    """The values that the change log names, in its order."""
+    """Return the values in the change log, in its order."""
     return [entry.change["value"] for entry in await read_log(nodes, key)]
 
 
 Chunk = Callable[[bytes], Awaitable[bytes | None]]
-"""What becomes of a piece on its way: the bytes to pass on, or None to cut the connection there."""
+"""Takes a piece on its way, and returns the bytes to pass on, or None to cut the connection."""
 
 
 async def _as_it_is(piece: bytes) -> bytes | None:
@@ -130,18 +135,18 @@ async def _as_it_is(piece: bytes) -> bytes | None:
 
 @dataclass
 class Proxy:
-    """TCP to a server of the test, in the test's own hands; each direction can be watched, held and cut."""
+    """A TCP proxy before a server of the test; each direction can be watched, held and cut."""
 
     port: int
     request: Chunk = _as_it_is
     reply: Chunk = _as_it_is
     address: str = ""
     connections: int = 0
-    """How many are open just now."""
+    """Number of open connections."""
     most: int = 0
-    """How many were open at once, at most."""
+    """Largest number of connections that were open at once."""
     opened: int = 0
-    """How many were ever opened."""
+    """Number of connections opened so far."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _ends: set[asyncio.StreamWriter] = field(default_factory=set)
     _forgotten: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -165,11 +170,11 @@ class Proxy:
             await listener.wait_closed()
 
     def forget(self) -> None:
-        """What is open now stays open and leads nowhere from now on, as where a firewall lost its state."""
+        """Keep open connections open, but pass nothing on any more, like a firewall that lost its state."""
         self._forgotten |= self._ends
 
     def cut(self) -> None:
-        """End every connection at once, with a reset where something was on its way."""
+        """End every connection at once, with a reset where data was under way."""
         for end in self._ends:
             end.transport.abort()
 
@@ -217,7 +222,7 @@ class Proxy:
 
 @dataclass
 class Writers:
-    """Several writers at full speed; what was acknowledged, when, and when none was."""
+    """Several writers at full speed, and what was acknowledged when."""
 
     opened: Opened
     count: int = 8

@@ -17,10 +17,11 @@ import pytest_asyncio
 from redis.asyncio import RedisCluster
 from redis.crc import key_slot
 
-from revocation_client.model import CLAIM_NAMES, CUTOFF_CLAIMS, ClaimName, Claims, Revocation, covers, first_covering
+from revocation_client.model import CLAIM_NAMES, CUTOFF_CLAIMS, ClaimName, Claims, Revocation, covers
 from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
 from revocation_service.settings import Limits
-from revocation_service.store.redis import DEADLINE_SECONDS, Put
+from revocation_service.store.store import DEADLINE_SECONDS, Put
+from revocation_service.store.topology import FIND_MASTER
 from tests.redis_processes import (
     Cluster,
     Process,
@@ -148,7 +149,6 @@ async def test_what_was_put_is_found(opened: Opened) -> None:
         assert record == expected._replace(reason=put.reason, revoked_by=put.revoked_by)
         reading = await opened.store.get([(other, put.value) for other in CLAIM_NAMES])
         assert reading.found == (record,)
-        assert not reading.unread
         assert abs(reading.now - time.time()) < 5
         everything = await opened.store.get([(other, put_of(other).value) for other in CLAIM_NAMES])
         assert len(everything.found) == number + 1
@@ -293,7 +293,7 @@ async def test_cutoffs_only_move_forward(opened: Opened) -> None:
 
 
 async def test_cutoffs_that_arrive_at_once_leave_the_greatest(deployment: Deployment, opened: Opened) -> None:
-    """Of fifty cutoffs put at the same time the greatest stays, and each put is in the log."""
+    """Of fifty cutoffs put at the same time the greatest stays, and the log has each change of the record, in order."""
     base = time.time() - 100
     cutoffs = [base + number for number in range(50)]
     random.shuffle(cutoffs)
@@ -306,8 +306,9 @@ async def test_cutoffs_that_arrive_at_once_leave_the_greatest(deployment: Deploy
         assert got.record.issued_before is not None
         assert got.record.issued_before >= asked
     entries = await read_log(await deployment.masters(), opened.store.keyspace.change_log)
-    assert len(entries) == 50
-    assert max(entry.change["issued_before"] for entry in entries) == max(cutoffs)
+    logged = [entry.change["issued_before"] for entry in entries]
+    assert logged == sorted(logged)
+    assert logged[-1] == max(cutoffs)
 
 
 async def test_a_session_may_have_a_cutoff_and_lose_it(opened: Opened) -> None:
@@ -446,13 +447,17 @@ async def test_a_key_of_another_type_revokes_too(deployment: Deployment, opened:
 
 
 async def test_an_application_with_its_own_blacklist_sees_the_key(deployment: Deployment) -> None:
-    """With no prefix, `EXISTS token_blacklist:<jti>` is 1 after a put; the value is compact JSON of stated members."""
+    """With no prefix, `EXISTS token_blacklist:<jti>` is 1 after a put; the value is compact JSON of stated members.
+
+    On a cluster the prefix that is not set is `{revocations}`.
+    """
+    prefix = "{revocations}" if deployment.cluster else ""
     async with open_store(deployment.url, key_prefix="") as opened:
         jti = f"{time.time_ns()}-{deployment.kind}"
-        assert await deployment.raw.exists(f"token_blacklist:{jti}") == 0
+        assert await deployment.raw.exists(f"{prefix}token_blacklist:{jti}") == 0
         stored = await opened.store.put(Put("jti", jti, expires_in=60, reason="lost", revoked_by="ops"))
-        assert await deployment.raw.exists(f"token_blacklist:{jti}") == 1
-        text = await deployment.raw.get(f"token_blacklist:{jti}")
+        assert await deployment.raw.exists(f"{prefix}token_blacklist:{jti}") == 1
+        text = await deployment.raw.get(f"{prefix}token_blacklist:{jti}")
         assert stored.record is not None
         assert json.loads(text) == {
             "revoked_at": stored.record.revoked_at,
@@ -461,7 +466,7 @@ async def test_an_application_with_its_own_blacklist_sees_the_key(deployment: De
             "reason": "lost",
         }
         assert " " not in text
-        await deployment.raw.delete(f"token_blacklist:{jti}")
+        await deployment.raw.delete(f"{prefix}token_blacklist:{jti}")
 
 
 async def test_nothing_is_stored_for_a_dead_token(deployment: Deployment, opened: Opened) -> None:
@@ -506,14 +511,14 @@ async def test_a_cutoff_too_far_ahead_is_refused_and_stores_nothing(deployment: 
 
 async def test_prefixes_keep_deployments_apart(deployment: Deployment) -> None:
     """Two stores with different prefixes on one Redis share nothing, and every key begins with its prefix."""
-    async with open_store(deployment.url, key_prefix="one:") as one, open_store(deployment.url) as other:
+    async with open_store(deployment.url, key_prefix="{one}:") as one, open_store(deployment.url) as other:
         for claim in CLAIM_NAMES:
             await one.store.put(put_of(claim))
         identifiers = [(claim, put_of(claim).value) for claim in CLAIM_NAMES]
         assert len((await one.store.get(identifiers)).found) == len(CLAIM_NAMES)
         assert not (await other.store.get(identifiers)).found
         keys = [one.store.keyspace.key(*identifier) for identifier in identifiers] + [one.store.keyspace.change_log]
-        assert all(key.startswith("one:token_") for key in keys)
+        assert all(key.startswith("{one}:token_") for key in keys)
         for key in keys:
             assert await deployment.raw.delete(key) == 1, key
 
@@ -558,7 +563,6 @@ async def test_scripts_that_the_server_forgot_are_sent_again(deployment: Deploym
         if operation in {"get", "both"}:
             await asyncio.gather(*(opened.found("before") for _ in range(50)))
             reading = await opened.store.get([("jti", f"v{number}") for number in range(999)] + [("jti", "before")])
-            assert not reading.unread
             assert [record.value for record in reading.found] == ["before"]
 
 
@@ -595,14 +599,13 @@ async def test_a_full_redis_refuses_and_still_answers(deployment: Deployment, op
 
 
 async def test_checks_that_arrive_together_travel_together(deployment: Deployment, opened: Opened) -> None:
-    """200 concurrent gets take at most two round trips to a master, and each gets its own answer."""
+    """200 concurrent gets take at most two round trips, and each gets its own answer."""
     for number in range(0, 200, 2):
         await opened.revoke(f"v{number}")
-    masters = len(await deployment.masters())
     trips, keys = opened.counted("store_read_batch_keys_count"), opened.counted("store_read_batch_keys_sum")
     found = await asyncio.gather(*(opened.found(f"v{number}") for number in range(200)))
     assert [record is not None for record in found] == [number % 2 == 0 for number in range(200)]
-    assert opened.counted("store_read_batch_keys_count") - trips <= 2 * masters
+    assert opened.counted("store_read_batch_keys_count") - trips <= 2
     assert opened.counted("store_read_batch_keys_sum") - keys == 200
 
 
@@ -634,13 +637,11 @@ async def test_the_same_question_asked_often_is_one_key(opened: Opened) -> None:
 
 
 async def test_very_many_keys_at_once(opened: Opened) -> None:
-    """One get of over 5,000 values finds exactly those that are revoked, and says that all were read."""
+    """One get of over 5,000 values finds exactly those that are revoked."""
     revoked = [f"v{number}" for number in range(0, 6000, 400)]
     for value in revoked:
         await opened.revoke(value)
-    async with asyncio.timeout(20):
-        while (reading := await opened.store.get([("jti", f"v{n}") for n in range(6000)])).unread:
-            pass  # a busy machine may need more than one deadline for so many slots; none is ever called not revoked
+    reading = await opened.store.get([("jti", f"v{n}") for n in range(6000)])
     assert sorted(record.value for record in reading.found) == sorted(revoked)
 
 
@@ -650,8 +651,7 @@ async def test_a_round_trip_is_bounded(opened: Opened) -> None:
     await opened.found("anything")
     trips = opened.counted("store_read_batch_keys_count")
     asked: list[list[tuple[ClaimName, str]]] = [[("jti", f"{batch}-{n}") for n in range(2400)] for batch in range(4)]
-    readings = await asyncio.gather(*map(opened.store.get, asked))
-    assert not any(reading.unread for reading in readings)
+    await asyncio.gather(*map(opened.store.get, asked))
     assert opened.counted("store_read_batch_keys_count") - trips == 2
 
 
@@ -818,9 +818,8 @@ async def test_nothing_is_left_after_a_store_is_closed(deployment: Deployment) -
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        opened.store.connections.suspect()
     await eventually(as_before, "the connections of the store to end", seconds=5)
-    ours = {"store-reads", "cluster-map"}
+    ours = {"batch", FIND_MASTER}
     assert not [task for task in asyncio.all_tasks() if task.get_name() in ours]
 
 
@@ -857,99 +856,57 @@ async def _complete(topology: Cluster) -> bool:
 
 @clusters
 async def test_one_shard_away(deployment: Deployment, opened: Opened) -> None:
-    """Keys of the other shards are answered, at once; those of the lost one are `unread`, and nothing when alone."""
+    """Without the shard that has our slot nothing is answered, within the deadline; without another shard, all is."""
     topology = deployment.cluster
     assert topology is not None
-    values = [f"v{number}" for number in range(300)]
-    await opened.revoke_all(values[:100])
-    slots, nodes = (await _shards(topology))[-1]
-    lost = {value for value in values if key_slot(opened.store.keyspace.key("jti", value).encode()) in slots}
-    live = [value for value in values if value not in lost]
-    assert lost
-    for node in reversed(nodes):
-        node.kill()
+    await opened.revoke("a")
+    slot = key_slot(opened.store.keyspace.change_log.encode())
+    for slots, nodes in await _shards(topology):
+        for node in reversed(nodes):
+            node.kill()
+        try:
+            if slot in slots:
+                for operation in (opened.found("a"), opened.revoke("b")):
+                    begun = time.monotonic()
+                    with pytest.raises(StoreUnavailable):
+                        await operation
+                    assert time.monotonic() - begun < DEADLINE_SECONDS + 0.15
+            else:
+                await eventually(functools.partial(_is_found, opened, "a"), "the record")
+        finally:
+            for node in nodes:
+                await node.start()
+            await eventually(functools.partial(_complete, topology), "a complete cluster")
+    await eventually(functools.partial(_is_found, opened, "a"), "the record")
+
+
+async def _is_found(opened: Opened, value: str) -> bool:
     try:
-        for _ in range(2):
-            begun = time.monotonic()
-            reading = await opened.store.get([("jti", value) for value in values])
-            assert time.monotonic() - begun < DEADLINE_SECONDS + 0.15
-            assert {value for _claim, value in reading.unread} == lost
-            assert {record.value for record in reading.found} == set(values[:100]) - lost
-        await _one_record_is_enough(opened, covered=live[0], away=min(lost))
-        await _nothing_alone(opened, min(lost))
-        await _others_are_not_delayed(opened, live, lost)
-    finally:
-        for node in nodes:
-            await node.start()
-        await eventually(functools.partial(_complete, topology), "a complete cluster")
-    await eventually(functools.partial(_all_are_read, opened, values[:100]), "the lost shard's records")
-
-
-async def _one_record_is_enough(opened: Opened, covered: str, away: str) -> None:
-    reading = await opened.store.get([("jti", covered), ("sid", "x"), ("jti", away)])
-    assert ("jti", away) in reading.unread
-    assert first_covering(reading.found, Claims(jti=covered, sid="x"), reading.now) is not None
-
-
-async def _nothing_alone(opened: Opened, away: str) -> None:
-    begun = time.monotonic()
-    with pytest.raises(StoreUnavailable):
-        await opened.store.get([("jti", away)])
-    with pytest.raises(StoreUnavailable):
-        await opened.revoke(away)
-    assert time.monotonic() - begun < 2 * DEADLINE_SECONDS + 0.3
-
-
-async def _others_are_not_delayed(opened: Opened, live: list[str], lost: set[str]) -> None:
-    stuck = [asyncio.create_task(opened.store.get([("jti", value) for value in lost])) for _ in range(5)]
-    slowest = 0.0
-    for number in range(50):
-        begun = time.monotonic()
-        await opened.store.get([("jti", live[number % len(live)])])
-        slowest = max(slowest, time.monotonic() - begun)
-    assert slowest < 0.3
-    ended = await asyncio.gather(*stuck, return_exceptions=True)
-    assert all(isinstance(end, StoreUnavailable) for end in ended)
-
-
-async def _all_are_read(opened: Opened, values: list[str]) -> bool:
-    try:
-        return not await missing(opened, values)
-    except (StoreUnavailable, AssertionError):
+        return await opened.found(value) is not None
+    except StoreUnavailable:
         return False
 
 
 @clusters
 async def test_a_slot_that_nobody_serves(deployment: Deployment, opened: Opened) -> None:
-    """A key whose slot has no master is `unread`; keys of other slots are answered at once, those beside it too."""
+    """While our slot has no master, operations are StoreUnavailable; when it has one again, they succeed."""
     topology = deployment.cluster
     assert topology is not None
-    key = functools.partial(opened.store.keyspace.key, "jti")
-    orphaned = key_slot(key("orphan").encode())
-    slots = next(slots for slots, _nodes in await _shards(topology) if orphaned in slots)
-    beside = next(v for v in map(str, range(1000)) if key_slot(key(v).encode()) in set(slots) - {orphaned})
-    await opened.revoke(beside)
-    owner = await topology.master_of(key("orphan"))
+    await opened.revoke("a")
+    log = opened.store.keyspace.change_log
+    owner = await topology.master_of(log)
     for node in topology.nodes:
-        await node.command("CLUSTER", "DELSLOTS", orphaned)
+        await node.command("CLUSTER", "DELSLOTS", key_slot(log.encode()))
     try:
-        for _ in range(2):
-            both = asyncio.create_task(opened.store.get([("jti", beside), ("jti", "orphan")]))
-            await _others_are_not_delayed(opened, [beside], {"orphan"})
-            reading = await both
-            assert reading.unread == {("jti", "orphan")}
-            assert [record.value for record in reading.found] == [beside]
+        with pytest.raises(StoreUnavailable):
+            await opened.found("a")
     finally:
-        await owner.command("CLUSTER", "ADDSLOTS", orphaned)
+        await owner.command("CLUSTER", "ADDSLOTS", key_slot(log.encode()))
         await owner.command("CLUSTER", "BUMPEPOCH")
     for node in topology.nodes:
         await eventually(functools.partial(_serves_all_slots, node), "all slots served")
-
-    async def everything_is_read() -> bool:
-        return not (await opened.store.get([("jti", beside), ("jti", "orphan")])).unread
-
-    await eventually(everything_is_read, "the slot served")
-    await opened.revoke("orphan")
+    await eventually(functools.partial(_is_found, opened, "a"), "the record")
+    await opened.revoke("b")
 
 
 async def _serves_all_slots(node: Process) -> bool:

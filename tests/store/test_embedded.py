@@ -1,4 +1,4 @@
-"""The private Redis keeps what it acknowledged, is nobody else's, and lives exactly as long as the service."""
+"""The private Redis keeps what it acknowledged, is closed to other users, and lives exactly as long as the service."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 
 from revocation_service.errors import SettingsError
 from revocation_service.store.embedded import EmbeddedRedis
-from revocation_service.store.server_binary import Server, ServerVersion, find_server
+from revocation_service.store.server_binary import Server, find_server
 from tests.redis_processes import eventually
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -48,7 +48,7 @@ def _client(embedded: EmbeddedRedis) -> Redis:
 
 
 def _gone(pid: int) -> bool:
-    """Whether the process has ended; one that nobody has reaped yet has."""
+    """Return whether the process has ended; a zombie has."""
     try:
         state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -128,7 +128,7 @@ async def test_a_path_with_quotes_and_spaces_is_taken_as_it_is(tmp_path: pathlib
 
 
 async def test_the_password_is_in_no_command_line_and_no_environment(tmp_path: pathlib.Path) -> None:
-    """Whoever lists the processes does not see the password, and neither the log file nor the repr has it."""
+    """A list of processes does not show the password, and neither the log file nor the repr has it."""
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         process = pathlib.Path(f"/proc/{embedded.pid}")
         for content in (process / "cmdline", process / "environ", embedded.directory / "redis.log"):
@@ -155,7 +155,7 @@ async def test_a_second_service_on_the_directory_is_refused(tmp_path: pathlib.Pa
 
 
 async def test_the_directory_stays_locked_while_redis_outlives_the_service(tmp_path: pathlib.Path) -> None:
-    """Redis holds the lock too, so that no two servers ever write the same file."""
+    """Redis holds the lock too, so that no two servers write the same file."""
     first = EmbeddedRedis(tmp_path / "data")
     await first.start()
     try:
@@ -468,7 +468,7 @@ def test_without_the_package_a_server_on_path_is_used_if_it_is_new_enough(bare_m
     with pytest.raises(SettingsError, match=old):
         find_server(None)
     new = _fake_server(bare_machine / "redis-server", "6.2.0")
-    assert find_server(None) == Server(new, ServerVersion("Redis", (6, 2, 0)))
+    assert find_server(None) == Server(new, "Redis 6.2.0")
 
 
 def test_the_packaged_server_comes_before_those_on_path(

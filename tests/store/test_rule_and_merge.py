@@ -1,13 +1,14 @@
-"""The merge that Redis does in Lua is the merge of the client's model, on generated histories and on real Redis."""
+"""`merge.lua` merges as the client's model does, on generated histories and on a real Redis."""
 
 import asyncio
 import gc
 import itertools
+import json
 import math
 import random
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest_asyncio
 from hypothesis import Phase, given, settings, strategies as st
 
 from revocation_client.model import ClaimName, Claims, Revocation, covers, merge
-from revocation_service.store.redis import Put, Stored
+from revocation_service.store.records import merged_record
+from revocation_service.store.scripts import MERGE
+from revocation_service.store.store import Put, Stored
 from tests.redis_processes import standalone
 from tests.scale import scaled
 from tests.store.conftest import Opened, open_store
@@ -31,7 +34,7 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module", autouse=True)
 def no_long_collections() -> Iterator[None]:
-    """What hypothesis remembers of a campaign takes longer to search for garbage than a command to Redis may take."""
+    """Switch the garbage collector off: after a long campaign, a run takes longer than a command to Redis may."""
     gc.disable()
     yield
     gc.enable()
@@ -46,13 +49,23 @@ class Bench:
     raw: Any
 
     def fresh(self) -> str:
-        """A value that no other history has."""
+        """Return a value that no other history has."""
         return f"value-{next(numbers)}"
+
+    async def merge(self, record: Revocation) -> Stored:
+        """Have `merge.lua` merge a record as it stands, with its own `revoked_at`."""
+        claim, value, expires_at, revoked_at, cutoff, reason, revoked_by = record
+        put = Put(claim, value, None, None, cutoff, False, reason, revoked_by, expires_at)
+        keys, (shared, asked) = self.opened.store.merge_call([put])
+        asked = json.dumps(json.loads(asked) | {"revoked_at": revoked_at}).encode()
+        (reply,) = await MERGE.run(self.raw, keys, [shared, asked])
+        result = reply[0].decode()
+        return Stored(result, None if len(reply) == 1 else merged_record(claim, value, reply))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench() -> AsyncIterator[Bench]:
-    """One server for all the histories."""
+    """Start one server for all histories."""
     async with (
         standalone(config=["appendonly no"]) as server,
         open_store(server.url) as opened,
@@ -63,7 +76,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 @dataclass(frozen=True)
 class Handed:
-    """A record that is handed on as it stands; the times are offsets from the moment at which its history begins."""
+    """A record that is merged as it stands. Times are relative to the moment at which its history begins."""
 
     expires_after: float
     revoked_at: float
@@ -71,34 +84,21 @@ class Handed:
     reason: str | None
     revoked_by: str | None
 
-    def put(self, claim: ClaimName, value: str, now: float) -> Put:
-        """The request that hands it on."""
-        record = self.record(claim, value, now)
-        return Put(
-            claim,
-            value,
-            expires_at=record.expires_at,
-            revoked_at=record.revoked_at,
-            issued_before=record.issued_before,
-            reason=record.reason,
-            revoked_by=record.revoked_by,
-        )
-
     def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
-        """What it says by itself."""
+        """Return the record, for a history that begins now."""
         cutoff = None if self.cutoff_ago is None or claim == "jti" else now - self.cutoff_ago
         return Revocation(claim, value, now + self.expires_after, self.revoked_at, cutoff, self.reason, self.revoked_by)
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What an application wrote over the key; no life: for good."""
+    """What an application wrote over the key; without a life, it has no expiry."""
 
     value: bytes
     life_seconds: int | None
 
     def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
-        """What it counts as."""
+        """Return what it counts as."""
         return Revocation(claim, value, None if self.life_seconds is None else now + self.life_seconds, None)
 
 
@@ -124,11 +124,11 @@ claims = st.sampled_from(["jti", "sid", "sub", "client_id"])
 
 
 async def live(bench: Bench, claim: ClaimName, value: str, history: Sequence[Step], now: float) -> list[Stored | None]:
-    """Do the steps one after another."""
+    """Do the steps on Redis, one after another."""
     stored: list[Stored | None] = []
     for step in history:
         if isinstance(step, Handed):
-            stored.append(await bench.opened.store.put(step.put(claim, value, now)))
+            stored.append(await bench.merge(step.record(claim, value, now)))
         else:
             key = bench.opened.store.keyspace.key(claim, value)
             await bench.raw.set(key, step.value, ex=step.life_seconds)
@@ -137,7 +137,7 @@ async def live(bench: Bench, claim: ClaimName, value: str, history: Sequence[Ste
 
 
 def told(claim: ClaimName, value: str, history: Sequence[Step], now: float) -> list[tuple[str | None, Revocation]]:
-    """The result and the record after each step, by the pure merge alone."""
+    """Return the result and the record after each step, by the pure merge alone."""
     states: list[tuple[str | None, Revocation]] = []
     for step in history:
         record = step.record(claim, value, now)
@@ -152,7 +152,7 @@ def told(claim: ClaimName, value: str, history: Sequence[Step], now: float) -> l
 
 
 def result_of(before: Revocation, record: Revocation) -> str:
-    """Whether the record revokes any token that was not revoked."""
+    """Return `revoked` if the record covers a token that was not covered before."""
     if before.issued_before is None:
         return "already_revoked"
     covers_more = record.issued_before is None or record.issued_before > before.issued_before
@@ -160,7 +160,7 @@ def result_of(before: Revocation, record: Revocation) -> str:
 
 
 def same(found: Revocation | None, expected: Revocation) -> bool:
-    """Equal; where the end is that of a foreign key, which Redis counted from its own now, within two seconds."""
+    """Return whether they are equal, apart from two seconds where Redis counted the end of a foreign key."""
     if found is None or found.expires_at is None or expected.expires_at is None:
         return found == expected
     close = abs(found.expires_at - expected.expires_at) <= 2
@@ -212,9 +212,9 @@ async def test_order_and_simultaneity_make_no_difference(
 
     async def check(claim: ClaimName, history: list[Handed]) -> None:
         value = bench.fresh()
-        puts = [step.put(claim, value, now) for step in (*history, *history[::2])]
-        dice.shuffle(puts)
-        await asyncio.gather(*map(bench.opened.store.put, puts))
+        records = [step.record(claim, value, now) for step in (*history, *history[::2])]
+        dice.shuffle(records)
+        await asyncio.gather(*map(bench.merge, records))
         expected = reduce(merge, [step.record(claim, value, now) for step in history])
         assert await bench.opened.found(value, claim) == expected, history
 
@@ -278,11 +278,12 @@ async def test_no_put_un_revokes(
 @pytest.mark.parametrize("field", ["reason", "revoked_by"])
 async def test_a_tie_is_broken_alike(bench: Bench, field: str, first: str | None, second: str | None) -> None:
     """Of two requests of the same moment the same one counts as the first, whichever came first to Redis."""
-    common: dict[str, Any] = {"revoked_at": 5.0, "expires_at": time.time() + 60, "reason": "common"}
+    common = Revocation("jti", "", time.time() + 60, 5.0, reason="common")
     for order in ((first, second), (second, first)):
         value = bench.fresh()
         for text in order:
-            await bench.opened.store.put(Put("jti", value, **common | {field: text}))
+            its_own: dict[str, Any] = {"value": value, field: text}
+            await bench.merge(common._replace(**its_own))
         assert getattr(await bench.opened.found(value), field) == first
 
 
@@ -293,20 +294,17 @@ async def test_numbers_survive_exactly(bench: Bench) -> None:
     for _ in range(scaled(300, 20_000)):
         value = bench.fresh()
         revoked_at = math.ldexp(dice.random(), dice.randrange(-20, 60))
-        put = Put("sub", value, revoked_at=revoked_at, expires_at=now + 50 + dice.random() * 1e6)
-        put = replace(put, issued_before=now - dice.random() * 1e6)
-        stored = await bench.opened.store.put(put)
-        assert stored.record is not None
-        record = stored.record
-        assert (record.revoked_at, record.expires_at) == (put.revoked_at, put.expires_at)
-        assert record.issued_before == put.issued_before
+        record = Revocation("sub", value, now + 50 + dice.random() * 1e6, revoked_at, now - dice.random() * 1e6)
+        assert (await bench.merge(record)).record == record
+        assert await bench.opened.found(value, "sub") == record
 
 
-async def test_a_record_that_was_handed_on_too_late_is_not_stored(bench: Bench) -> None:
+async def test_a_record_that_has_ended_is_not_stored(bench: Bench) -> None:
     """A record whose end has passed on Redis' clock is `expired`, and leaves what is stored alone."""
     value, now = bench.fresh(), time.time()
-    assert (await bench.opened.store.put(Put("jti", value, revoked_at=1.0, expires_at=now - 1))).result == "expired"
+    ended, live = Revocation("jti", value, now - 1, 1.0), Revocation("jti", value, now + 60, 2.0)
+    assert (await bench.merge(ended)).result == "expired"
     assert await bench.opened.found(value) is None
-    stored = await bench.opened.store.put(Put("jti", value, revoked_at=2.0, expires_at=now + 60))
-    assert (await bench.opened.store.put(Put("jti", value, revoked_at=1.0, expires_at=now - 1))).result == "expired"
-    assert await bench.opened.found(value) == stored.record
+    assert (await bench.merge(live)).record == live
+    assert (await bench.merge(ended)).result == "expired"
+    assert await bench.opened.found(value) == live

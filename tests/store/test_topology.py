@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import pathlib
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -39,9 +40,11 @@ from tests.redis_processes import (
     tls_front,
 )
 from tests.store.conftest import Proxy
-from tests.store.test_connect import BAD_URLS, ESCAPED, PASSWORD
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PASSWORD = "p@ss:w/rd%2F?#[é] +&="
+ESCAPED = quote(PASSWORD, safe="")
 
 DEADLINE_SECONDS = 1.0
 SLACK_SECONDS = 0.5
@@ -158,10 +161,50 @@ async def test_options_of_an_application_change_no_promise(guarded: Process) -> 
             guarded.thaw()
 
 
-@pytest.mark.parametrize(
-    "url",
-    [*BAD_URLS, "redis://localhost?queue_class=1", "redis://localhost?retry=1", "redis+unknown://a:1/main"],
-)
+BAD_URLS = [
+    "redis://localhost:port/0",
+    "redis://localhost:99999/0",
+    "redis://a:1,b:2/0",
+    "redis://[::1/0",
+    "redis://localhost/first",
+    "redis://localhost?db=first",
+    "redis://localhost?socket_timeout=soon",
+    "redis://localhost?max_connections=-1",
+    "redis://localhost?no_such_option=1",
+    "redis://localhost?names=1",
+    "redis://localhost?connection_class=1",
+    "redis://:p?w@localhost",
+    "unix:///run/redis.sock?no_such_option=1",
+    "rediss://localhost?ssl_cert_reqs=perhaps",
+    "rediss://localhost?ssl_ca_certs=/no/such/file",
+    "rediss://localhost?ssl_no_such_option=1",
+    "redis+sentinel://localhost:26379",
+    "redis+sentinel://localhost:26379/",
+    "redis+sentinel://localhost:26379/?db=1",
+    "redis+sentinel://localhost:26379/main/1",
+    "redis+sentinel://localhost/main",
+    "redis+sentinel://localhost:26379,other/main",
+    "redis+sentinel://localhost:port/main",
+    "redis+sentinel:///main",
+    "redis+sentinel://a:1/main?no_such_option=1",
+    "redis+sentinel://a:1,/main",
+    "redis+cluster://localhost",
+    "redis+cluster://a:1,b",
+    "redis+cluster://a:1,b:99999",
+    "redis+cluster:///",
+    "redis+cluster://a:1/1",
+    "redis+cluster://a:1/main",
+    "redis+cluster://a:1?no_such_option=1",
+    "redis+cluster://a:1?names=1",
+    "rediss+cluster://a:1?ssl_ca_certs=/no/such/file",
+    "redis+cluster://:p?w@a:1",
+    "redis://localhost?queue_class=1",
+    "redis://localhost?retry=1",
+    "redis+unknown://a:1/main",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
 async def test_a_wrong_url_is_a_settings_error(url: str) -> None:
     """It names the variable, on one line, and holds neither the URL nor a password."""
     with pytest.raises(SettingsError) as error:
@@ -386,9 +429,11 @@ async def test_a_majority_is_one_of_the_configured_sentinels(watched: SentinelSe
         first.freeze()
         try:
             assert await made.majority_names(master)
+            assert await made.is_undisputed(master)
             second.freeze()
             began = time.monotonic()
             assert not await made.majority_names(master)
+            assert not await made.is_undisputed(master)
             made.forget(master)
             assert await made.master() is master
             assert time.monotonic() - began < 2 * ASK_SECONDS + SLACK_SECONDS
@@ -432,8 +477,33 @@ async def test_a_failover_of_sentinel_leads_to_the_new_master(watched: SentinelS
         with pytest.raises(StopIteration):  # returned without waiting: forgetting a former master starts no search
             made.master().send(None)
         assert not await made.majority_names(former)
+        assert not await made.is_undisputed(former)
         await eventually(lambda: made.majority_names(master), "a majority")
         await killed.start()
+
+
+async def test_a_master_is_disputed_before_its_successor_is_promoted(watched: SentinelSet) -> None:
+    """The sentinel that fails over says so at once; the former master, which lives, may take writes for seconds."""
+    for node in watched.nodes:
+        await eventually(functools.partial(_in_place, node), "two replicas that follow")
+    async with opened(watched.url) as made:
+        former = await watched.master()
+        master = await made.master()
+        assert await port_of(made) == former.port
+        await eventually(lambda: made.is_undisputed(master), "sentinels that agree")
+
+        async def begun() -> bool:
+            return bool(await watched.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE_NAME) == "OK")
+
+        await eventually(begun, "a failover")
+        assert not await made.is_undisputed(master)
+        await watched.new_master(former)
+
+
+async def _in_place(node: Process) -> bool:
+    state = await node.info("replication")
+    expected = ("connected_slaves", 2) if state["role"] == "master" else ("master_link_status", "up")
+    return expected in state.items()
 
 
 async def test_sentinels_may_have_their_own_password(watched: SentinelSet) -> None:
@@ -441,7 +511,7 @@ async def test_sentinels_may_have_their_own_password(watched: SentinelSet) -> No
     for each in watched.sentinels:
         await each.command("ACL", "SETUSER", "default", "resetpass", f">{PASSWORD}")
     try:
-        async with opened(f"{watched.url}?sentinel_password={quote(PASSWORD, safe='')}") as made:
+        async with opened(f"{watched.url}?sentinel_password={ESCAPED}") as made:
             assert await made.majority_names(await made.master())
             await ping(made)
         async with opened(watched.url) as made:

@@ -3,20 +3,18 @@
 import asyncio
 import contextlib
 import pathlib
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
 
-from revocation_service.doubt import WATCH_SECONDS
 from tests.redis_processes import Process, SentinelSet, eventually, sentinel, standalone
 from tests.system.mirrors import Application, Line, application, key_of, line_to, nth, pieces, token_of
 from tests.system.service_process import Answer, ServiceProcess, ask, ending
 
 STALE_SECONDS: Final = 3.0
-"""`max_staleness_seconds` of the application and of the service; whoever is in step is up to 2 s old at times."""
+"""`max_staleness_seconds` of the application and of the service. A mirror in sync is up to 2 s old at times."""
 
 BACK_SECONDS: Final = 60.0
 """For what only must not hang: a follower may pause for 5 s, twice, and the machine is busy."""
@@ -42,8 +40,6 @@ class World:
     """Between the application and the first instance."""
     app: Application
     http: aiohttp.ClientSession
-    sure_at: float
-    """From then on both instances know that nobody owed them anything when they came; on the monotonic clock."""
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -93,13 +89,12 @@ async def world_in(directory: pathlib.Path, *, replicated: bool) -> AsyncIterato
         )
         await stack.enter_async_context(ending(one, other))
         await asyncio.gather(one.start(), other.start())
-        sure_at = time.monotonic() + WATCH_SECONDS + 1
         to_one = await stack.enter_async_context(line_to(one.port))
         app = await stack.enter_async_context(application(f"http://127.0.0.1:{to_one.port}", STALE_SECONDS))
         connector = aiohttp.TCPConnector(limit=0)
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
         http = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, timeout=timeout))
-        yield World(redis, one, other, to_redis, to_one, app, http, sure_at)
+        yield World(redis, one, other, to_redis, to_one, app, http)
 
 
 async def make_known(world: World, numbers: range) -> None:
@@ -136,13 +131,8 @@ async def _entries(world: World, service: ServiceProcess) -> float:
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("revocation_mirror_entries "))
 
 
-async def at_rest(world: World) -> bool:
-    """Whether they are in step, and no instance is so new that it would doubt a Redis that is emptied now."""
-    return time.monotonic() >= world.sure_at and await in_step(world)
-
-
 async def in_step(world: World) -> bool:
-    """Whether application and instances are as they are while all is well."""
+    """Return whether application and instances are as they are while all is well."""
     said = await world.app.ask(UNKNOWN)
     ready = [await asked(world.http, "GET", f"{each.url}/readyz") for each in (world.one, world.other)]
     return said.source == "mirror" and all(

@@ -1,4 +1,4 @@
-"""The outages: how each begins and ends, and what is answered meanwhile. The table that README has."""
+"""The outages: how each begins and ends, and what is answered meanwhile: the outage matrix of docs/guarantees.md."""
 
 import asyncio
 import shutil
@@ -280,7 +280,7 @@ HEAD: Final = (
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows in the form in which README has them."""
+    """Return the rows in the form that docs/guarantees.md has."""
     lines = [HEAD, tuple("---" for _ in HEAD), *map(_cells, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

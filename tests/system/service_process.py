@@ -19,6 +19,7 @@ import aiohttp
 
 from revocation_service.store.embedded_child import dying_with_parent
 from tests.redis_processes import HOST, eventually, free_port
+from tests.settled import settle_url
 
 START_SECONDS = 40.0
 END_SECONDS = 20.0
@@ -101,7 +102,14 @@ class ServiceProcess:
         return inherited | own | dict(self.settings)
 
     async def start(self, probe: str = "/readyz") -> None:
-        """Start the process and wait until a probe answers 200 (`/healthz`: also without a store)."""
+        """Start the process and wait until a probe answers 200 (`/healthz`: also without a store).
+
+        At the first start Redis is made one on which services have been running. Each start on a new one would
+        take three seconds otherwise; what is true then is in tests/replication/test_newcomers.py.
+        """
+        url = self.settings.get("REVOCATION_REDIS_URL", "")
+        if self._popen is None and url.startswith("redis://"):
+            await settle_url(url, self.settings.get("REVOCATION_KEY_PREFIX", ""))
         self.spawn()
         await self.until(probe)
 

@@ -61,9 +61,9 @@ async def test_nothing_that_was_acknowledged_is_lost(tmp_path: pathlib.Path, rec
         assert len(ledger) == REVOCATIONS
         assert [line for watch in watches for line in watch.wrong] == []
         assert [watch.missing() for watch in watches] == [[]] * MIRRORS
-        refilled = [await _refilled(http, service) for service in services]
-        assert sum(refilled) > 0
-        record_property("refilled", refilled)
+        restored = [await _restored(http, service) for service in services]
+        assert sum(restored) > 0
+        record_property("restored", restored)
         record_property("repeated", ledger.tries)
         record_property("latest_no_seconds", round(max(watch.latest_no for watch in watches), 3))
         record_property("slowest_seconds", round(max(watch.slowest for watch in watches), 3))
@@ -102,7 +102,7 @@ async def _all_there(
     return [await all_revoked(http, service, ledger.named) for service in services] == [REVOCATIONS] * 2
 
 
-async def _refilled(http: aiohttp.ClientSession, service: ServiceProcess) -> float:
+async def _restored(http: aiohttp.ClientSession, service: ServiceProcess) -> float:
     text = str((await ask(http, "GET", f"{service.url}/metrics")).body)
-    name = "revocation_mirror_refilled_total "
+    name = "revocation_restored_total "
     return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(name))

@@ -165,7 +165,10 @@ async def _all_are_in_record_and_log(
     assert wanted <= {(entry["claim"], entry["value"]) for entry in entries}
     records = {_key(claim, value) for claim, value in wanted}
     assert records <= left.keys()
-    assert {key for key, milliseconds in left.items() if milliseconds <= 0} == {"token_revocations:log"}
+    assert {key for key, milliseconds in left.items() if milliseconds <= 0} == {
+        "token_revocations:log",
+        "token_revocations:state",
+    }
 
 
 def _key(claim: str, value: str) -> str:

@@ -72,7 +72,7 @@ async def test_what_is_in_flight_is_finished(
         async with serving(tmp_path, settings) as service:
             warm_up = ({"jti": f"warm-up-{number}", "expires_in": 600} for number in range(8))
             await asyncio.gather(*(ask(http, "POST", f"{service.url}/revoke", body) for body in warm_up))
-            proxy.delay_seconds = 0.2  # a revocation takes two round trips, on connections that are there
+            proxy.delay_seconds = 0.3  # on connections that are there
             proxy.asked.clear()
             revoking = asyncio.create_task(
                 ask(http, "POST", f"{service.url}/revoke", {"jti": "held-up", "expires_in": 600})
@@ -85,7 +85,7 @@ async def test_what_is_in_flight_is_finished(
             began = time.monotonic()
             service.signal(stop)
             assert ((await revoking).status, (await checking).status) == (200, 200)
-            assert (await revoking).seconds > 0.4
+            assert (await revoking).seconds > 0.3
             await _ends_well(service, began)
         assert await server.command("EXISTS", "token_blacklist:held-up") == 1
 

@@ -1,4 +1,4 @@
-"""The names of the keys, and what they tell."""
+"""Names of keys are built and read back."""
 
 from hypothesis import given, settings, strategies as st
 

@@ -130,7 +130,7 @@ def test_the_services_wheel_has_the_service_and_nothing_else(wheels: dict[str, W
     assert "revocation_service/py.typed" in found
     assert {path for path in found if path.endswith(".lua")} >= {
         "revocation_service/store/lua/get.lua",
-        "revocation_service/store/lua/put.lua",
+        "revocation_service/store/lua/merge.lua",
     }
 
 
@@ -151,10 +151,10 @@ def test_the_services_wheel_works_by_itself(wheels: dict[str, Wheel]) -> None:
     said = _from_wheels(
         wheels.values(),
         """
-import revocation_service.store.node as node
+import revocation_service.store.scripts as scripts
 from revocation_service.cli import main
-assert any(node.__file__.startswith(path) for path in sys.path[:2]), node.__file__
-print(len(node.GET.source), len(node.PUT.source))
+assert any(scripts.__file__.startswith(path) for path in sys.path[:2]), scripts.__file__
+print(len(scripts.GET.source), len(scripts.MERGE.source))
 main(["new-key", "somebody", "check"])
 """,
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.redis_processes import Process
+from tests.settled import settle
 from tests.unit.reencodings import SECRET, issuer
 from tests.web.serving import ANSWER_SECONDS, Raw, request_bytes, talk_to, variables
 
@@ -95,6 +96,7 @@ def spawned(redis: Process, output: Path, given: dict[str, str]) -> Iterator[Tar
     """`serve` with logs at level debug; it has to end well at SIGTERM, silent to its end."""
     environment = {"PATH": os.environ["PATH"]} | variables(redis, PORT="0", LOG_LEVEL="debug", **given)
     command = [sys.executable, "-m", "revocation_service", "serve"]
+    asyncio.run(_settle(redis, environment["REVOCATION_KEY_PREFIX"]))
     with output.open("wb") as log, subprocess.Popen(command, env=environment, stdout=log, stderr=log) as process:
         try:
             port = _listening_port(process, output)
@@ -106,6 +108,11 @@ def spawned(redis: Process, output: Path, given: dict[str, str]) -> Iterator[Tar
             target.assert_silent(since_start=True)
         finally:
             process.kill()
+
+
+async def _settle(redis: Process, prefix: str) -> None:
+    async with redis.client() as client:
+        await settle(client, prefix)
 
 
 def _listening_port(process: "subprocess.Popen[bytes]", output: Path) -> int:

@@ -21,6 +21,7 @@ from revocation_service.settings import Settings, load
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.web.app import runner
 from tests.redis_processes import Process
+from tests.settled import settle
 
 ANSWER_SECONDS: Final = 30.0
 """Only catches what hangs."""
@@ -168,7 +169,7 @@ async def serving(server: Process, host: str = "127.0.0.1", **given: str) -> Asy
     """The service as `serve` runs it, on a free port of `host`, which the settings need not allow."""
     settings = load(variables(server, **given)).settings
     server_runner = runner(settings)
-    await _followed_before(server, settings.store.key_prefix)
+    await _settled(server, settings.store.key_prefix)
     await server_runner.setup()
     try:
         await web.TCPSite(server_runner, host, 0).start()
@@ -183,11 +184,10 @@ async def serving(server: Process, host: str = "127.0.0.1", **given: str) -> Asy
         await server_runner.cleanup()
 
 
-async def _followed_before(server: Process, prefix: str) -> None:
-    """Have it look as if services had used it before: on a new store each would listen for others at its start."""
+async def _settled(server: Process, prefix: str) -> None:
     with contextlib.suppress(RedisError, OSError, TimeoutError):
-        async with asyncio.timeout(1):
-            await server.command("SET", Keyspace(prefix).mark(0), "the mark of before", "NX", "EX", 3600)
+        async with asyncio.timeout(1), server.client() as client:
+            await settle(client, prefix)
 
 
 def _reachable(host: str) -> str:

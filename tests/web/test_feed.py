@@ -404,7 +404,7 @@ async def test_streams_and_the_mirror_are_measured(feeding: Service) -> None:
     assert await feeding.metric('revocation_feed_streams_ended_total{reason="left"}') == 3
     await eventually(lambda: _is(feeding, "revocation_mirror_entries", 1), "one revocation in the mirror")
     assert 0 < await feeding.metric("revocation_mirror_age_seconds") < 3
-    assert await feeding.metric('revocation_mirror_rescans_total{reason="start"}') == 1
+    assert await feeding.metric('revocation_mirror_scans_total{reason="start"}') == 1
     assert await feeding.metric("revocation_mirror_lag_seconds_count") >= 1
 
 

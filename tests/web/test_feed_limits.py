@@ -1,4 +1,4 @@
-"""`GET /feed` in need: too many, too slow, at full speed, at the end, and with what no follower of ours would send."""
+"""`GET /feed` under stress: too many or too slow subscribers, full speed, shutdown, and requests of foreign clients."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import math
 import socket
 import struct
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Final
 
 import pytest
@@ -17,6 +17,7 @@ from revocation_client.feed import (
     EVENT_MAX_REVOCATIONS,
     PART_REVOCATIONS,
     Change,
+    Event,
     Heartbeat,
     Parser,
     Reset,
@@ -25,28 +26,23 @@ from revocation_client.feed import (
     decode,
     encode,
 )
+from revocation_client.mirror import Mirror
 from revocation_client.model import Revocation
-from revocation_service.feed import (
-    QUEUE_MAX_BYTES,
-    SNAPSHOT_SHARED_SECONDS,
-    TELL_MAX_EVENTS,
-    WAKE_AT_ONCE,
-    Feed,
-    Snapshot as MadeSnapshot,
-    Stream,
+from revocation_service.broadcaster import (
+    CHUNK_MAX_BYTES,
+    WRITERS_PER_TURN,
+    Broadcaster,
+    Snapshot as SharedSnapshot,
+    Source,
+    Subscription,
 )
-from revocation_service.reader import Reader
-from revocation_service.ring import RING_MAX_BYTES, cost
-from revocation_service.settings import MirrorSettings, load
-from revocation_service.store.changes import Changes
-from revocation_service.store.connect import connect
-from revocation_service.store.redis import Store
+from revocation_service.replay_buffer import REPLAY_MAX_BYTES
 from revocation_service.telemetry import Metrics
 from revocation_service.web.feed import WRITE_SECONDS
-from revocation_service.web.state import FEED, TRAFFIC
+from revocation_service.web.state import BROADCASTER, TRAFFIC
 from tests.redis_processes import Process, eventually, standalone
 from tests.scale import scaled
-from tests.web.serving import ANSWER_SECONDS, API_KEYS, Service, Start, request_bytes, serving, talk, variables
+from tests.web.serving import ANSWER_SECONDS, API_KEYS, Service, Start, request_bytes, serving, talk
 from tests.web.test_feed import Follower, following, in_step, is_synced
 
 FOLLOW: Final = request_bytes("GET /feed HTTP/1.1")
@@ -90,12 +86,12 @@ def long_values(size: int) -> list[str]:
 
 
 async def followers(service: Service, count: int) -> bool:
-    """Whether so many follow."""
+    """Return whether there are so many subscribers."""
     return await service.metric("revocation_feed_subscribers") == count
 
 
 class Deaf:
-    """One who asks for the feed and reads nothing of it, until he is asked what is there."""
+    """A subscriber that asks for the feed and reads nothing of it before `rest`."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -113,7 +109,7 @@ class Deaf:
         self._socket.close()
 
     async def rest(self) -> bytes:
-        """All that is there until the end of the connection, which has come or is near."""
+        """Read to the end of the connection."""
         read = bytearray()
         with contextlib.suppress(ConnectionError):
             while some := await asyncio.get_running_loop().sock_recv(self._socket, 1 << 20):
@@ -122,66 +118,129 @@ class Deaf:
 
 
 class Told:
-    """A follower that takes one piece of its stream at a time."""
+    """A subscriber that takes one chunk of its stream at a time."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._stream = feed.follow(None)
-        self._pieces = self._stream.pieces()
+    def __init__(self, broadcaster: Broadcaster, cursor: str | None = None) -> None:
+        self._broadcaster = broadcaster
+        self._subscription = broadcaster.subscribe(cursor)
+        self._chunks = self._subscription.chunks()
         self._parser = Parser()
+        self._events: list[Event] = []
+
+    async def event(self) -> Event:
+        """Return the next event. Raises StopAsyncIteration at the end of the stream."""
+        while not self._events:
+            messages = self._parser.feed(await anext(self._chunks))
+            self._events += [event for event, _unknown in map(decode, messages) if event is not None]
+        return self._events.pop(0)
+
+    async def rest(self) -> list[Event]:
+        """Return all events to the end of the stream."""
+        events = []
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                events.append(await self.event())
+        return events
 
     async def part(self) -> Snapshot | Synced | Reset:
-        """The next part of the snapshot, or what comes instead of it."""
-        async for piece in self._pieces:
-            for event, _unknown in map(decode, self._parser.feed(piece)):
-                if isinstance(event, Snapshot | Synced | Reset):
-                    return event
-        raise AssertionError("the stream ended, and did not say so")
+        """Return the next part of the snapshot, or what comes instead of it."""
+        while not isinstance(event := await self.event(), Snapshot | Synced | Reset):
+            pass
+        return event
 
     async def all(self) -> set[str]:
-        """What the rest of the snapshot says."""
+        """Return the values in the rest of the snapshot."""
         told: set[str] = set()
         while isinstance(part := await self.part(), Snapshot):
             told |= {one.value for one in part.revocations}
         assert isinstance(part, Synced)
         return told
 
-    async def change(self) -> None:
-        """Read on, up to a change."""
-        async for piece in self._pieces:
-            if any(isinstance(decode(message).event, Change) for message in self._parser.feed(piece)):
-                return
+    async def changes(self, number: int) -> list[str]:
+        """Return the values of the next changes, at least so many."""
+        told: list[str] = []
+        while len(told) < number:
+            event = await self.event()
+            told += [one.value for one in event.revocations] if isinstance(event, Change) else []
+        return told
 
     async def leave(self) -> None:
         """Read no more."""
-        await self._pieces.aclose()
-        self._stream.close()
+        await self._chunks.aclose()
+        self._broadcaster.unsubscribe(self._subscription)
+
+
+class Breaking(Mirror):
+    """A mirror that runs out of memory after some of its entries."""
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self._entries = entries
+
+    def entries(self, now: float) -> Iterator[Revocation]:
+        """Yield some entries, and raise."""
+        for number in range(self._entries):
+            yield Revocation("jti", f"{number}", now, None)
+        raise MemoryError
+
+
+NOW: Final = 1_900_000_000.0
+"""A time at which everything lives, in epoch seconds."""
+
+
+class Learning:
+    """A source whose mirror learns what a test says."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.mirror = Mirror(whole_values=True)
+        self.complete = True
+        self._listeners: list[Callable[[list[Revocation]], None]] = []
+        self.learn(*values)
+
+    def learn(self, *values: str) -> None:
+        """Learn that these tokens are revoked."""
+        new = [Revocation("jti", value, 2_000_000_000.0, None) for value in values]
+        for each in new:
+            self.mirror.add(each, NOW)
+        for listener in self._listeners:
+            listener(new)
+
+    def told(self) -> Iterator[Revocation]:
+        """Return all that it learned."""
+        return self.mirror.entries(NOW)
+
+    def feeds(self) -> bool:
+        """Return True."""
+        return True
+
+    def staleness(self) -> float:
+        """Return 0: what was learned is all there is."""
+        return 0.0
+
+    def subscribe(self, listener: Callable[[list[Revocation]], None]) -> Callable[[], None]:
+        """Call the listener in `learn`."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
 
 
 @contextlib.asynccontextmanager
-async def feed_of(redis: Process, held: list[str], clock: Callable[[], float]) -> AsyncIterator[tuple[Feed, Reader]]:
-    """A feed whose mirror holds these, and is in step, by a clock of its own."""
-    settings, metrics = load(variables(redis)).settings, Metrics()
-    async with contextlib.AsyncExitStack() as stack:
-        store = Store(connect(settings.store), settings.store, settings.limits, metrics)
-        stack.push_async_callback(store.aclose)
-        reader = Reader(Changes(store), MirrorSettings(), metrics)
-        for value in held:
-            reader.add_own(Revocation("jti", value, time.time() + 600, None))
-        reader.synced, reader.doubt.doubtful = True, False
-        feed = Feed(reader, 1_000, metrics, clock)
-        await feed.start()
-        stack.push_async_callback(feed.aclose)
-        yield feed, reader
+async def broadcasting(source: Source) -> AsyncIterator[Broadcaster]:
+    """A broadcaster of this source, closed at the end."""
+    broadcaster = Broadcaster(source, 1_000, Metrics())
+    async with asyncio.timeout(ANSWER_SECONDS):
+        try:
+            yield broadcaster
+        finally:
+            await broadcaster.aclose()
 
 
-def snapshots_held() -> int:
-    """How many parts of snapshots this process holds, in snapshots of the service's."""
-    gc.collect()
-    return sum(1 for each in gc.get_objects() if isinstance(each, MadeSnapshot) and each._parts)
+def snapshots_in_memory() -> int:
+    """Count the snapshots that this process holds. Without a garbage collection: they must be freed at once."""
+    return sum(1 for each in gc.get_objects() if isinstance(each, SharedSnapshot))
 
 
 async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
-    """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After; room again when somebody is cut off."""
+    """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After, until a subscriber is cut off."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="2"))
     _reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(FOLLOW)
@@ -198,18 +257,18 @@ async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
         await follower.until(is_synced)
 
 
-async def test_nobody_may_follow_where_none_is_allowed(start: Start) -> None:
-    """FEED_MAX_SUBSCRIBERS=0 is a service without a feed; its other answers are as ever."""
+async def test_no_subscriber_is_accepted_where_none_is_allowed(start: Start) -> None:
+    """FEED_MAX_SUBSCRIBERS=0 is a service without a feed; its other answers are as before."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="0"))
     assert (await service.get("/feed")).problem == "too_many_subscribers"
     assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
 
 
-async def test_one_who_is_too_slow_is_cut_off_and_his_neighbour_is_not(flooded: Service) -> None:
-    """More waits for him than the bound: he is ended, long before a write would time out; the other gets all."""
+async def test_a_subscriber_that_is_too_slow_is_cut_off_and_its_neighbour_is_not(flooded: Service) -> None:
+    """More waits for it than the bound, so it is ended long before a write would time out; the other gets all."""
     async with Deaf(flooded.port) as deaf, following(flooded) as follower:
         await asyncio.gather(follower.until(is_synced), eventually(lambda: followers(flooded, 2), "both"))
-        values, began = long_values(QUEUE_MAX_BYTES + SOCKETS_BYTES), time.monotonic()
+        values, began = long_values(REPLAY_MAX_BYTES + SOCKETS_BYTES), time.monotonic()
         cut = eventually(lambda: followers(flooded, 1), "the end of the deaf one")
         await asyncio.gather(flood(flooded, values), cut, follower.until_told(*values))
         assert time.monotonic() - began < WRITE_SECONDS
@@ -223,7 +282,7 @@ async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
     async with following(flooded) as follower:
         await follower.until(is_synced)
         old = follower.cursor
-        values = long_values(RING_MAX_BYTES + (1 << 20))
+        values = long_values(REPLAY_MAX_BYTES + (1 << 20))
         await asyncio.gather(flood(flooded, values), follower.until_told(*values))
     async with following(flooded, old) as back, following(flooded, follower.cursor) as late:
         await asyncio.gather(back.until(is_synced), late.until(is_synced))
@@ -232,135 +291,150 @@ async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
     assert late.names[:2] == ["Heartbeat", "Synced"]
 
 
-async def test_what_waits_for_a_follower_is_bounded() -> None:
-    """A stream takes no more than its bound: then all that waited is dropped, and the end is all that is told."""
+async def test_a_subscriber_whose_changes_were_dropped_is_told_only_to_resync() -> None:
+    """Once the buffer drops the first change that it lacks, it gets no later one, and its neighbour gets all."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        slow, quick = Told(broadcaster), Told(broadcaster)
+        await slow.all()
+        await quick.all()
+        learned: list[str] = []
+        while broadcaster.buffer.start == 0:
+            learned.append(f"{len(learned):06}{'x' * 250}")
+            source.learn(learned[-1])
+            if len(learned) % 1000 == 0:
+                assert await quick.changes(1000) == learned[-1000:]
+        assert await quick.changes(len(learned) % 1000) == learned[len(learned) // 1000 * 1000 :]
+        assert [event for event in await slow.rest() if not isinstance(event, Heartbeat)] == [Reset("too_slow")]
 
-    async def opening(_stream: Stream) -> AsyncGenerator[bytes, None]:
-        yield b"the beginning"
 
-    stream, event, taken = Stream(opening, lambda _: None, []), b"x" * 65_536, 0
-    while stream.ended is None:
-        stream.push(event)
-        taken += cost(event)
-    assert taken - cost(event) <= QUEUE_MAX_BYTES < taken
-    stream.push(event)
-    assert [piece async for piece in stream.pieces()] == [encode(Reset("too_slow"))]
+async def test_a_blocked_subscriber_is_ended_without_reading() -> None:
+    """`on_end` is called within a heartbeat of the loss, though the subscriber asks for nothing."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        subscription = broadcaster.subscribe(None)
+        ended = asyncio.Event()
+        subscription.on_end = ended.set
+        while broadcaster.buffer.start == 0:
+            source.learn(f"{broadcaster.buffer.end:06}{'x' * 250}")
+        await ended.wait()
+        assert subscription.ended == "too_slow"
 
 
-async def test_others_have_their_turn_while_many_followers_are_told(redis: Process) -> None:
-    """Of many, some are written to in one turn of the event loop, and in the end all, each once."""
+async def test_others_have_their_turn_while_many_subscribers_are_told() -> None:
+    """In one iteration of the event loop a bounded number is written to, of a snapshot and of changes; all get all."""
+    written: list[int] = []
     synced: list[int] = []
     told: list[int] = []
 
-    async def follow(stream: Stream, number: int) -> None:
-        async with contextlib.aclosing(stream.pieces()) as pieces:
-            async for piece in pieces:
-                synced.extend([number] * piece.count(b"event: synced"))
-                told.extend([number] * piece.count(b"event: change"))
+    async def read(subscription: Subscription, number: int) -> None:
+        async with contextlib.aclosing(subscription.chunks()) as chunks:
+            async for chunk in chunks:
+                written.append(number)
+                synced.extend([number] * chunk.count(b"event: synced"))
+                told.extend([number] * chunk.count(b'"told"'))
 
-    async with feed_of(redis, [], time.monotonic) as (feed, reader):
-        number = 3 * WAKE_AT_ONCE + 1
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(follow(feed.follow(None), each)) for each in range(number)]
-            turns = []
-            async with asyncio.timeout(ANSWER_SECONDS):
-                while len(synced) < number:
-                    await asyncio.sleep(0)
-                reader.add_own(Revocation("jti", "told", time.time() + 600, None))
-                while len(told) < number:
-                    before = len(told)
-                    await asyncio.sleep(0)
-                    turns.append(len(told) - before)
-            for task in tasks:
-                task.cancel()
-        assert max(turns) <= WAKE_AT_ONCE
-        assert sorted(told) == list(range(number))
-
-
-async def test_a_burst_is_told_to_its_end(redis: Process) -> None:
-    """More at once than is told at a time: the rest is told a little later, each once, and nothing is left out."""
-    async with feed_of(redis, [], time.monotonic) as (feed, reader):
-        stream, parser = feed.follow(None), Parser()
-        values = [f"{number}" for number in range((TELL_MAX_EVENTS + 2) * EVENT_MAX_REVOCATIONS)]
-        for value in values:
-            reader.add_own(Revocation("jti", value, time.time() + 600, None))
-        told: list[str] = []
-        async with asyncio.timeout(ANSWER_SECONDS), contextlib.aclosing(stream.pieces()) as pieces:
-            while len(told) < len(values):
-                for event, _unknown in map(decode, parser.feed(await anext(pieces))):
-                    told += [one.value for one in event.revocations] if isinstance(event, Change) else []
-        assert told == values
+    source = Learning(f"{number}" for number in range(5 * PART_REVOCATIONS))
+    async with broadcasting(source) as broadcaster, asyncio.TaskGroup() as group:
+        number = 3 * WRITERS_PER_TURN + 1
+        tasks = [group.create_task(read(broadcaster.subscribe(None), each)) for each in range(number)]
+        turns = []
+        await asyncio.sleep(0)  # each writes its first heartbeat
+        assert len(written) == number
+        while len(told) < number:
+            if len(synced) == number:
+                source.learn("told")
+                synced.clear()
+            before = len(written)
+            await asyncio.sleep(0)
+            turns.append(len(written) - before)
+        for task in tasks:
+            task.cancel()
+    assert max(turns) <= WRITERS_PER_TURN
+    assert sorted(told) == list(range(number))
 
 
-async def test_slow_readers_hold_two_snapshots_at_most(redis: Process) -> None:
-    """However many come, each to a snapshot of its own that it does not read to the end: the last two are kept."""
-    now, held = 0.0, [f"{number}" for number in range(2 * PART_REVOCATIONS)]
-    async with feed_of(redis, held, lambda: now) as (feed, _reader):
-        slow = []
-        for number in range(6):
-            now = number * 121.0
-            slow.append(Told(feed))
-            assert isinstance(await slow[-1].part(), Snapshot)
-            assert snapshots_held() <= 2
-        assert [await one.part() for one in slow[:-2]] == [Reset("too_slow")] * 4
-        for one in slow[-2:]:
-            assert 0 < len(await one.all()) < len(held), "it had a part before"
-        for one in slow:
-            await one.leave()
+async def test_a_burst_is_told_to_its_end() -> None:
+    """More than an event or a chunk holds, learned at once and one by one: each once, in order, nothing left out."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        subscriber = Told(broadcaster)
+        await subscriber.all()
+        values = [f"{number:06}" for number in range(4 * EVENT_MAX_REVOCATIONS + 1)]
+        assert len(values) * len(values[0]) < CHUNK_MAX_BYTES * 4
+        source.learn(*values[: len(values) // 2])
+        for value in values[len(values) // 2 :]:
+            source.learn(value)
+        assert await subscriber.changes(len(values)) == values
 
 
-async def test_a_slow_reader_has_two_minutes(redis: Process) -> None:
-    """When a second came, newcomers share his snapshot for so long; then they get a third, and the first is cut off."""
-    now, held = 0.0, [f"{number}" for number in range(3 * PART_REVOCATIONS)]
-    async with feed_of(redis, held, lambda: now) as (feed, _reader):
-        first = Told(feed)
+async def test_subscribers_that_come_while_a_snapshot_is_read_share_it() -> None:
+    """It is encoded once, stays while a subscriber reads it, and a newcomer gets what changed since as changes."""
+    source, held = Learning(), [f"{number}" for number in range(3 * PART_REVOCATIONS)]
+    source.learn(*held)
+    async with broadcasting(source) as broadcaster:
+        first = Told(broadcaster)
         assert isinstance(await first.part(), Snapshot)
-        now = 11.0
-        second = Told(feed)
-        assert isinstance(await second.part(), Snapshot)
-        now = 131.0
-        assert await Told(feed).all() == set(held)
-        assert isinstance(await first.part(), Snapshot)
-        now = 131.5
-        assert await Told(feed).all() == set(held)
-        assert await first.part() == Reset("too_slow")
-        assert isinstance(await second.part(), Snapshot)
-        await first.leave()
-        await second.leave()
-
-
-async def test_who_has_read_his_snapshot_and_stays_holds_none(redis: Process) -> None:
-    """However many follow, and whenever they came: what they were told at first is not kept for them."""
-    now, held = 0.0, [f"{number}" for number in range(2 * PART_REVOCATIONS)]
-    async with feed_of(redis, held, lambda: now) as (feed, reader):
-        staying = []
         for number in range(4):
-            now = number * (SNAPSHOT_SHARED_SECONDS + 1)
-            staying.append(Told(feed))
-            assert await staying[-1].all() >= set(held)
-            reader.add_own(Revocation("jti", f"later-{number}", time.time() + 600, None))
-            for one in staying:
-                await one.change()
-            assert snapshots_held() <= 1
-        for one in staying:
-            await one.leave()
+            source.learn(f"later-{number}")
+            late = Told(broadcaster)
+            assert await late.all() >= set(held)
+            assert snapshots_in_memory() == 1
+            assert await late.changes(number + 1) == [f"later-{each}" for each in range(number + 1)]
+        assert not await first.all() >= set(held), "it had a part before"
+        assert await first.changes(4) == [f"later-{number}" for number in range(4)]
+        assert snapshots_in_memory() == 0
+        assert len(await Told(broadcaster).all()) == len(held) + 4
 
 
-async def test_a_snapshot_that_nobody_reads_is_let_go(redis: Process) -> None:
-    """After ten seconds; until then the next who comes is given it, with what changed since."""
-    now = 0.0
-    async with feed_of(redis, ["a"], lambda: now) as (feed, reader):
-        for later, said in ((0.0, {"a"}), (SNAPSHOT_SHARED_SECONDS, {"a"}), (0.1, {"a", "b"})):
-            now += later
-            follower = Told(feed)
-            assert await follower.all() == said
-            await follower.leave()
-            reader.add_own(Revocation("jti", "b", time.time() + 600, None))
-        now += SNAPSHOT_SHARED_SECONDS + 1
-        await eventually(lambda: asyncio.sleep(0, snapshots_held() == 0), "none that is held")
+async def test_an_unread_snapshot_is_freed_at_once() -> None:
+    """After the last reader left in the middle, or never began, as after one that stays and has read it."""
+    source = Learning(f"{number}" for number in range(3 * PART_REVOCATIONS))
+    async with broadcasting(source) as broadcaster:
+        for parts in (0, 1, 2):
+            reader = Told(broadcaster)
+            for _ in range(parts):
+                assert isinstance(await reader.part(), Snapshot)
+            assert snapshots_in_memory() == 1
+            await reader.leave()
+            del reader
+            assert snapshots_in_memory() == 0
+        staying = Told(broadcaster)
+        await staying.all()
+        assert snapshots_in_memory() == 0
 
 
-async def test_a_foreign_key_of_any_length_harms_nobody(flooded: Service) -> None:
+async def test_a_snapshot_whose_changes_were_dropped_is_not_shared() -> None:
+    """Its reader has to resync, and a newcomer gets a snapshot that has everything."""
+    source = Learning(f"{number}" for number in range(2 * PART_REVOCATIONS))
+    async with broadcasting(source) as broadcaster:
+        slow = Told(broadcaster)
+        assert isinstance(await slow.part(), Snapshot)
+        while broadcaster.buffer.start == 0:
+            source.learn(f"{broadcaster.buffer.end:06}{'x' * 250}")
+        late = Told(broadcaster)
+        assert len(await late.all()) == len(source.mirror)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while isinstance(part := await slow.part(), Snapshot):
+                pass
+        assert part == Reset("too_slow")
+
+
+async def test_a_snapshot_with_a_gap_syncs_no_subscriber() -> None:
+    """Encoding fails for the subscriber that came first; one that shares the snapshot gets an error too."""
+    source = Learning()
+    source.mirror = Breaking(PART_REVOCATIONS + 1)
+    async with broadcasting(source) as broadcaster:
+        subscribers = Told(broadcaster), Told(broadcaster)
+        for each in subscribers:
+            assert isinstance(await each.part(), Snapshot)
+        with pytest.raises(MemoryError):
+            await subscribers[0].part()
+        with pytest.raises(RuntimeError):
+            await subscribers[1].part()
+
+
+async def test_a_foreign_key_of_any_length_harms_no_subscriber(flooded: Service) -> None:
     """One of 9 MB, and many that are far too long together: what a question can name is told, to newcomers too."""
     values = {"a", "b" * 256, "\U0001f600" * 256}
     async with following(flooded) as follower:
@@ -381,7 +455,7 @@ async def test_an_end_is_told(redis: Process) -> None:
         async with following(service) as one, following(service) as two:
             await asyncio.gather(one.until(is_synced), two.until(is_synced))
             began = time.monotonic()
-            service.app[FEED].end()  # as `drain` does last
+            service.app[BROADCASTER].end()  # as `drain` does last
             assert (await service.get("/feed")).problem == "feed_unavailable"
             await asyncio.gather(one.end(), two.end(), stack.aclose())
             assert time.monotonic() - began < 2
@@ -392,7 +466,7 @@ async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_ack
     """Its subscribers hear `reset shutdown`, and then of each revocation until the end; new ones are refused."""
     async with following(feeding) as follower:
         await follower.until(is_synced)
-        feeding.app[FEED].leave()
+        feeding.app[BROADCASTER].leave()
         await feeding.revoke({"jti": "while leaving", "expires_in": 600})
         await follower.until_told("while leaving")
         assert follower.events.index(Reset("shutdown")) < next(
@@ -400,43 +474,41 @@ async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_ack
         )
         await follower.until_vouched()
         assert (await feeding.get("/feed")).problem == "feed_unavailable"
-        feeding.app[FEED].end()
+        feeding.app[BROADCASTER].end()
         await follower.end()
 
 
-async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before(redis: Process) -> None:
-    """More than is told at a time, and not told yet: all of it comes before the end."""
-    async with feed_of(redis, [], time.monotonic) as (feed, reader):
-        stream, parser = feed.follow(None), Parser()
-        values = [f"last-{number}" for number in range((TELL_MAX_EVENTS + 2) * EVENT_MAX_REVOCATIONS)]
-        async with contextlib.aclosing(stream.pieces()) as pieces:
-            events = [decode(message).event for message in parser.feed(await anext(pieces))]
-            for value in values:
-                reader.add_own(Revocation("jti", value, time.time() + 600, None))
-            feed.end()
-            async for piece in pieces:
-                events += [decode(message).event for message in parser.feed(piece)]
-        told = [one.value for event in events if isinstance(event, Change) for one in event.revocations]
-        assert told == values
+async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before() -> None:
+    """More than a chunk, and not told yet: all of it comes before the end."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        subscriber = Told(broadcaster)
+        await subscriber.all()
+        values = [f"last-{number}" for number in range(4 * EVENT_MAX_REVOCATIONS)]
+        for value in values:
+            source.learn(value)
+        broadcaster.end()
+        events = await subscriber.rest()
+        assert [one.value for event in events if isinstance(event, Change) for one in event.revocations] == values
+        assert [event for event in events if isinstance(event, Reset)] == [Reset("shutdown")] * 2
         assert events[-1] == Reset("shutdown")
 
 
 async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: Service) -> None:
     """503 shutting_down with Retry-After, because no subscriber could hear of it; a check is still answered."""
-    feeding.app[FEED].end()
+    feeding.app[BROADCASTER].end()
     answer = await feeding.post("/revoke", {"jti": "too late", "expires_in": 600})
     assert (answer.status, answer.problem) == (503, "shutting_down")
     assert int(answer.headers["Retry-After"]) >= 1
     assert (await feeding.check({"jti": "too late"}))["revoked"] is True, "it may have been stored"
 
 
-async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well(redis: Process) -> None:
+async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well() -> None:
     """The snapshot goes on to `synced`, and then the subscriber hears that it has to ask."""
-    held = [f"{number}" for number in range(2 * PART_REVOCATIONS)]
-    async with feed_of(redis, held, time.monotonic) as (feed, _reader):
-        told = Told(feed)
+    async with broadcasting(Learning(f"{number}" for number in range(2 * PART_REVOCATIONS))) as broadcaster:
+        told = Told(broadcaster)
         assert isinstance(await told.part(), Snapshot)
-        feed.leave()
+        broadcaster.leave()
         parts = [await told.part() for _ in range(3)]
         assert [type(part) for part in parts] == [Snapshot, Synced, Reset]
 
@@ -449,7 +521,7 @@ async def test_one_who_does_not_read_holds_up_no_end(flooded: Service) -> None:
             values = long_values(SOCKETS_BYTES + (1 << 20))
             await asyncio.gather(flood(flooded, values), follower.until_told(*values))
         flooded.app[TRAFFIC].leaving = True
-        flooded.app[FEED].end()
+        flooded.app[BROADCASTER].end()
         async with asyncio.timeout(WRITE_SECONDS / 3):
             await flooded.app[TRAFFIC].over()
             await eventually(lambda: followers(flooded, 0), "the end of the stream")
@@ -457,7 +529,10 @@ async def test_one_who_does_not_read_holds_up_no_end(flooded: Service) -> None:
 
 
 async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
-    """Hundreds that connect and drop, before and after the first byte: nobody is counted, and no task is left."""
+    """Hundreds that connect and drop, before and after the first byte: none is counted, and no task is left."""
+    async with following(feeding) as early:
+        await early.until(is_synced)  # from the first subscriber on, the feed has a task of its own
+    await eventually(lambda: followers(feeding, 0), "no subscriber")
     tasks = len(asyncio.all_tasks())
 
     async def come_and_go(number: int) -> None:
@@ -472,7 +547,7 @@ async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
     for first in range(0, CONNECTS, 50):
         await asyncio.gather(*(come_and_go(number) for number in range(first, first + 50)))
     assert await feeding.metric('revocation_feed_streams_total{kind="begun"}') > 0
-    await eventually(lambda: followers(feeding, 0), "nobody who follows")
+    await eventually(lambda: followers(feeding, 0), "no subscriber")
 
     async def none_left() -> bool:
         return len(asyncio.all_tasks()) <= tasks
@@ -496,7 +571,7 @@ async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list
 async def test_a_half_closed_connection_is_a_closed_one(feeding: Service) -> None:
     """Who ends his side has left: the connection is closed, and he is not counted."""
     assert (await talk(feeding, FOLLOW, answers=2, half_close=True)).closed
-    await eventually(lambda: followers(feeding, 0), "nobody who follows")
+    await eventually(lambda: followers(feeding, 0), "no subscriber")
 
 
 async def test_http_1_0_gets_the_same_without_chunks(feeding: Service) -> None:
@@ -512,7 +587,7 @@ async def test_a_request_behind_is_not_answered(feeding: Service) -> None:
     """Pipelined after /feed: the stream goes on, nothing stands between its events, and its end is the connection's."""
     talking = asyncio.create_task(talk(feeding, FOLLOW + request_bytes("POST /revoke HTTP/1.1"), answers=2))
     await eventually(lambda: followers(feeding, 1), "the follower")
-    feeding.app[FEED].end()
+    feeding.app[BROADCASTER].end()
     raw = await talking
     assert raw.closed
     assert raw.data.count(b"HTTP/1.1") == 1

@@ -9,14 +9,13 @@ import pytest
 import pytest_asyncio
 
 from revocation_service.keys import SigningKeys
-from revocation_service.reader import Reader
+from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.settings import MirrorSettings, load
-from revocation_service.store.changes import Changes
-from revocation_service.store.connect import connect
-from revocation_service.store.redis import Store
+from revocation_service.store.store import Store
+from revocation_service.store.topology import topology
 from revocation_service.telemetry import Metrics
 from revocation_service.traffic import Traffic
-from revocation_service.web.readiness import PREFLIGHT_EVERY_SECONDS, Readiness
+from revocation_service.web.readiness import Readiness
 from revocation_service.web.state import TRAFFIC
 from tests.redis_processes import Process, eventually, free_port, standalone
 from tests.unit.reencodings import issuer
@@ -87,7 +86,7 @@ async def test_readyz_names_every_component(service: Service) -> None:
         mirror = (await service.get("/readyz")).json["components"]["mirror"]
         return bool(mirror == {"status": "synced"})
 
-    await eventually(synced, "a mirror that is in step")
+    await eventually(synced, "a mirror that is in sync")
     answer = await service.get("/readyz")
     assert answer.status == 200
     names = ("server", "store", "mirror", "signing_keys")
@@ -146,33 +145,23 @@ async def test_a_store_without_fault_has_no_warnings(sick: Process) -> None:
         assert await store_of(service) == (200, {"status": "ok"})
 
 
-class Clock:
-    """A monotonic clock that stands still until it is moved."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 async def test_a_mended_store_is_ready_again(sick: Process) -> None:
-    """Strict, the store is refused until it is mended, which shows at the next look, without a restart."""
-    settings, clock = load(variables(sick, STRICT_STORE="true")).settings, Clock()
-    store = Store(connect(settings.store), settings.store, settings.limits, Metrics())
-    reader = Reader(Changes(store), MirrorSettings(), Metrics())
-    readiness = Readiness(store, reader, SigningKeys(settings.signing), Traffic(), clock)
+    """With the strict setting a store is refused until it is mended, until the next look, without a restart."""
+    settings = load(variables(sick, STRICT_STORE="true")).settings
+    store = Store(topology(settings.store), settings.store, settings.limits, Metrics())
+    sync = MirrorSync(store, MirrorSettings(), Metrics())
+    readiness = Readiness(store, sync, SigningKeys(settings.signing), Traffic())
 
     async def status() -> str:
-        return {component.name: component.status for component in await readiness.components()}["store"]
+        await readiness.look()
+        return {component.name: component.status for component in readiness.components()}["store"]
 
     try:
         await configure(sick, appendfsync="everysec")
         assert await status() == "refused"
         await configure(sick)
-        clock.now += PREFLIGHT_EVERY_SECONDS
         assert await status() == "ok"
         await configure(sick, appendfsync="everysec")
-        clock.now += PREFLIGHT_EVERY_SECONDS
         assert await status() == "refused"
     finally:
         await store.aclose()
@@ -187,11 +176,11 @@ async def test_a_store_that_is_refused_still_takes_revocations(sick: Process) ->
 
 
 async def test_a_replica_is_named(sick: Process) -> None:
-    """A replica refuses writes and is another's copy: a warning, and writes are 503."""
+    """A replica is another server's copy, and refuses writes: a warning, not ready, and writes are 503."""
     await configure(sick)
     async with standalone(config=[f"replicaof 127.0.0.1 {sick.port}"]) as replica, serving(replica) as service:
         status, store = await store_of(service)
-        assert (status, store["warnings"]) == (200, ["replica"])
+        assert (status, store["warnings"]) == (503, ["replica"])
         answer = await service.post("/revoke", {"jti": "a"})
         assert (answer.status, answer.problem) == (503, "store_unavailable")
 
@@ -230,8 +219,13 @@ async def test_a_store_that_tells_nothing_still_serves(sick: Process) -> None:
     """Where everything dangerous is denied, INFO included, each answer is unknown, and the data are served."""
     await configure(sick)
     async with limited(sick, "-@dangerous") as url, serving(sick, REDIS_URL=url) as service:
-        status, store = await store_of(service)
-        assert (status, store["status"]) == (200, "ok")
+
+        async def ready() -> bool:
+            return (await store_of(service))[0] == 200
+
+        await eventually(ready, "the end of the grace of a Redis whose history is unknown")
+        _, store = await store_of(service)
+        assert store["status"] == "ok"
         assert store["warnings"] == ["info_unknown", "maxmemory_policy_unknown", "persistence_unknown"]
         assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
         assert (await service.check({"jti": "a"}))["revoked"]

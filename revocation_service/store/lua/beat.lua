@@ -4,7 +4,9 @@
 -- its cursor ('id.nonce') or ''; how long a pending restore stays marked, and a new epoch itself (0: not at all), both in
 -- milliseconds; '1' if something must be written, so that a WAIT on this connection has something to confirm.
 -- Returns {epoch, {pending epoch, ...}, the log's last entry or '', 1 if the cursor's entry is in the log, else 0,
--- the error of the first write that Redis refused, else ''}; Redis 6.2 puts the line of the script before an error.
+-- the error of the first write that Redis refused, else '', this server's clock in milliseconds since the epoch,
+-- the log's first entry if the cursor's is not in it, else ''}.
+-- Redis 6.2 puts the line of the script before an error.
 local STATE, LOG = KEYS[1], KEYS[2]
 local name, restored_epoch, cursor = ARGV[1], ARGV[2], ARGV[3]
 local pending_ms, grace_ms, must_write = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6] == '1'
@@ -28,9 +30,14 @@ local flat = redis.pcall('HGETALL', STATE) -- another type of value counts as no
 for i = 1, #flat, 2 do state[flat[i]] = flat[i + 1] end
 
 local function mark(epoch, milliseconds)
-  state['pending:' .. epoch] = now + milliseconds
-  write('HSET', STATE, 'pending:' .. epoch, now + milliseconds)
+  local field = 'pending:' .. epoch
+  state[field] = now + milliseconds
+  write('HDEL', STATE, field) -- a full Redis refuses HSET, unless the script has written before
+  write('HSET', STATE, field, now + milliseconds)
 end
+
+-- before all other writes, which let the rest of the script write to a full Redis
+if must_write and not flat.err then write('HSET', STATE, 'beat', now) end
 
 if not state.epoch or state.life ~= life then
   write('DEL', STATE)
@@ -51,10 +58,18 @@ for field, value in pairs(state) do
   end
 end
 
-if must_write then write('HSET', STATE, 'beat', now) end
-if redis.call('XLEN', LOG) == 0 then write('XADD', LOG, '*', 'n', name) end
-local last = redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
-local id, nonce = cursor:match('^(.-)%.(.*)$')
-local found = id and redis.call('XRANGE', LOG, id, id)[1]
+local length = redis.pcall('XLEN', LOG)
+local readable = type(length) == 'number' -- another type of value under this key must not stop the heartbeats
+if not readable then refused = length.err end
+if length == 0 then write('XADD', LOG, '*', 'n', name) end
+local function cursor_of(entry) -- an entry of another application has no nonce
+  local nonce = entry[2][1] == 'n' and entry[2][2]:match('^%w+$') or ''
+  return entry[1] .. '.' .. nonce
+end
+local last = readable and redis.call('XREVRANGE', LOG, '+', '-', 'COUNT', 1)[1]
+local id = cursor:match('^[^.]+')
+local found = readable and id and redis.call('XRANGE', LOG, id, id)[1]
 if refused:find('READONLY', 1, true) then return redis.error_reply('READONLY this Redis takes no writes') end
-return {state.epoch, pending, last and last[1] .. '.' .. last[2][2] or '', found and found[2][2] == nonce and 1 or 0, refused}
+local there = found and cursor_of(found) == cursor and 1 or 0
+local first = readable and there == 0 and redis.call('XRANGE', LOG, '-', '+', 'COUNT', 1)[1]
+return {state.epoch, pending, last and cursor_of(last) or '', there, refused, now, first and cursor_of(first) or ''}

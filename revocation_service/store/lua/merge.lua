@@ -2,16 +2,20 @@
 --
 -- KEYS: the log, then the key of each record. ARGV: JSON of what they share, then JSON of each revocation.
 -- Shared: max_lifetime, leeway, skew (seconds), nonce (of the log entries), log_max (about how many entries the log keeps),
--- and restore, which is true where records are written back as they stand.
+-- wall (the caller's clock), and restore, which is true where records are written back as they stand.
 -- Each: claim, value, and where they apply exp, expires_in, issued_before, cutoff_is_now, reason, revoked_by; a restored
 -- one expires_at and revoked_at. The merge is that of `merge` in the client's model.py.
 -- This server's clock decides what has expired and what lies too far ahead.
 --
 -- Returns for each {result}, or {result, record, expires_at, was_foreign, changed}. The result is one of revoked,
--- already_revoked, expired, exp_too_far, issued_before_too_far; expires_at is empty for a key without an expiry.
+-- already_revoked, expired, exp_too_far, issued_before_too_far, clocks_differ; expires_at is empty for a key without an
+-- expiry. Where the caller's clock and this one differ by more than skew, nothing is stored: a token that is still valid
+-- there may count as expired here.
 -- A request that is accepted always writes its record, also where nothing changes: a WAIT on this connection then speaks of
 -- it, whichever connection wrote it first. A restore writes only what changes (rules 1 and 2 of the replication protocol).
 local MOST_BYTES = 1048576 -- a longer value is foreign; it is never read
+local UNDER_WAY = 1 -- seconds that a request may have taken to arrive
+local TOLERANCE = 2 -- seconds that a restored end may be later and count as the same: mirrors round ends up (as in ask.lua)
 local LOG, shared = KEYS[1], cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -81,14 +85,16 @@ local function later_cutoff(one, other) -- nil covers every token
 end
 
 local function requested(asked) -- the record that is asked for; nil and the result where there is none
-  local cutoff, ends = asked.issued_before or asked.cutoff_is_now and now or nil, asked.expires_at
-  if cutoff and cutoff > now + shared.skew and not shared.restore then return nil, 'issued_before_too_far' end
+  local apart = shared.wall and math.abs(shared.wall - now) or 0
+  if apart > shared.skew + UNDER_WAY then return nil, 'clocks_differ' end
+  local present = math.max(now, shared.wall or now) -- a token was issued by either clock
+  local cutoff, ends = asked.issued_before or asked.cutoff_is_now and present or nil, asked.expires_at
+  if cutoff and cutoff > present + shared.skew and not shared.restore then return nil, 'issued_before_too_far' end
   if not ends then
     local dies_at = asked.exp
     if asked.expires_in then dies_at = math.max(dies_at or 0, now + asked.expires_in) end
-    if not dies_at then dies_at = math.max(now, cutoff or now) + shared.max_lifetime end
-    if dies_at > now + shared.max_lifetime + shared.skew then return nil, 'exp_too_far' end
-    ends = dies_at + shared.leeway
+    if dies_at and dies_at > now + shared.max_lifetime + shared.skew then return nil, 'exp_too_far' end
+    ends = (dies_at or math.max(now, cutoff or now) + shared.max_lifetime) + shared.leeway
   end
   if ends <= now then return nil, 'expired' end
   local revoked_at = asked.revoked_at or shared.restore and math.huge or now -- huge: whatever is stored came first
@@ -127,7 +133,8 @@ local function put(key, asked)
   if not record then return {refused} end
   local stored, result = stored_record(key, asked.claim), 'revoked'
   if stored then
-    local cutoff = stored.issued_before
+    local cutoff, ends = stored.issued_before, stored.expires_at
+    if shared.restore and record.expires_at <= ends + TOLERANCE then record.expires_at = ends end
     if not cutoff or (record.issued_before and record.issued_before <= cutoff) then result = 'already_revoked' end
     record = merged(stored, record)
   end

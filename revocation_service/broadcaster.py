@@ -1,0 +1,245 @@
+"""Send the revocations of one mirror to many subscribers. Knows neither HTTP nor Redis.
+
+Each change is encoded once, into the replay buffer. A subscription is a position there: a slow one takes no memory,
+delays no other, and has to resync once the buffer drops its position. Subscribers share one snapshot while it is read.
+"""
+
+import asyncio
+import itertools
+import math
+import secrets
+import time
+import weakref
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
+from typing import Final, Protocol
+
+from revocation_client import feed as wire
+from revocation_client.mirror import Mirror
+from revocation_client.model import Revocation
+from revocation_service.errors import FeedUnavailable, TooManySubscribers
+from revocation_service.replay_buffer import ReplayBuffer
+from revocation_service.tasks import begin, end
+from revocation_service.telemetry import Metrics
+
+CHUNK_MAX_BYTES: Final = 64 * 1024
+"""Bytes of changes in one write. A subscriber that reads nothing holds one chunk in memory."""
+
+WRITERS_PER_TURN: Final = 25
+"""Subscribers that write in one iteration of the event loop, in a millisecond. The rest wait, and send more then."""
+
+VALUE_MAX_CHARACTERS: Final = wire.EVENT_MAX_BYTES // wire.EVENT_MAX_REVOCATIONS // 14
+"""Longer values, which only foreign writers use, are left out: a full event must fit, at 12 bytes a character."""
+
+
+class Source(Protocol):
+    """What the broadcaster needs of the component that keeps the mirror in sync."""
+
+    mirror: Mirror
+
+    @property
+    def complete(self) -> bool: ...  # every change is in the log: no foreign writers
+    def told(self) -> Iterator[Revocation]: ...  # what a snapshot has
+    def feeds(self) -> bool: ...  # a snapshot may be served
+    def staleness(self) -> float: ...  # seconds since the mirror was last proven in sync; inf if unknown
+    def subscribe(self, listener: Callable[[list[Revocation]], None]) -> Callable[[], None]: ...  # call to undo
+
+
+def _sendable(revocations: Iterable[Revocation]) -> Iterator[Revocation]:
+    return (each for each in revocations if len(each.value) <= VALUE_MAX_CHARACTERS)
+
+
+class Snapshot:
+    """The entries of a mirror as text, in chunks. The first reader of a chunk encodes it; it is kept for the others."""
+
+    def __init__(self, revocations: Iterator[Revocation], position: int) -> None:
+        self.position = position
+        """The position in the replay buffer from which changes complete this snapshot."""
+        self._encoder = self._encode(revocations)
+        self._chunks: list[bytes] = []
+
+    @staticmethod
+    def _encode(entries: Iterator[Revocation]) -> Iterator[bytes]:
+        yield from wire.snapshots(_sendable(entries))
+        yield b""  # without this a reader could take the error of another reader for the end
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield all chunks. Raises RuntimeError if the encoding failed for another reader."""
+        for number in itertools.count():
+            if number == len(self._chunks):
+                self._chunks.append(next(self._encoder))
+            if not self._chunks[number]:
+                return
+            yield self._chunks[number]
+
+
+class Subscription:
+    """What one subscriber is sent, in order; read by one task."""
+
+    def __init__(self, broadcaster: "Broadcaster", position: int, snapshot: Iterator[bytes] | None) -> None:
+        self.ended: wire.Why | None = None
+        self.on_end: Callable[[], None] = lambda: None
+        """Called when the stream is ended; a blocked write should then be given up soon."""
+        self.turn = asyncio.Event()
+        self._broadcaster = broadcaster
+        self._position = position
+        self._snapshot = snapshot
+        self._heartbeat: tuple[int, bytes] | None = None
+        """The oldest unsent heartbeat, and the position from which it may be sent: after all that it proves."""
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the text of the stream. To be called once."""
+        for chunk in self._events():
+            if chunk:
+                yield chunk
+                self._broadcaster.give_turns([self])
+            if self.ended is None:
+                await self.turn.wait()
+                self.turn.clear()
+
+    def _events(self) -> Iterator[bytes]:
+        """Yield the events in the order that `revocation_client.feed` states; b"" while there is nothing to send."""
+        yield self._broadcaster.heartbeat(proves=False)
+        opening = self._snapshot or iter(self._next_chunk, b"")
+        while self._is_open() and (chunk := next(opening, b"")):
+            yield chunk
+        if self._is_open():
+            synced = self._broadcaster.synced(self._position)
+            self._heartbeat = self._broadcaster.buffer.end, self._broadcaster.heartbeat(proves=True)
+            yield synced + self._next_chunk()
+        while (chunk := self._next_chunk()) or self.ended is None:
+            yield chunk
+        yield wire.encode(wire.Reset(self.ended))
+
+    def _next_chunk(self) -> bytes:
+        """Return changes, and a heartbeat that proves them; b"" if there is nothing, or the buffer dropped a change."""
+        if not self._is_open() and self.ended == "too_slow":
+            return b""
+        chunk, self._position = self._broadcaster.buffer.read(self._position, CHUNK_MAX_BYTES)
+        if self._heartbeat is not None and self._heartbeat[0] <= self._position:
+            chunk, self._heartbeat = chunk + self._heartbeat[1], None
+        return chunk
+
+    def send_heartbeat(self, heartbeat: bytes) -> None:
+        """Send a heartbeat after all changes until now, unless an earlier one is still unsent."""
+        if self._is_open() and self._heartbeat is None:
+            self._heartbeat = self._broadcaster.buffer.end, heartbeat
+
+    def _is_open(self) -> bool:
+        """End the stream if the buffer dropped changes that it lacks; False if it was ended, now or before."""
+        if self._position < self._broadcaster.buffer.start:
+            self.end("too_slow")
+        return self.ended is None
+
+    def end(self, why: wire.Why) -> None:
+        """Send the remaining changes, unless some were dropped, and end the stream with this reason."""
+        if self.ended is None:
+            self.ended = why
+            self.turn.set()
+            self.on_end()
+
+
+class Broadcaster:
+    """Accepts subscribers, and passes on what the source of this process learns."""
+
+    def __init__(self, source: Source, max_subscribers: int, metrics: Metrics) -> None:
+        self.buffer = ReplayBuffer(secrets.token_hex(8))
+        self.ended = False
+        """True once every stream was ended; no revocation may be acknowledged afterwards."""
+        self._source = source
+        self._max_subscribers = max_subscribers
+        self._metrics = metrics
+        self._subscriptions: set[Subscription] = set()
+        self._waiting: dict[Subscription, None] = {}  # for a turn, in this order
+        self._snapshot: Callable[[], Snapshot | None] = lambda: None
+        self._leaving = False
+        self._stop_listening: Callable[[], None] = lambda: None
+        self._heartbeats: list[asyncio.Task[None]] = []
+
+    async def aclose(self) -> None:
+        self.end()
+        self._stop_listening()
+        await end(self._heartbeats)
+
+    def leave(self) -> None:
+        """Tell subscribers to ask the service, and accept no new one. Changes are still sent until `end`."""
+        if not self._leaving:
+            self._leaving = True
+            self._send(wire.Reset("shutdown"))
+
+    def end(self) -> None:
+        self.leave()
+        self.ended = True
+        for subscription in [*self._subscriptions]:
+            subscription.end("shutdown")
+
+    def subscribe(self, cursor: str | None) -> Subscription:
+        """Resume from the cursor, or begin with a snapshot. Raises FeedUnavailable, TooManySubscribers."""
+        if self._leaving or not self._source.feeds():
+            raise FeedUnavailable("this process is about to stop, or its mirror is not in sync with Redis yet")
+        if len(self._subscriptions) >= self._max_subscribers:
+            raise TooManySubscribers("this process has as many subscribers as REVOCATION_FEED_MAX_SUBSCRIBERS allows")
+        if not self._heartbeats:  # this is the first: until now no cursor existed, so no change had to be kept
+            self._stop_listening = self._source.subscribe(self._learn)
+            self._heartbeats = begin("feed-heartbeat", self._send_heartbeats())
+        subscription = self._begin(cursor)
+        self._subscriptions.add(subscription)
+        self._metrics.feed_subscribers.set(len(self._subscriptions))
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.remove(subscription)
+        self._metrics.feed_subscribers.set(len(self._subscriptions))
+        self._metrics.feed_streams_ended.labels(subscription.ended or "left").inc()
+
+    def _begin(self, cursor: str | None) -> Subscription:
+        position = None if cursor is None else self.buffer.position(cursor)
+        kind = "begun" if cursor is None else "reset" if position is None else "resumed"
+        self._metrics.feed_streams.labels(kind).inc()
+        if position is not None:
+            return Subscription(self, position, None)
+        snapshot = self._snapshot()
+        if snapshot is None or snapshot.position < self.buffer.start:
+            snapshot = Snapshot(self._source.told(), self.buffer.end)
+            self._snapshot = weakref.ref(snapshot)  # only its readers keep it alive
+        resets = [] if cursor is None else [wire.encode(wire.Reset("unknown_cursor"))]
+        return Subscription(self, snapshot.position, itertools.chain(resets, snapshot.chunks()))
+
+    def heartbeat(self, *, proves: bool) -> bytes:
+        """Encode a heartbeat. One that proves nothing only tells this process' clock."""
+        staleness = self._source.staleness() if proves else math.inf
+        return wire.encode(wire.Heartbeat(staleness, time.monotonic(), self._source.complete))
+
+    def synced(self, position: int) -> bytes:
+        """Encode the end of a snapshot, or of what was missed."""
+        source = self._source
+        return wire.encode(wire.Synced(self.buffer.cursor(position), source.complete, source.mirror.skew_seconds))
+
+    def _learn(self, revocations: list[Revocation]) -> None:
+        rest = _sendable(revocations)
+        while part := [*itertools.islice(rest, wire.EVENT_MAX_REVOCATIONS)]:
+            self._send(wire.Change(self.buffer.cursor(self.buffer.end + 1), part))
+
+    def _send(self, event: wire.Event) -> None:
+        self.buffer.append(wire.encode(event))
+        self.give_turns(self._subscriptions)
+
+    def give_turns(self, subscriptions: Collection[Subscription]) -> None:
+        """Let these write, in later iterations of the event loop; one that waits already keeps its place."""
+        if subscriptions and not self._waiting:
+            asyncio.get_running_loop().call_soon(self._give_next)
+        self._waiting.update(dict.fromkeys(subscriptions))
+
+    def _give_next(self) -> None:
+        for subscription in [*itertools.islice(self._waiting, WRITERS_PER_TURN)]:
+            del self._waiting[subscription]
+            subscription.turn.set()
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._give_next)
+
+    async def _send_heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(wire.HEARTBEAT_SECONDS)
+            heartbeat = self.heartbeat(proves=True)
+            for subscription in self._subscriptions:
+                subscription.send_heartbeat(heartbeat)
+            self.give_turns(self._subscriptions)

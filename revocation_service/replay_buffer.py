@@ -1,0 +1,52 @@
+"""The newest events of the feed, in order. Pure.
+
+A position is the number of events that were appended before it. A cursor (`Last-Event-ID`) is `<name>.<position>`, with
+a random name for each process: two processes append the same revocations in different orders.
+"""
+
+from collections import deque
+from typing import Final
+
+REPLAY_MAX_BYTES: Final = 16 * 1024 * 1024
+EVENT_OVERHEAD_BYTES: Final = 64
+"""Memory that an event takes beside its text."""
+
+
+class ReplayBuffer:
+    """A bounded buffer that drops its oldest events."""
+
+    def __init__(self, name: str) -> None:
+        self.start = self.end = 0
+        """The oldest position that can be read from, and the one after the newest event."""
+        self._name = name
+        self._events: deque[bytes] = deque()
+        self._bytes = 0
+
+    def append(self, event: bytes) -> None:
+        """Add an event, and drop as many old ones as the bound requires."""
+        self._events.append(event)
+        self.end += 1
+        self._bytes += len(event) + EVENT_OVERHEAD_BYTES
+        while self._bytes > REPLAY_MAX_BYTES:
+            self._bytes -= len(self._events.popleft()) + EVENT_OVERHEAD_BYTES
+            self.start += 1
+
+    def read(self, position: int, max_bytes: int) -> tuple[bytes, int]:
+        """Return events from a position at or after `start`, at least one if there is any, and the next position."""
+        events: list[bytes] = []
+        size = 0
+        for index in range(position - self.start, len(self._events)):
+            size += len(self._events[index])
+            if events and size > max_bytes:
+                break
+            events.append(self._events[index])
+        return b"".join(events), position + len(events)
+
+    def cursor(self, position: int) -> str:
+        return f"{self._name}.{position}"
+
+    def position(self, cursor: str) -> int | None:
+        """Return the position of a cursor; None if it belongs to another process or is no longer in the buffer."""
+        digits = cursor.rpartition(".")[2]
+        position = int(digits) if digits.isdecimal() and len(digits) < 20 else -1
+        return position if self.start <= position <= self.end and cursor == self.cursor(position) else None

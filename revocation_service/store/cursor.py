@@ -1,0 +1,30 @@
+"""A place in the change log. Pure."""
+
+from typing import NamedTuple
+
+
+class Cursor(NamedTuple):
+    """An entry of the change log. The nonce tells it from an entry that another history has under the same id."""
+
+    milliseconds: int
+    sequence: int
+    nonce: str
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Return the cursor that `<milliseconds>-<sequence>.<nonce>` stands for."""
+        entry_id, _, nonce = text.partition(".")
+        milliseconds, _, sequence = entry_id.partition("-")
+        return cls(int(milliseconds), int(sequence), nonce)
+
+    @property
+    def id(self) -> str:
+        """The id of the entry in the stream."""
+        return f"{self.milliseconds}-{self.sequence}"
+
+    def __str__(self) -> str:
+        return f"{self.id}.{self.nonce}"
+
+    def reaches(self, other: "Cursor") -> bool:
+        """Return whether this entry is the other one or a later one of the same history."""
+        return self[:2] >= other[:2]

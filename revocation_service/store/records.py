@@ -1,0 +1,96 @@
+"""What replies of Redis say about revocations. Pure."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from revocation_client.model import ClaimName, Revocation
+from revocation_client.wire import AGREEMENT_SECONDS, parse_claim, revocation_from_record
+from revocation_service.store.cursor import Cursor
+
+CHANGE_MEMBERS: Final = {"claim", "value", "revoked_at", "expires_at", "issued_before"}
+"""Members of a change in the log. A later version may write others, which may mean more than this one understands."""
+
+_TOKENS_RECORD: Final = re.compile(rb'\{"revoked_at":(\d{1,12}(?:\.\d+)?),"expires_at":(\d{1,12}(?:\.\d+)?)[,}]')
+"""How `merge.lua` begins the record of a token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the change log."""
+
+    cursor: Cursor
+    change: Revocation | None = None
+    foreign_found: bool | None = None
+    """Whether a worker's rescan found records of a foreign application; None if the entry is no such report."""
+    understood: bool = True
+    """False for an entry of a later version. What is known of its change is read all the same."""
+
+
+def clock_of(reply: Sequence[Any]) -> float:
+    """Return the server's clock in epoch seconds, from the two numbers of TIME."""
+    return int(reply[0]) + int(reply[1]) / 1e6
+
+
+def found_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -> Revocation:
+    """Return the revocation in a row of `get.lua`: (position, value, PTTL), read at `now` on the server's clock."""
+    _, record, left = row
+    ends = now + left / 1_000 if left >= 0 else None
+    return revocation_from_record(claim, value, record, ends)
+
+
+def scanned_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -> Revocation:
+    """Return the same without reason and actor, which no mirror keeps: most rows need no JSON decoder then."""
+    _, record, left = row
+    ours = _TOKENS_RECORD.match(record) if claim == "jti" and left >= 0 else None
+    if ours is None:
+        return found_record(claim, value, row, now)
+    ends, stated = now + left / 1_000, float(ours[2])
+    return Revocation(claim, value, stated if abs(stated - ends) < AGREEMENT_SECONDS else ends, float(ours[1]))
+
+
+def merged_record(claim: ClaimName, value: str, result: Sequence[Any]) -> Revocation:
+    """Return the record in a result of `merge.lua`: {result, record, expires_at, was_foreign, changed}."""
+    return revocation_from_record(claim, value, result[1], float(result[2]) if result[2] else None)
+
+
+def nonce_of(fields: Mapping[bytes, bytes]) -> str:
+    """Return the nonce of an entry of the log, as `beat.lua` does; empty for an entry of another application."""
+    nonce = fields.get(b"n", b"")
+    return nonce.decode("ascii") if nonce.isalnum() else ""
+
+
+def log_entry(entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
+    """Return an entry of the log: `n` is its nonce; `r` a change; `f` whether a rescan found foreign records."""
+    cursor = Cursor.parse(f"{entry_id.decode()}.{nonce_of(fields)}")
+    if b"f" in fields:
+        return Entry(cursor, foreign_found=fields[b"f"] == b"1")
+    if b"r" not in fields:
+        return Entry(cursor)
+    try:
+        members = json.loads(fields[b"r"])
+        return Entry(cursor, _change(members), understood=members.keys() <= CHANGE_MEMBERS)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return Entry(cursor, understood=False)
+
+
+def _change(members: Mapping[str, Any]) -> Revocation:
+    cutoff, end, since = members.get("issued_before"), members["expires_at"], members.get("revoked_at")
+    return Revocation(
+        claim=parse_claim(members["claim"]),
+        value=str(members["value"]),
+        expires_at=None if end is None else _finite(end),
+        revoked_at=None if since is None else _finite(since),
+        issued_before=None if cutoff is None else _finite(cutoff),
+    )
+
+
+def _finite(moment: object) -> float:
+    """Epoch seconds. Anything else would stop the mirror of every worker for as long as it is in the log."""
+    seconds = float(str(moment))
+    if not math.isfinite(seconds):
+        raise ValueError
+    return seconds

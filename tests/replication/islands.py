@@ -1,0 +1,105 @@
+"""A Sentinel set that can be separated: some nodes are an island, the sentinels and the other nodes the mainland."""
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+
+from tests.redis_processes import HOST, SERVICE_NAME, Process, eventually
+from tests.replication.links import Link, links_to
+
+
+@dataclass(frozen=True)
+class Islands:
+    """Three data nodes, three sentinels, and the links between the two views of them."""
+
+    nodes: Sequence[Process]
+    sentinels: Sequence[Process]
+    mainland: Sequence[Link]
+    """To each node from the sentinels, the other nodes, and workers on the mainland."""
+    island: Sequence[Link]
+    """To each sentinel from workers on the island, which are told the nodes' own ports."""
+
+    @property
+    def mainland_url(self) -> str:
+        """What a worker on the mainland is configured with."""
+        return _url(sentinel.address for sentinel in self.sentinels)
+
+    @property
+    def island_url(self) -> str:
+        """What a worker on the island is configured with."""
+        return _url(link.address for link in self.island)
+
+    def separate(self, *nodes: Process) -> None:
+        """Cut off the workers on the island, with these nodes."""
+        for link in (*self._links_to(nodes), *self.island):
+            link.take_down()
+
+    def join(self) -> None:
+        """End the separation."""
+        for link in (*self.mainland, *self.island):
+            link.bring_up()
+
+    def _links_to(self, nodes: Sequence[Process]) -> list[Link]:
+        return [link for node, link in zip(self.nodes, self.mainland, strict=True) if node in nodes]
+
+    async def replaced(self, master: Process) -> None:
+        """Wait until the sentinels name another master."""
+        (link,) = self._links_to([master])
+
+        async def another() -> bool:
+            _, port = await self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE_NAME)
+            return int(port) != link.at
+
+        await eventually(another, "a failover")
+
+
+def _url(addresses: Iterable[str]) -> str:
+    return f"redis+sentinel://{','.join(addresses)}/{SERVICE_NAME}"
+
+
+@contextlib.asynccontextmanager
+async def islands() -> AsyncIterator[Islands]:
+    """A set in one piece. Its first node is the master."""
+    async with contextlib.AsyncExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-test-", ignore_cleanup_errors=True))
+        directory = pathlib.Path(name)
+        nodes = [Process(directory / f"node{number}") for number in range(3)]
+        sentinels = [Process(directory / f"sentinel{number}", arguments=("--sentinel",)) for number in range(3)]
+        for process in (*nodes, *sentinels):
+            stack.callback(process.kill)
+        mainland = await stack.enter_async_context(links_to(nodes))
+        own_ports = {link.at: node.port for link, node in zip(mainland, nodes, strict=True)}
+        island = await stack.enter_async_context(links_to(sentinels, own_ports))
+        await _start(nodes, sentinels, mainland)
+        yield Islands(nodes, sentinels, mainland, island)
+
+
+async def _start(nodes: Sequence[Process], sentinels: Sequence[Process], links: Sequence[Link]) -> None:
+    """Start all, and wait until each sentinel knows the others and the replicas."""
+    for node, link in zip(nodes, links, strict=True):
+        lines = ["save ''", "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
+        lines += [f"replica-announce-ip {HOST}", f"replica-announce-port {link.at}"]
+        node.write_config([*lines, *([] if node is nodes[0] else [f"replicaof {HOST} {links[0].at}"])])
+        await node.start()
+    for node in nodes[1:]:
+        await eventually(lambda node=node: follows(node), "replicas that follow")  # type: ignore[misc]
+    timing = {"down-after-milliseconds": 1500, "failover-timeout": 6000}
+    watch = [f"sentinel monitor {SERVICE_NAME} {HOST} {links[0].at} 2"]
+    for each in sentinels:
+        each.write_config([*watch, *(f"sentinel {name} {SERVICE_NAME} {value}" for name, value in timing.items())])
+        await each.start()
+    for each in sentinels:
+        await eventually(lambda each=each: _knows_all(each), "sentinels that know one another")  # type: ignore[misc]
+
+
+async def follows(replica: Process) -> bool:
+    """Return whether a replica is linked to its master."""
+    return (await replica.info("replication")).get("master_link_status") == "up"
+
+
+async def _knows_all(sentinel: Process) -> bool:
+    flat = await sentinel.command("SENTINEL", "MASTER", SERVICE_NAME)
+    master = dict(zip(flat[::2], flat[1::2], strict=True))
+    return (master["flags"], master["num-slaves"], master["num-other-sentinels"]) == ("master", "2", "2")

@@ -1,0 +1,23 @@
+"""A Redis on which services have been running: on a new one, each would wait for others to report for three seconds."""
+
+import asyncio
+import contextlib
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.scripts import BEAT
+
+
+async def settle(redis: Redis, prefix: str = "") -> None:
+    """Begin an epoch without grace, unless there is one of this life of the server."""
+    keys = Keyspace(prefix)
+    await BEAT.run(redis, [keys.state, keys.change_log], ["settled", "", "", 5000, 0, 0])
+
+
+async def settle_url(url: str, prefix: str = "") -> None:
+    """Do the same at a URL, if a server answers there."""
+    with contextlib.suppress(RedisError, OSError, TimeoutError):
+        async with Redis.from_url(url, protocol=2, driver_info=None) as client, asyncio.timeout(1):
+            await settle(client, prefix)

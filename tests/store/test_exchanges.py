@@ -1,0 +1,255 @@
+"""The exchanges of the replication protocol, with a real Redis: heartbeat, log, scan, restore, leases."""
+
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from revocation_client.model import CLAIM_NAMES, Revocation
+from revocation_service.errors import StoreUnavailable
+from revocation_service.store.cursor import Cursor
+from revocation_service.store.exchanges import READ_MAX_ENTRIES, READ_TIMEOUT_SECONDS, Exchanges
+from revocation_service.store.store import Put
+from tests.redis_processes import Process, standalone
+from tests.store.conftest import Opened, end_of, logged_values, missing, open_store
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+GLOB = "a*[b]?^\\:"
+"""A key prefix of characters that mean something in a pattern."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server() -> AsyncIterator[Process]:
+    """Start one server for all tests here."""
+    async with standalone() as process:
+        yield process
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def opened(server: Process) -> AsyncIterator[Opened]:
+    """Open a store on an empty server, under a prefix that must be escaped in patterns."""
+    await server.command("FLUSHALL")
+    async with open_store(server.url, key_prefix=GLOB) as store:
+        yield store
+
+
+def exchanges_of(opened: Opened) -> Exchanges:
+    """Return the exchanges of one worker."""
+    return Exchanges(opened.store, pending_seconds=5, grace_seconds=3)
+
+
+async def end_of_log(exchanges: Exchanges) -> Cursor:
+    """Return the last entry of the log, by a heartbeat."""
+    end = (await exchanges.beat(None, None, must_write=False)).end
+    assert end is not None
+    return end
+
+
+async def scanned(exchanges: Exchanges) -> tuple[list[Revocation], bool]:
+    """Return all records, and whether unknown claims were met."""
+    found: list[Revocation] = []
+
+    def take(some: list[Revocation]) -> bool:
+        found.extend(some)
+        return True
+
+    unknown = await exchanges.scan(take)
+    return found, unknown
+
+
+async def test_a_heartbeat_tells_epoch_log_and_clock(opened: Opened) -> None:
+    """The first one begins an epoch, which is pending for the grace; the next ones see the same, and the cursor."""
+    exchanges = exchanges_of(opened)
+    first = await exchanges.beat(None, None, must_write=False)
+    assert first.pending == {first.epoch}
+    assert first.end is not None
+    assert (first.there, first.refused, first.named) == (False, "", True)
+    assert first.now == pytest.approx(time.time(), abs=2)
+    await opened.revoke("a")
+    again = await exchanges.beat("another epoch", first.end, must_write=True)
+    assert (again.epoch, again.there) == (first.epoch, True)
+    assert again.pending == {first.epoch, "another epoch"}
+    assert again.end is not None
+    assert again.end != first.end
+    assert again.end.reaches(first.end)
+    other_history = first.end._replace(nonce="another")
+    assert not (await exchanges.beat(None, other_history, must_write=False)).there
+
+
+async def test_a_read_returns_what_is_behind_the_cursor(opened: Opened) -> None:
+    """In order and at most so many at a time. Without entries it waits a moment, and says if its own is still there."""
+    exchanges = exchanges_of(opened)
+    begun = await end_of_log(exchanges)
+    assert await exchanges.read(begun) == ([], True)
+    records = [await opened.record(Put(claim, claim, expires_in=900)) for claim in CLAIM_NAMES]
+    entries, there = await exchanges.read(begun)
+    assert there
+    expected = [record._replace(reason=None, revoked_by=None) for record in records]
+    assert [entry.change for entry in entries] == expected
+    assert all(entry.understood for entry in entries)
+    assert entries[-1].cursor == await end_of_log(exchanges)
+    await opened.revoke_all([f"v{number}" for number in range(READ_MAX_ENTRIES + 1)])
+    entries, there = await exchanges.read(entries[-1].cursor)
+    assert (len(entries), there) == (READ_MAX_ENTRIES, True)
+
+
+async def test_a_read_notices_a_cursor_that_is_gone(server: Process, opened: Opened) -> None:
+    """The log was trimmed beyond it, or has an entry of another history under the same id."""
+    exchanges = exchanges_of(opened)
+    begun = await end_of_log(exchanges)
+    await opened.revoke_all(["a", "b"])
+    assert not (await exchanges.read(begun._replace(nonce="another")))[1]
+    await server.command("XTRIM", opened.store.keyspace.change_log, "MAXLEN", 1)
+    entries, there = await exchanges.read(begun)
+    assert (len(entries), there) == (1, False)
+
+
+async def test_a_scan_finds_the_records_under_its_prefix(server: Process, opened: Opened) -> None:
+    """All of them, foreign ones too, and none of another prefix that the unescaped pattern would match."""
+    await opened.revoke_all([f"v{number}" for number in range(600)])
+    records = [await opened.record(Put(claim, "é:", expires_in=900)) for claim in CLAIM_NAMES]
+    await server.command("SET", opened.store.keyspace.key("jti", "foreign"), "1")
+    await exchanges_of(opened).beat(None, None, must_write=True)
+    async with open_store(server.url, key_prefix="axb?^\\:") as other:
+        await other.revoke("other")
+    found, unknown = await scanned(exchanges_of(opened))
+    assert not unknown
+    assert len(found) == 600 + len(records) + 1
+    by_key = {(record.claim, record.value): record for record in found}
+    assert by_key["jti", "foreign"] == Revocation("jti", "foreign", None, None)
+    for record in records:
+        assert by_key[record.claim, record.value] == record
+
+
+async def test_a_scan_says_that_it_met_a_claim_of_a_later_version(server: Process, opened: Opened) -> None:
+    """Its records cannot be read, so the mirror is not complete."""
+    await server.command("SET", f"{GLOB}token_cutoff:device:a", "1", "EX", 60)
+    assert await scanned(exchanges_of(opened)) == ([], True)
+
+
+async def test_a_scan_ends_when_its_caller_says_so(opened: Opened) -> None:
+    """No further batch is read: a new epoch must not wait for a scan of the old one."""
+    await opened.revoke_all([f"v{number}" for number in range(600)])
+    batches: list[int] = []
+
+    def take(some: list[Revocation]) -> bool:
+        batches.append(len(some))
+        return False
+
+    await exchanges_of(opened).scan(take)
+    assert len(batches) == 1
+    assert batches[0] < 600
+
+
+async def test_a_restore_writes_back_what_redis_lacks(server: Process, opened: Opened) -> None:
+    """After a loss, the records are back with their ends and cutoffs. Each is logged once, also after a repetition."""
+    exchanges = exchanges_of(opened)
+    held = [await opened.record(Put("jti", f"v{number}", expires_in=900)) for number in range(10)]
+    held.append(await opened.record(Put("sub", "alice", issued_before=time.time() - 5)))
+    await server.command("DEL", *(opened.store.keyspace.key("jti", f"v{number}") for number in range(3)))
+    assert [record.value for record in await exchanges.missing(held[:-1])] == ["v0", "v1", "v2"]
+    await server.command("FLUSHALL")
+    assert len(await exchanges.missing(held[:-1])) == 10
+    assert await exchanges.restore(held) == len(held)
+    assert await exchanges.restore(held) == 0
+    assert await exchanges.missing(held[:-1]) == []
+    assert await logged_values([server], opened.store.keyspace.change_log) == [record.value for record in held]
+    assert not await missing(opened, [record.value for record in held[:-1]])
+    for record in held:
+        found = await opened.found(record.value, record.claim)
+        assert found is not None
+        assert (end_of(found), found.issued_before) == (record.expires_at, record.issued_before)
+
+
+async def test_a_shorter_life_is_missing_too(opened: Opened) -> None:
+    """Redis may have an older copy of a record, which ends earlier."""
+    exchanges = exchanges_of(opened)
+    record = await opened.record(Put("jti", "a", expires_in=100))
+    later = record._replace(expires_at=end_of(record) + 500)
+    assert await exchanges.missing([record]) == []
+    assert await exchanges.missing([later]) == [later]
+    assert await exchanges.restore([later]) == 1
+    assert await opened.found("a") == later
+
+
+async def test_what_a_rescan_appends_reaches_every_reader(opened: Opened) -> None:
+    """The changes come first, then whether foreign records were found."""
+    exchanges = exchanges_of(opened)
+    begun = await end_of_log(exchanges)
+    changes = [Revocation("jti", f"v{number}", time.time() + 60, 5.0) for number in range(3)]
+    await exchanges.append([*changes, Revocation("jti", "foreign", None, None)], foreign_found=True)
+    entries, _ = await exchanges.read(begun)
+    assert [entry.change for entry in entries[:-1]] == [*changes, Revocation("jti", "foreign", None, None)]
+    assert [entry.foreign_found for entry in entries] == [None] * 4 + [True]
+
+
+async def test_one_worker_at_a_time_has_the_turn(server: Process, opened: Opened) -> None:
+    """It may renew its lease; another gets it after the release. Every lease expires."""
+    one, other = exchanges_of(opened), exchanges_of(opened)
+    assert await one.take_turn()
+    assert not await other.take_turn()
+    assert await one.take_turn()
+    await other.release_turn()
+    assert not await other.take_turn()
+    assert 0 < await server.command("PTTL", opened.store.keyspace.restore_lease) <= 5000
+    await one.release_turn()
+    assert await other.take_turn()
+    assert await one.take_rescan(300)
+    assert not await other.take_rescan(300)
+    assert not await one.take_rescan(300)
+    assert 0 < await server.command("TTL", opened.store.keyspace.rescan_lease) <= 300
+
+
+async def test_a_full_redis_takes_the_mark_of_a_pending_restore() -> None:
+    """It was emptied while it was full: a newcomer must hear that another worker could not write back what it held."""
+    async with standalone() as process, open_store(process.url) as full:
+        one, newcomer = exchanges_of(full), exchanges_of(full)
+        epoch = (await one.beat(None, None, must_write=False)).epoch
+        await process.command("CONFIG", "SET", "maxmemory", "1")
+        await process.command("FLUSHALL")
+        for _ in range(2):
+            told = await one.beat(epoch, None, must_write=True)
+            assert told.refused.endswith("used memory > 'maxmemory'.")
+            assert epoch in told.pending
+            assert epoch in (await newcomer.beat(None, None, must_write=False)).pending
+
+
+@pytest.mark.parametrize("command", ["SET", "RPUSH"])
+async def test_a_key_without_an_expiry_is_no_lease(server: Process, opened: Opened, command: str) -> None:
+    """Another application wrote it. No restore would ever end otherwise, and each newcomer would say 503."""
+    one, other = exchanges_of(opened), exchanges_of(opened)
+    for lease, take in (
+        (opened.store.keyspace.restore_lease, one.take_turn),
+        (opened.store.keyspace.rescan_lease, lambda: one.take_rescan(300)),
+    ):
+        await server.command(command, lease, "theirs")
+        assert await take()
+    assert not await other.take_turn()
+    assert not await other.take_rescan(300)
+    await one.release_turn()
+    assert await other.take_turn()
+
+
+async def test_a_redis_that_hangs_ends_every_exchange(server: Process, opened: Opened) -> None:
+    """Each is StoreUnavailable at its own deadline, and is not tried again."""
+    exchanges = exchanges_of(opened)
+    cursor = await end_of_log(exchanges)
+    record = await opened.record(Put("jti", "a", expires_in=900))
+    server.freeze()
+    try:
+        for exchange in (
+            exchanges.beat(None, cursor, must_write=False),
+            exchanges.read(cursor),
+            exchanges.scan(lambda _: True),
+            exchanges.restore([record]),
+            exchanges.take_turn(),
+        ):
+            begun = time.monotonic()
+            with pytest.raises(StoreUnavailable):
+                await exchange
+            assert time.monotonic() - begun < READ_TIMEOUT_SECONDS + 0.5
+    finally:
+        server.thaw()
+    assert await scanned(exchanges) == ([record], False)

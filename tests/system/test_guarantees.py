@@ -1,0 +1,20 @@
+"""What docs/guarantees.md says is what the other tests prove."""
+
+import pathlib
+import re
+from typing import Final, get_args
+
+from revocation_service.replication.epoch import Reason
+from tests.system.outages import ROWS, table
+
+GUARANTEES: Final = (pathlib.Path(__file__).parents[2] / "docs" / "guarantees.md").read_text(encoding="utf-8")
+
+
+def test_the_outage_matrix_in_the_guarantees_is_the_tested_one() -> None:
+    """The table there has the rows and answers of `test_outage_matrix.py`, and no others."""
+    assert GUARANTEES.split("## The outage matrix\n")[1].split("\n\n", 1)[1] == table(ROWS)
+
+
+def test_each_reason_of_readyz_is_in_the_guarantees() -> None:
+    """Every state of the mirror that limits an instance is named there."""
+    assert {*get_args(Reason)} <= {*re.findall(r"`(\w+)`", GUARANTEES)}
