@@ -36,16 +36,14 @@ async def _cpu_seconds(client: Redis) -> float:
 
 
 @asynccontextmanager
-async def _worker(url: str) -> AsyncIterator[tuple[Store, MirrorSync]]:
-    settings = StoreSettings(url=url)
-    store = Store(topology(settings), settings, Limits(), Metrics())
-    sync = MirrorSync(store, MirrorSettings(), Metrics())
-    await sync.start()
-    try:
-        yield store, sync
-    finally:
-        await sync.aclose()
-        await store.aclose()
+async def _worker(url: str) -> AsyncIterator[MirrorSync]:
+    async with _writer(url) as store:
+        sync = MirrorSync(store, MirrorSettings(), Metrics())
+        await sync.start()
+        try:
+            yield sync
+        finally:
+            await sync.aclose()
 
 
 async def _until(done: Callable[[], Awaitable[bool]]) -> float:
@@ -61,7 +59,7 @@ async def scale(seconds: float, workers: int) -> None:
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())
         client = await stack.enter_async_context(Redis.from_url(url))
-        syncs = [(await stack.enter_async_context(_worker(url)))[1] for _ in range(workers)]
+        syncs = [await stack.enter_async_context(_worker(url)) for _ in range(workers)]
 
         async def synced() -> bool:
             return all(sync.reason() is None for sync in syncs)

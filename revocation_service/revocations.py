@@ -21,6 +21,7 @@ from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceErro
 from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.settings import Limits
 from revocation_service.store.store import DEADLINE_SECONDS, Put, Store, Stored
+from revocation_service.store.topology import NOT_IN_TIME
 from revocation_service.telemetry import Metrics, RepeatedWarning
 from revocation_service.tokens import Token, TokenReader
 
@@ -29,7 +30,6 @@ LOGGED_CHARACTERS: Final = 8
 READ_WHILE_AWAY_SECONDS: Final = 0.01
 """How long a check waits for Redis, which did not answer the last time, if the mirror can answer."""
 
-NOT_IN_TIME: Final = "Redis did not answer within the deadline"
 IN_DOUBT: Final = "Redis may lack revocations: "
 
 _CLAIM: Final = itemgetter(0)

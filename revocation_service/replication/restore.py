@@ -1,7 +1,6 @@
 """Write back what Redis may have lost, and scan what this worker may lack: rules 7, 9 and 12."""
 
 import asyncio
-import math
 import random
 from collections.abc import Callable
 from itertools import islice
@@ -12,7 +11,7 @@ import structlog
 from revocation_client.mirror import Mirror
 from revocation_client.model import Revocation
 from revocation_service.replication.epoch import Source, SyncState
-from revocation_service.store.exchanges import Exchanges
+from revocation_service.store.exchanges import Exchanges, batches
 from revocation_service.telemetry import Metrics
 
 BATCH: Final = 100
@@ -71,7 +70,6 @@ class Repair:
         self._metrics = metrics
         self._clock = clock
         self._rescan_at = clock() + rescan_seconds / RESCAN_TRIES
-        self._renew_at = -math.inf
 
     async def step(self) -> None:
         """Do what is due. Raises StoreUnavailable."""
@@ -107,11 +105,11 @@ class Repair:
     async def _restore_recent(self, epoch: str | None) -> int:
         """Write back what was learned recently, newest first, without a turn and without asking what is missing."""
         recent, changed = list(self._state.recent()), 0
-        for start in range(0, len(recent), BATCH):
+        for keys in batches(recent, BATCH):
             if not self._same(epoch):
                 break
             now = self._worker.now()
-            held = [self._worker.mirror.held(claim, value, now) for claim, value in recent[start : start + BATCH]]
+            held = [self._worker.mirror.held(claim, value, now) for claim, value in keys]
             changed += await self._write([each for each in held if each is not None])
         return changed
 
@@ -120,17 +118,15 @@ class Repair:
         while self._same(epoch) and not await self._exchanges.take_turn():  # noqa: ASYNC110 - another process's doing
             await asyncio.sleep(random.uniform(*TURN_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
         entries, changed = self._worker.mirror.entries(self._worker.now()), 0
+        renew_at = self._clock() + RENEW_SECONDS
         while self._same(epoch) and (some := list(islice(entries, ASKED))):
-            await self._renew_turn()
+            if self._clock() >= renew_at:
+                renew_at = self._clock() + RENEW_SECONDS
+                await self._exchanges.take_turn()
             changed += await self._restore_some(some)
         self._state.restored(epoch, self._clock())
         await self._exchanges.release_turn()
         return changed
-
-    async def _renew_turn(self) -> None:
-        if self._clock() >= self._renew_at:
-            self._renew_at = self._clock() + RENEW_SECONDS
-            await self._exchanges.take_turn()
 
     async def _restore_some(self, some: list[Revocation]) -> int:
         """Write back what Redis lacks of these. `ask.lua` compares ends alone, so cutoffs are merged without asking."""
@@ -138,8 +134,8 @@ class Repair:
         missing = await self._exchanges.missing(tokens) if tokens else []
         lacking = [*missing, *(each for each in some if each.claim != "jti")]
         changed = 0
-        for start in range(0, len(lacking), BATCH):
-            changed += await self._write(lacking[start : start + BATCH])
+        for batch in batches(lacking, BATCH):
+            changed += await self._write(batch)
         await asyncio.sleep(0)
         return changed
 

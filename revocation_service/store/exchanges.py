@@ -4,7 +4,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 
@@ -27,6 +27,8 @@ SCAN_TIMEOUT_SECONDS: Final = 600.0
 SCAN_COUNT: Final = 1_000
 READ_MAX_KEYS: Final = 250
 LEASE_MILLISECONDS: Final = 5_000
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Exchanges:
         self._keys = store.keyspace
         self._milliseconds = int(pending_seconds * 1000), int(grace_seconds * 1000)
         self._holder = secrets.token_hex(8)
-        self._restored = f"r{self._holder}"
+        self._restored = f"r{self._holder}".encode()
         """Begins the nonce of each log entry of an own restore, and of no other entry: those are hexadecimal."""
 
     async def beat(self, restored_epoch: str | None, cursor: Cursor | None, *, must_write: bool) -> BeatReply:
@@ -99,7 +101,7 @@ class Exchanges:
 
     def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
         """Return an entry. What this worker restored comes from its mirror, so the change in it is not read again."""
-        if fields.get(b"n", b"").startswith(self._restored.encode()):
+        if fields.get(b"n", b"").startswith(self._restored):
             fields = {b"n": fields[b"n"]}
         return log_entry(entry_id, fields)
 
@@ -118,7 +120,7 @@ class Exchanges:
                 cursor, names = reply
                 records = {name.decode(): found for name in names if (found := self._keys.record(name))}
                 unknown = unknown or any(self._keys.is_cutoff(name) and not self._keys.record(name) for name in names)
-                for keys in _batches(list(records), READ_MAX_KEYS):
+                for keys in batches(list(records), READ_MAX_KEYS):
                     async with asyncio.timeout(ATTEMPT_SECONDS):
                         reply = await GET.run(connection, keys)
                     now = clock_of(reply)
@@ -139,10 +141,9 @@ class Exchanges:
     async def restore(self, held: Sequence[Revocation]) -> int:
         """Merge these into what Redis has; return how many records that changed."""
         puts = [Put(*each[:2], issued_before=each.issued_before, expires_at=each.expires_at) for each in held]
+        nonce = self._restored.decode() + secrets.token_hex(4)
         async with self._store.exchange("restore") as redis:
-            results = await MERGE.run(
-                redis, *self._store.merge_call(puts, restore=True, nonce=self._restored + secrets.token_hex(4))
-            )
+            results = await MERGE.run(redis, *self._store.merge_call(puts, restore=True, nonce=nonce))
         return sum(len(result) > 1 and result[4] for result in results)
 
     async def append(self, changes: Iterable[Revocation], *, foreign_found: bool | None) -> None:
@@ -151,7 +152,7 @@ class Exchanges:
         entries = [{"r": dumps(change_to_json(each))} for each in changes]
         if foreign_found is not None:
             entries.append({"f": b"%d" % foreign_found})
-        for batch in _batches(entries, READ_MAX_KEYS):
+        for batch in batches(entries, READ_MAX_KEYS):
             async with self._store.exchange("append") as redis, redis.pipeline(transaction=False) as pipeline:
                 for entry in batch:
                     fields: Any = {"n": secrets.token_hex(8)} | entry
@@ -189,5 +190,6 @@ class Exchanges:
         return await redis.pttl(lease) == -1 and bool(await redis.set(lease, self._holder, px=milliseconds))
 
 
-def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:
+def batches(items: list[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`; the last may be shorter."""
     return (items[start : start + size] for start in range(0, len(items), size))

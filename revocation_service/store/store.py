@@ -6,8 +6,8 @@ connected replicas have both.
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from operator import attrgetter
@@ -17,7 +17,7 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ReadOnlyError
 
-from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
+from revocation_client.batcher import Batcher, BatchLimits
 from revocation_client.model import ClaimName, Revocation
 from revocation_client.wire import Result, dumps
 from revocation_service.errors import ClocksDiffer, ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
@@ -25,7 +25,7 @@ from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.store.records import clock_of, found_record, merged_record
 from revocation_service.store.scripts import GET, MERGE
-from revocation_service.store.topology import ATTEMPT_SECONDS, Refused, Reply, Topology
+from revocation_service.store.topology import ATTEMPT_SECONDS, Refused, Reply, Topology, answered
 from revocation_service.telemetry import Metrics
 
 DEADLINE_SECONDS: Final = 0.7
@@ -129,7 +129,7 @@ class Store:
 
         Raises StoreUnavailable, ClocksDiffer, ExpTooFar, IssuedBeforeTooFar.
         """
-        reply = await _answer(self._writes.ask(put, DEADLINE_SECONDS))
+        reply = await answered(self._writes.ask(put, DEADLINE_SECONDS))
         result = reply[0].decode()
         if result == "expired":
             return Stored(result, None)
@@ -220,7 +220,7 @@ class Store:
         """Return the live records of these claims and values. Raises StoreUnavailable, also after `seconds`."""
         key = self.keyspace.key
         keys = tuple([key(claim, value) for claim, value in identifiers])
-        now, rows = await _answer(self._reads.ask(keys, seconds))
+        now, rows = await answered(self._reads.ask(keys, seconds))
         if not rows or rows.keys().isdisjoint(keys):
             return Reading((), now)
         named = zip(identifiers, keys, strict=True)
@@ -246,29 +246,26 @@ class Store:
         self.on_foreign()
 
     async def _retried(self, operation: str, work: Callable[[Redis], Awaitable[Reply]]) -> Reply:
-        try:
-            reply = await self.topology.retried(work, DEADLINE_SECONDS)
-        except StoreUnavailable as error:
-            self._failed(operation, error)
-            raise
-        self._note(operation, up=True)
-        return reply
+        with self._noted(operation):
+            return await self.topology.retried(work, DEADLINE_SECONDS)
 
     @asynccontextmanager
     async def exchange(self, operation: str, seconds: float = ATTEMPT_SECONDS) -> AsyncIterator[Redis]:
         """Lend the master to one operation that is not tried again. Raises StoreUnavailable, also after `seconds`."""
-        try:
+        with self._noted(operation):
             async with self.topology.operation(seconds) as redis:
                 yield redis
+
+    @contextmanager
+    def _noted(self, operation: str) -> Iterator[None]:
+        """Count a failure, and note whether Redis answered."""
+        try:
+            yield
         except StoreUnavailable as error:
-            self._failed(operation, error)
+            self._metrics.store_failures.labels(operation).inc()
+            self._note(operation, up=isinstance(error, Refused) or isinstance(error.__cause__, ReadOnlyError))
             raise
         self._note(operation, up=True)
-
-    def _failed(self, operation: str, error: StoreUnavailable) -> None:
-        self._metrics.store_failures.labels(operation).inc()
-        answered = isinstance(error, Refused) or isinstance(error.__cause__, ReadOnlyError)
-        self._note(operation, up=answered)
 
     def _note(self, operation: str, *, up: bool) -> None:
         if up == self.up:
@@ -279,13 +276,6 @@ class Store:
             _log.info("store_back")
         self.up = up
         self._metrics.store_up.set(up)
-
-
-async def _answer(answer: Awaitable[Reply]) -> Reply:
-    try:
-        return await answer
-    except (TimeoutError, BatcherClosed):
-        raise StoreUnavailable("Redis did not answer within the deadline") from None
 
 
 def replicas_online(info: Mapping[str, Any]) -> int:

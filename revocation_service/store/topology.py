@@ -20,6 +20,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
+from revocation_client.batcher import BatcherClosed
 from revocation_service.errors import SettingsError, StoreUnavailable
 from revocation_service.settings import CLUSTER_PREFIX, StoreSettings
 from revocation_service.store.redis_url import Address, RedisUrl, read_url
@@ -29,6 +30,8 @@ ASK_SECONDS: Final = 0.25
 
 ATTEMPT_SECONDS: Final = 0.4
 """How long one attempt of an operation may take, so that a lost reply leaves time for another."""
+
+NOT_IN_TIME: Final = "Redis did not answer within the deadline"
 
 FIND_MASTER: Final = "find-master"
 """Name of the task that asks for the master."""
@@ -142,9 +145,7 @@ class Topology:
                 self.forget(master)
             raise StoreUnavailable(self._reason(error)) from error
 
-    async def retried(
-        self, operate: Callable[[Redis], Awaitable[Reply]], seconds: float, attempt_seconds: float = ATTEMPT_SECONDS
-    ) -> Reply:
+    async def retried(self, operate: Callable[[Redis], Awaitable[Reply]], seconds: float) -> Reply:
         """Repeat an idempotent operation until it succeeds, Redis refuses it, or `seconds` have passed.
 
         Raises StoreUnavailable, which is Refused where Redis answered.
@@ -153,7 +154,7 @@ class Topology:
         until, failures = loop.time() + seconds, 0
         while True:
             try:
-                async with self.operation(min(attempt_seconds, until - loop.time())) as master:
+                async with self.operation(min(ATTEMPT_SECONDS, until - loop.time())) as master:
                     return await operate(master)
             except Refused:
                 raise
@@ -169,7 +170,7 @@ class Topology:
             return "Redis is a cluster, and its URL does not begin with redis+cluster://"
         if isinstance(error, ResponseError):
             return "Redis refused the command"
-        return "Redis did not answer within the deadline"
+        return NOT_IN_TIME
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -232,6 +233,14 @@ class Topology:
                     if first <= self._slot <= last:
                         return tuple((_text(host) or address[0], port) for host, port, *_ in nodes)
         return ()
+
+
+async def answered(answer: Awaitable[Reply]) -> Reply:
+    """Return the answer from a batch. Raises StoreUnavailable after its deadline, and what the batch raised."""
+    try:
+        return await answer
+    except (TimeoutError, BatcherClosed):
+        raise StoreUnavailable(NOT_IN_TIME) from None
 
 
 def topology(settings: StoreSettings) -> Topology:

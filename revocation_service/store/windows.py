@@ -10,11 +10,10 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
-from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
-from revocation_service.errors import StoreUnavailable
+from revocation_client.batcher import Batcher, BatchLimits
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.store.scripts import HIT
-from revocation_service.store.topology import Topology
+from revocation_service.store.topology import Topology, answered
 
 DEADLINE_SECONDS: Final = 0.7
 """How long a login waits for Redis, before the gateway counts in its own memory."""
@@ -71,10 +70,7 @@ class Windows:
 
         Raises StoreUnavailable. The attempt may have been counted then.
         """
-        try:
-            return await self._batcher.ask(attempt, DEADLINE_SECONDS)
-        except (TimeoutError, BatcherClosed) as error:
-            raise StoreUnavailable("Redis did not answer within the deadline") from error
+        return await answered(self._batcher.ask(attempt, DEADLINE_SECONDS))
 
     async def give_back(self, attempt: Attempt) -> None:
         """Remove an attempt from its window, if it was counted. Raises StoreUnavailable."""

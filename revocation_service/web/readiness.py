@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -52,7 +53,10 @@ class Readiness:
 
     async def start(self) -> None:
         """Look once, then every few seconds."""
-        await self.look()
+        try:
+            await self.look()
+        except StoreUnavailable as error:
+            _log.warning("store_unavailable_at_start", error=error)
         self._tasks = begin("preflight", self._keep_looking())
 
     async def aclose(self) -> None:
@@ -62,15 +66,12 @@ class Readiness:
     async def _keep_looking(self) -> None:
         while True:
             await asyncio.sleep(PREFLIGHT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
-            await self.look()
+            with suppress(StoreUnavailable):  # it is asked again soon
+                await self.look()
 
     async def look(self) -> None:
-        """Ask Redis how it is set up. One that is away is asked again later."""
-        try:
-            self._preflight = await preflight(self._store, self._sync.clock_offset)
-        except StoreUnavailable as error:
-            if self._preflight is None:
-                _log.warning("store_unavailable_at_start", error=error)
+        """Ask Redis how it is set up, and log what is new. Raises StoreUnavailable."""
+        self._preflight = await preflight(self._store, self._sync.clock_offset)
         for code in sorted({*self._warnings()} - self._logged):
             _log.warning("store_preflight", code=code)
         self._logged = {*self._warnings()}

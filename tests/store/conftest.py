@@ -10,7 +10,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
+import pytest
+import pytest_asyncio
 from redis.exceptions import MovedError
 
 from revocation_client.model import ClaimName, Revocation
@@ -19,9 +22,12 @@ from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.store import Put, Store, Stored
 from revocation_service.store.topology import topology
 from revocation_service.telemetry import Metrics
-from tests.redis_processes import HOST, WAIT_SECONDS, Process
+from tests.redis_processes import HOST, WAIT_SECONDS, Process, standalone
 
 WEEK_SECONDS = 7 * 86_400
+
+PASSWORD = "p@ss:w/rd%2F?#[é] +&="
+ESCAPED = quote(PASSWORD, safe="")
 
 
 @dataclass
@@ -275,3 +281,22 @@ class Writers:
             self.acknowledged.append((loop.time(), value))
             async with self._progress:
                 self._progress.notify_all()
+
+
+@contextlib.contextmanager
+def unavailable(seconds: float) -> Iterator[None]:
+    """Expect StoreUnavailable within so many seconds."""
+    began = time.monotonic()
+    with pytest.raises(StoreUnavailable):
+        yield
+    assert time.monotonic() - began < seconds
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def guarded() -> AsyncIterator[Process]:
+    """A server with a user `svc`, a unix socket, and a password of characters that have a meaning in URLs."""
+    async with standalone(unix_socket=True) as server:
+        await server.command("ACL", "SETUSER", "svc", "on", f">{PASSWORD}", "~*", "&*", "+@all")
+        await server.command("CONFIG", "SET", "requirepass", PASSWORD)
+        server.password = PASSWORD
+        yield server

@@ -5,7 +5,7 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 import pytest_asyncio
@@ -26,20 +26,9 @@ from tests.redis_processes import (
     tls_front,
 )
 from tests.slot_moves import slot_move
-from tests.store.conftest import Opened, Proxy, missing, open_store
-from tests.store.test_topology import ESCAPED, PASSWORD
+from tests.store.conftest import ESCAPED, PASSWORD, Opened, Proxy, missing, open_store, unavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def guarded() -> AsyncIterator[Process]:
-    """A server with a user `svc`, a unix socket, and a password of characters that have a meaning in URLs."""
-    async with standalone(unix_socket=True) as server:
-        await server.command("ACL", "SETUSER", "svc", "on", f">{PASSWORD}", "~*", "&*", "+@all")
-        await server.command("CONFIG", "SET", "requirepass", PASSWORD)
-        server.password = PASSWORD
-        yield server
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -47,19 +36,6 @@ async def clustered() -> AsyncIterator[Cluster]:
     """A cluster of three masters and three replicas."""
     async with cluster() as topology:
         yield topology
-
-
-def unavailable(seconds: float) -> contextlib.AbstractContextManager[object]:
-    """Expect StoreUnavailable within so many seconds."""
-
-    @contextlib.contextmanager
-    def block() -> Iterator[None]:
-        begun = time.monotonic()
-        with pytest.raises(StoreUnavailable):
-            yield
-        assert time.monotonic() - begun < seconds
-
-    return block()
 
 
 async def is_away(url: str) -> None:
