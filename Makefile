@@ -5,8 +5,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-COMPILED := $(VENV)/.compiled
-TYPED := $(wildcard client/revocation_client/*.pxd)
 PORT ?= 8080
 PROCESSES ?= 3
 
@@ -15,50 +13,44 @@ PROCESSES ?= 3
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-install: $(COMPILED) ## Make .venv, with the service, the client and everything that the other commands need
+install: $(INSTALLED) ## Make .venv, with the service, the client and everything that the other commands need
 
 $(INSTALLED): $(foreach part,. client examples/main_api,$(part)/setup.cfg $(part)/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=…, this is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ./client -e '.[embedded,gunicorn,dev]' -e ./examples/main_api
-	@touch $(INSTALLED) $(COMPILED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ./client -e '.[embedded,dev]' -e ./examples/main_api
+	@touch $(INSTALLED)
 
-# What is compiled is compiled again when it changes: Python would prefer the old one to the new source.
-$(COMPILED): $(INSTALLED) client/setup.py $(TYPED) $(TYPED:.pxd=.py)
-	cd client && ../$(BIN)/python setup.py --quiet build_ext --inplace
-	@touch $(COMPILED)
-
-run: $(COMPILED) ## Serve on 127.0.0.1:8080 (PORT=… for another) with a private Redis; every REVOCATION_… variable counts
+run: $(INSTALLED) ## Serve on 127.0.0.1:8080 (PORT=… for another) with a private Redis; every REVOCATION_… variable counts
 	@REVOCATION_PORT="$${REVOCATION_PORT:-$(PORT)}" exec $(BIN)/revocation-service serve
 
-demo: $(COMPILED) ## Run all four parts on loopback, and walk through login, logout and six logins (DEMO_ONCE=1: then end)
+demo: $(INSTALLED) ## Run all four parts on loopback, and walk through login, logout and six logins (DEMO_ONCE=1: then end)
 	@exec $(BIN)/python examples/demo.py
 
-check: $(COMPILED) ## Lint, format, types, and the layers of the code base
+check: $(INSTALLED) ## Lint, format, types, and the imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy deploy/gunicorn.conf.py
 	$(BIN)/mypy deploy/healthcheck.py
 	$(BIN)/mypy examples/demo.py
 	MYPYPATH=examples/main_api/tests $(BIN)/mypy examples/main_api/tests
-	$(BIN)/pytest -q tests/test_layers.py
+	$(BIN)/lint-imports --no-cache
 
-test: $(COMPILED) ## The tests, against real Redis processes that they start themselves (PROCESSES=3 at a time; some minutes)
+test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (PROCESSES=3 at a time; some minutes)
 	$(BIN)/pytest -m "not docker" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
-campaign: $(COMPILED) ## The same claims turned up: 100,000 revocations under kills, long fuzzing (over an hour)
+campaign: $(INSTALLED) ## The same claims turned up: 100,000 revocations under kills, long fuzzing (over an hour)
 	CAMPAIGN=1 $(BIN)/pytest -m "not docker"
 
-bench: $(COMPILED) ## Measure, against named baselines in the same run
+bench: $(INSTALLED) ## Measure, against named baselines in the same run
 	$(BIN)/python -m bench
 
 secrets: ## Make secrets/ for docker-compose.yml: passwords and keys; two of them are printed, this once
 	@deploy/make-secrets
 
-test-docker: $(COMPILED) ## Build the image, run the compose file and the testcontainers tests; says so where no engine answers
+test-docker: $(INSTALLED) ## Build the image, run the compose file and the testcontainers tests; says so where no engine answers
 	$(BIN)/pytest -m docker -rs tests/docker
 
 clean: ## Remove what the other commands made
-	rm -rf $(VENV) build client/build client/revocation_client/*.so dist *.egg-info client/*.egg-info examples/main_api/*.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build client/build dist *.egg-info client/*.egg-info examples/main_api/*.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import pathlib
 import platform
 import statistics
 from collections.abc import Awaitable, Callable, Coroutine
@@ -29,14 +28,15 @@ from bench.mirrors import (
     log_out,
     p50s,
     until_synced,
+    verified,
 )
 from bench.parts import AUTH, baseline, fill, gateway, redis, service, used_memory
-from revocation_client import glance
-from revocation_client.wire import dumps
+from revocation_client.schema import dumps
+from revocation_service.metrics import Metrics
 from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.store import Put, Store
 from revocation_service.store.topology import topology
-from revocation_service.telemetry import Metrics, configure_logging
+from revocation_service.telemetry import configure_logging
 
 CONNECTIONS = 32
 CONCURRENT = 64
@@ -168,7 +168,7 @@ async def application(plan: Plan) -> None:
     overhead = median_ms(alone["client"], 0.5) - median_ms(alone["request"], 0.5)
     for way in ("in-process", "hiredis"):
         faster = ratio(together["client"], together[way])
-        print(f"  client against {names[way]}, {CONCURRENT} at once {faster:5.2f} x  (goal 2)")
+        print(f"  client against {names[way]}, {CONCURRENT} at once {faster:5.2f} x  (goal 1.5)")
     print(f"  client over a bare request, one after another    {overhead * 1000:+.0f} us a check (p50)")
 
 
@@ -232,7 +232,6 @@ async def memory(plan: Plan) -> None:
 async def mirror(plan: Plan) -> None:
     """A check from memory: its cost, the memory's cost, and how soon a revocation is in it."""
     print("\nchecks from memory, each of a token never asked before; redis-py with hiredis, on the same event loop")
-    print(f"  what answers them in the client is {pathlib.Path(glance.__file__).name}")
     answers: dict[int, float] = {}
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())
@@ -253,7 +252,7 @@ async def mirror(plan: Plan) -> None:
 async def _answers(plan: Plan, url: str, entries: int, held: Loaded) -> float:
     stalled, theirs = held.stalled_seconds * 1000, held.service_stalled_seconds * 1000
     print(f"    snapshot in {held.seconds:.1f} s  (goal 10)", end="")
-    print(f"; {held.bytes_an_entry:.0f} bytes of memory an entry  (goal 120)" if entries == plan.stored else "")
+    print(f"; {held.bytes_an_entry:.0f} bytes of memory an entry  (goal 220)" if entries == plan.stored else "")
     print(f"    longest stall: the application's loop {stalled:.0f} ms, the service's {theirs:.0f} ms  (goal 50)")
     async with Redis.from_url(url) as client:
         ways = {
@@ -261,15 +260,21 @@ async def _answers(plan: Plan, url: str, entries: int, held: Loaded) -> float:
             "awaited": awaited(held.client.is_revoked),
             "now": at_once(held.client.is_revoked_now),
             "dict": in_dict(entries),
+            "pyjwt": verified(),
         }
         p50 = await p50s(ways, plan.asked)
         await log_out(held.client, LOGGED_OUT)
         more = await p50s({name: ways[name] for name in ("redis", "awaited")}, plan.asked)
     told = {
         "redis": ("redis.asyncio EXISTS, in process", ""),
-        "awaited": ("await is_revoked(claims)", f"{p50['redis'] / p50['awaited']:.0f} x as fast as Redis  (goal 200)"),
-        "now": ("is_revoked_now(claims)", f"{p50['now'] / p50['dict']:.1f} x of `key in dict`  (goal 6)"),
+        "awaited": (
+            "await is_revoked(claims)",
+            f"(goal 3.00)   {p50['redis'] / p50['awaited']:.0f} x as fast as Redis  (goal 40)"
+            f"   {p50['awaited'] / p50['pyjwt']:.1%} of PyJWT  (goal 5)",
+        ),
+        "now": ("is_revoked_now(claims)", ""),
         "dict": ("key in dict", ""),
+        "pyjwt": ("PyJWT verifies an RS256 token", ""),
     }
     for way, (name, ratio) in told.items():
         print(f"    {name:<36}  p50 {p50[way] * 1e6:8.2f} us   {ratio}".rstrip())

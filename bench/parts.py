@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
-from revocation_service.store.server_binary import find_server
+from revocation_service.store.embedded import find_server
 
 API_KEY = "bench-key-0123456789abcdef"
 AUTH = {"Authorization": f"Bearer {API_KEY}"}
@@ -61,7 +61,7 @@ async def redis() -> AsyncIterator[str]:
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory)
-        async with _process(port, find_server(None).path, *options):
+        async with _process(port, find_server(None)[0], *options):
             yield f"redis://127.0.0.1:{port}"
 
 

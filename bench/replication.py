@@ -12,13 +12,14 @@ import aiohttp
 from redis.asyncio import Redis
 
 from bench.parts import AUTH, fill, redis, service
-from revocation_client.model import Revocation
-from revocation_client.wire import change_to_json, dumps
+from revocation_client.revocation import Revocation
+from revocation_client.schema import dumps
+from revocation_service.metrics import Metrics
 from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.settings import Limits, MirrorSettings, StoreSettings
+from revocation_service.store.records import change_form
 from revocation_service.store.store import Put, Store
 from revocation_service.store.topology import topology
-from revocation_service.telemetry import Metrics
 
 REVOCATIONS_A_SECOND = 5
 RECENT = 1_000
@@ -219,7 +220,7 @@ async def _newcomer(url: str, stored: int) -> tuple[int, float]:
 async def revoking(rounds: int, number: int) -> None:
     """Measure a revocation in one round trip, and the same with the log entry in a second one, as before."""
     async with redis() as url, _writer(url) as store:
-        entry = dumps(change_to_json(Revocation("jti", "x" * 32, 1795451574.0, 1795447974.0)))
+        entry = dumps(change_form(Revocation("jti", "x" * 32, 1795451574.0, 1795447974.0)))
 
         async def second(_put: Put) -> None:
             async with store.exchange("append") as client:

@@ -1,6 +1,7 @@
-"""Exits with 0 if the service on this machine answers /healthz, or whoever listens on the loopback port given.
+"""Exit with 0 if /healthz answers 200, else with one line on stderr. This is the HEALTHCHECK of the images.
 
-The image's HEALTHCHECK; the gateway's too, which answers on its admin port.
+Without an argument it asks the service at REVOCATION_HOST and REVOCATION_PORT, else the given port of loopback: that of
+the main API, or the admin port of the gateway.
 """
 
 import http.client

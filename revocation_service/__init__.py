@@ -1,4 +1,4 @@
-"""A standalone service that takes JSON Web Tokens back: a Redis denylist behind /revoke and /check."""
+"""A standalone service that revokes JSON Web Tokens: a Redis denylist behind /revoke and /check."""
 
 from revocation_service._version import __version__
 

@@ -1,6 +1,6 @@
-"""The callers: their names, their keys and what they may do, as one setting holds them; pure.
+"""API keys: the name, the digest and the scopes of each caller, as REVOCATION_API_KEYS holds them.
 
-No error quotes any part of an entry: where its name was forgotten, the key stands in the name's place.
+Errors quote no part of an entry: if its name was forgotten, the key stands in the name's place.
 """
 
 import re
@@ -12,14 +12,15 @@ from revocation_service.errors import SettingsError
 
 Scope = Literal["check", "revoke", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
-API_KEY: Final = re.compile(r"[A-Za-z0-9\-._~+/=]{20,}")
-_API_KEY_DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
-_KEY_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_KEY: Final = re.compile(r"[A-Za-z0-9\-._~+/=]{20,}")
+_DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A caller: its name, what it may do, and the SHA-256 of its key; the key itself is not kept."""
+    """A caller: its name, the SHA-256 of its key, and its scopes."""
 
     name: str
     digest: bytes = field(repr=False)
@@ -27,60 +28,46 @@ class ApiKey:
 
 
 def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
-    """The entries of REVOCATION_API_KEYS, by comma or by line.
-
-    Raises SettingsError.
-    """
-    lines = (line.strip() for line in text.replace(",", "\n").splitlines())
-    entries = [line for line in lines if line and not line.startswith("#")]
-    keys = [_api_key(entry, f"REVOCATION_API_KEYS, entry {number}") for number, entry in enumerate(entries, 1)]
-    if not keys:
+    """Parse entries separated by commas or line breaks; one that begins with # is a comment."""
+    keys = [_api_key(entry, f"REVOCATION_API_KEYS, entry {n}") for n, entry in enumerate(_entries(text), 1)]
+    if text and not keys:
         raise SettingsError(
-            "REVOCATION_API_KEYS is set and holds no key; unset it to serve loopback alone, without keys"
+            "REVOCATION_API_KEYS is set and holds no key; unset it to serve only loopback, without keys"
         )
     if len({key.digest for key in keys}) != len(keys):
         raise SettingsError("REVOCATION_API_KEYS has one key twice; give every caller a key of its own")
     return tuple(keys)
 
 
+def _entries(text: str) -> list[str]:
+    lines = (line.strip() for line in text.replace(",", "\n").splitlines())
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def _api_key(entry: str, where: str) -> ApiKey:
-    """One entry, `name=key:scope+scope`: the name ends at the first `=`, the scopes begin after the last `:`."""
+    """Parse `name=key:scope+scope`: the name ends at the first `=`, the scopes begin after the last `:`."""
     name, _, rest = entry.partition("=")
     key, _, scopes = rest.rpartition(":")
     if not key:
-        raise SettingsError(
-            f"{where}: it is not name=key:scopes (`revocation-service new-key NAME SCOPES` prints a good one)"
-        )
+        raise SettingsError(f"{where}: it is not name=key:scopes (`revocation-service new-key NAME SCOPES` prints one)")
     parse_key_name(name, f"{where}, its name")
-    return ApiKey(name, _key_digest(key, where), parse_scopes(scopes, where))
-
-
-def _key_digest(key: str, where: str) -> bytes:
-    given = _API_KEY_DIGEST.fullmatch(key)
-    if given:
-        return bytes.fromhex(given[1])
-    if not API_KEY.fullmatch(key):
+    if not (digest := _DIGEST.fullmatch(key)) and not _KEY.fullmatch(key):
         raise SettingsError(
             f"{where}: a key is 20 or more characters of A-Z a-z 0-9 - . _ ~ + / =, or sha256: and 64 hex digits"
         )
-    return sha256(key.encode()).digest()
+    hashed = bytes.fromhex(digest[1]) if digest else sha256(key.encode()).digest()
+    return ApiKey(name, hashed, parse_scopes(scopes, where))
 
 
 def parse_key_name(name: str, where: str) -> str:
-    """The name of a caller, as it may stand in logs and records.
-
-    Raises SettingsError, which begins with `where`.
-    """
-    if not _KEY_NAME.fullmatch(name):
-        raise SettingsError(f"{where}: 1 to 64 of A-Z a-z 0-9 . _ -")
+    """Return the name if it is valid: it appears in logs and records. Errors begin with `where`."""
+    if not _NAME.fullmatch(name):
+        raise SettingsError(f"{where}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
     return name
 
 
 def parse_scopes(text: str, where: str) -> frozenset[Scope]:
-    """`check+revoke` as a set.
-
-    Raises SettingsError, which begins with `where`.
-    """
+    """Parse scopes that are joined by +. Errors begin with `where`."""
     names = text.split("+")
     scopes = frozenset(scope for scope in SCOPES if scope in names)
     if len(scopes) != len(names):
@@ -89,6 +76,5 @@ def parse_scopes(text: str, where: str) -> frozenset[Scope]:
 
 
 def mask_api_keys(text: str) -> str:
-    """The names of the entries alone, of a text that was parsed already."""
-    names = [line.strip().partition("=")[0] for line in text.replace(",", "\n").splitlines()]
-    return ", ".join(f"{name}=***" for name in names if name and not name.startswith("#"))
+    """Return the names of the entries. Only for valid text: of an entry without a name, this would show the key."""
+    return ", ".join(f"{entry.partition('=')[0]}=***" for entry in _entries(text))

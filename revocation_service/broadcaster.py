@@ -13,22 +13,25 @@ import weakref
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator
 from typing import Final, Protocol
 
-from revocation_client import feed as wire
+from revocation_client.feed_events import Change, Heartbeat, Reset, Snapshot, Synced, Why, encode
 from revocation_client.mirror import Mirror
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
+from revocation_client.schema import VALUE_MAX_CHARACTERS
 from revocation_service.errors import FeedUnavailable, TooManySubscribers
+from revocation_service.metrics import Metrics
 from revocation_service.replay_buffer import ReplayBuffer
 from revocation_service.tasks import begin, end
-from revocation_service.telemetry import Metrics
+
+HEARTBEAT_SECONDS: Final = 1.0
+
+EVENT_MAX_REVOCATIONS: Final = 250
+"""So few that decoding an event triggers no garbage collection of an application's large heap."""
 
 CHUNK_MAX_BYTES: Final = 64 * 1024
 """Bytes of changes in one write. A subscriber that reads nothing holds one chunk in memory."""
 
 WRITERS_PER_TURN: Final = 25
 """Subscribers that write in one iteration of the event loop, in a millisecond. The rest wait, and send more then."""
-
-VALUE_MAX_CHARACTERS: Final = wire.EVENT_MAX_BYTES // wire.EVENT_MAX_REVOCATIONS // 14
-"""Longer values, which only foreign writers use, are left out: a full event must fit, at 12 bytes a character."""
 
 
 class Source(Protocol):
@@ -44,11 +47,14 @@ class Source(Protocol):
     def subscribe(self, listener: Callable[[list[Revocation]], None]) -> Callable[[], None]: ...  # call to undo
 
 
-def _sendable(revocations: Iterable[Revocation]) -> Iterator[Revocation]:
-    return (each for each in revocations if len(each.value) <= VALUE_MAX_CHARACTERS)
+def _parts(revocations: Iterable[Revocation]) -> Iterator[list[Revocation]]:
+    """Yield the revocations in parts that fit an event, without foreign writers' values that no check can name."""
+    rest = (each for each in revocations if len(each.value) <= VALUE_MAX_CHARACTERS)
+    while part := [*itertools.islice(rest, EVENT_MAX_REVOCATIONS)]:
+        yield part
 
 
-class Snapshot:
+class SharedSnapshot:
     """The entries of a mirror as text, in chunks. The first reader of a chunk encodes it; it is kept for the others."""
 
     def __init__(self, revocations: Iterator[Revocation], position: int) -> None:
@@ -58,9 +64,10 @@ class Snapshot:
         self._chunks: list[bytes] = []
 
     @staticmethod
-    def _encode(entries: Iterator[Revocation]) -> Iterator[bytes]:
-        yield from wire.snapshots(_sendable(entries))
-        yield b""  # without this a reader could take the error of another reader for the end
+    def _encode(revocations: Iterator[Revocation]) -> Iterator[bytes]:
+        for part in _parts(revocations):
+            yield encode(Snapshot(part))
+        yield b""  # the end: without it, an error of another reader would look like the end
 
     def chunks(self) -> Iterator[bytes]:
         """Yield all chunks. Raises RuntimeError if the encoding failed for another reader."""
@@ -76,15 +83,13 @@ class Subscription:
     """What one subscriber is sent, in order; read by one task."""
 
     def __init__(self, broadcaster: "Broadcaster", position: int, snapshot: Iterator[bytes] | None) -> None:
-        self.ended: wire.Why | None = None
+        self.ended: Why | None = None
         self.on_end: Callable[[], None] = lambda: None
         """Called when the stream is ended; a blocked write should then be given up soon."""
         self.turn = asyncio.Event()
         self._broadcaster = broadcaster
         self._position = position
         self._snapshot = snapshot
-        self._heartbeat: tuple[int, bytes] | None = None
-        """The oldest unsent heartbeat, and the position from which it may be sent: after all that it proves."""
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """Yield the text of the stream. To be called once."""
@@ -97,40 +102,36 @@ class Subscription:
                 self.turn.clear()
 
     def _events(self) -> Iterator[bytes]:
-        """Yield the events in the order that `revocation_client.feed` states; b"" while there is nothing to send."""
+        """Yield the events in the order that `feed_events` states; b"" while there is nothing to send."""
         yield self._broadcaster.heartbeat(proves=False)
         opening = self._snapshot or iter(self._next_chunk, b"")
         while self._is_open() and (chunk := next(opening, b"")):
             yield chunk
         if self._is_open():
-            synced = self._broadcaster.synced(self._position)
-            self._heartbeat = self._broadcaster.buffer.end, self._broadcaster.heartbeat(proves=True)
-            yield synced + self._next_chunk()
+            synced = self._broadcaster.synced(self._position) + self._next_chunk()
+            caught_up = self._position == self._broadcaster.buffer.end
+            yield synced + (self._broadcaster.heartbeat(proves=True) if caught_up else b"")
         while (chunk := self._next_chunk()) or self.ended is None:
             yield chunk
-        yield wire.encode(wire.Reset(self.ended))
+        yield encode(Reset(self.ended))
 
     def _next_chunk(self) -> bytes:
-        """Return changes, and a heartbeat that proves them; b"" if there is nothing, or the buffer dropped a change."""
+        """Return the next events; b"" if there are none, or the buffer dropped one."""
         if not self._is_open() and self.ended == "too_slow":
             return b""
         chunk, self._position = self._broadcaster.buffer.read(self._position, CHUNK_MAX_BYTES)
-        if self._heartbeat is not None and self._heartbeat[0] <= self._position:
-            chunk, self._heartbeat = chunk + self._heartbeat[1], None
         return chunk
 
-    def send_heartbeat(self, heartbeat: bytes) -> None:
-        """Send a heartbeat after all changes until now, unless an earlier one is still unsent."""
-        if self._is_open() and self._heartbeat is None:
-            self._heartbeat = self._broadcaster.buffer.end, heartbeat
-
     def _is_open(self) -> bool:
-        """End the stream if the buffer dropped changes that it lacks; False if it was ended, now or before."""
-        if self._position < self._broadcaster.buffer.start:
-            self.end("too_slow")
+        self.end_if_too_slow()
         return self.ended is None
 
-    def end(self, why: wire.Why) -> None:
+    def end_if_too_slow(self) -> None:
+        """End the stream if the buffer dropped an event that the subscriber lacks."""
+        if self._position < self._broadcaster.buffer.start:
+            self.end("too_slow")
+
+    def end(self, why: Why) -> None:
         """Send the remaining changes, unless some were dropped, and end the stream with this reason."""
         if self.ended is None:
             self.ended = why
@@ -150,7 +151,7 @@ class Broadcaster:
         self._metrics = metrics
         self._subscriptions: set[Subscription] = set()
         self._waiting: dict[Subscription, None] = {}  # for a turn, in this order
-        self._snapshot: Callable[[], Snapshot | None] = lambda: None
+        self._snapshot: Callable[[], SharedSnapshot | None] = lambda: None
         self._leaving = False
         self._stop_listening: Callable[[], None] = lambda: None
         self._heartbeats: list[asyncio.Task[None]] = []
@@ -164,7 +165,7 @@ class Broadcaster:
         """Tell subscribers to ask the service, and accept no new one. Changes are still sent until `end`."""
         if not self._leaving:
             self._leaving = True
-            self._send(wire.Reset("shutdown"))
+            self._send(encode(Reset("shutdown")))
 
     def end(self) -> None:
         self.leave()
@@ -199,28 +200,27 @@ class Broadcaster:
             return Subscription(self, position, None)
         snapshot = self._snapshot()
         if snapshot is None or snapshot.position < self.buffer.start:
-            snapshot = Snapshot(self._source.told(), self.buffer.end)
+            snapshot = SharedSnapshot(self._source.told(), self.buffer.end)
             self._snapshot = weakref.ref(snapshot)  # only its readers keep it alive
-        resets = [] if cursor is None else [wire.encode(wire.Reset("unknown_cursor"))]
+        resets = [] if cursor is None else [encode(Reset("unknown_cursor"))]
         return Subscription(self, snapshot.position, itertools.chain(resets, snapshot.chunks()))
 
     def heartbeat(self, *, proves: bool) -> bytes:
         """Encode a heartbeat. One that proves nothing only tells this process' clock."""
         staleness = self._source.staleness() if proves else math.inf
-        return wire.encode(wire.Heartbeat(staleness, time.monotonic(), self._source.complete))
+        return encode(Heartbeat(staleness, time.monotonic(), self._source.complete))
 
     def synced(self, position: int) -> bytes:
         """Encode the end of a snapshot, or of what was missed."""
         source = self._source
-        return wire.encode(wire.Synced(self.buffer.cursor(position), source.complete, source.mirror.skew_seconds))
+        return encode(Synced(self.buffer.cursor(position), source.complete, source.mirror.skew_seconds))
 
     def _learn(self, revocations: list[Revocation]) -> None:
-        rest = _sendable(revocations)
-        while part := [*itertools.islice(rest, wire.EVENT_MAX_REVOCATIONS)]:
-            self._send(wire.Change(self.buffer.cursor(self.buffer.end + 1), part))
+        for part in _parts(revocations):
+            self._send(encode(Change(self.buffer.cursor(self.buffer.end + 1), part)))
 
-    def _send(self, event: wire.Event) -> None:
-        self.buffer.append(wire.encode(event))
+    def _send(self, event: bytes) -> None:
+        self.buffer.append(event)
         self.give_turns(self._subscriptions)
 
     def give_turns(self, subscriptions: Collection[Subscription]) -> None:
@@ -237,9 +237,9 @@ class Broadcaster:
             asyncio.get_running_loop().call_soon(self._give_next)
 
     async def _send_heartbeats(self) -> None:
+        """Put a heartbeat behind the changes that it proves, each second."""
         while True:
-            await asyncio.sleep(wire.HEARTBEAT_SECONDS)
-            heartbeat = self.heartbeat(proves=True)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._send(self.heartbeat(proves=True))
             for subscription in self._subscriptions:
-                subscription.send_heartbeat(heartbeat)
-            self.give_turns(self._subscriptions)
+                subscription.end_if_too_slow()

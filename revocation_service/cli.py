@@ -1,39 +1,41 @@
-"""The command line: parse, call, exit."""
+"""The command line: parse the arguments, call, exit."""
 
 import argparse
-import asyncio
 import secrets
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from hashlib import sha256
+from typing import Any
 
 import structlog
+import uvloop
 
 from revocation_service import __version__
+from revocation_service.api.app import serve
 from revocation_service.api_keys import parse_key_name, parse_scopes
-from revocation_service.dry_run import dry_run, dry_run_gateway
-from revocation_service.environment import Loaded, S, describe
+from revocation_service.environment import Loaded
 from revocation_service.errors import ServiceError
-from revocation_service.gateway.settings import load as load_gateway
-from revocation_service.settings import load, load_watch
+from revocation_service.gateway.app import serve as serve_gateway
+from revocation_service.gateway.settings import GatewaySettings, load as load_gateway
+from revocation_service.settings import Settings, load
+from revocation_service.signing_keys import SigningKeys
+from revocation_service.store import embedded
+from revocation_service.store.topology import topology
 from revocation_service.telemetry import configure_logging
-from revocation_service.watch import watch_until_stopped
-from revocation_service.web.serve import serve
 
-_DESCRIPTION = """Takes JSON Web Tokens back: a denylist in Redis behind /revoke and /check.
+_DESCRIPTION = """Revoke JSON Web Tokens: a denylist in Redis behind /revoke and /check.
 
-Settings are environment variables: REVOCATION_… of the service, GATEWAY_… of the gateway. `check-config` and
-`check-config gateway` show them all, and what is in force."""
+Settings are environment variables: REVOCATION_… for the service, GATEWAY_… for the gateway. `check-config` and
+`check-config gateway` print all of them, with the values in force."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status is 0, 1 where it failed, 2 where it was called wrongly."""
+    """Run one command and return the exit status: 0, or 1 on failure. argparse exits with 2 on a usage error."""
     parsed = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], None] = parsed.command
     try:
-        command(parsed)
+        parsed.command(parsed)
     except ServiceError as error:
-        print(f"revocation-service: {error.detail}", file=sys.stderr)  # noqa: T201 - a command answers its user
+        print(f"revocation-service: {error.detail}", file=sys.stderr)
         return 1
     return 0
 
@@ -44,82 +46,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add(commands, "serve", _serve, "serve /revoke and /check until SIGTERM")
-    _add(commands, "watch", _watch, "print the feed of the service at REVOCATION_URL, a line an event, until Ctrl-C")
-    _add(commands, "gateway", _gateway, "throttle logins before the main API at GATEWAY_UPSTREAM_URL until SIGTERM")
-    check = _add(commands, "check-config", _check_config, "print the settings in force, secrets masked")
-    check.add_argument(
-        "part",
-        metavar="PART",
-        nargs="?",
-        choices=("service", "gateway"),
-        default="service",
-        help="whose settings: service (default) or gateway",
-    )
-    new_key = _add(commands, "new-key", _new_key, "print a new API key, and its entry for REVOCATION_API_KEYS")
-    new_key.add_argument("name", metavar="NAME", help="who will call with it; stands in revoked_by")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None], summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        added.set_defaults(command=command)
+        return added
+
+    add("serve", lambda _: _run(load(), serve), "serve /revoke and /check until SIGTERM")
+    add("gateway", lambda _: _run(load_gateway(), serve_gateway), "throttle logins to the main API until SIGTERM")
+    check = add("check-config", _check_config, "print the settings in force, secrets masked, and check them")
+    check.add_argument("part", nargs="?", choices=("service", "gateway"), default="service", help="default: service")
+    new_key = add("new-key", _new_key, "print a new API key, and its entry for REVOCATION_API_KEYS")
+    new_key.add_argument("name", metavar="NAME", help="name of the caller, as it appears in revoked_by")
     new_key.add_argument("scopes", metavar="SCOPES", help="check, revoke, admin, or several joined by +")
     return parser
 
 
-def _add(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
-    name: str,
-    command: Callable[[argparse.Namespace], None],
-    summary: str,
-) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-    parser.set_defaults(command=command)
-    return parser
-
-
-def _serve(_parsed: argparse.Namespace) -> None:
-    loaded = load()
+def _run(loaded: Loaded[Any], serve: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
     configure_logging(loaded.settings.log_level, loaded.settings.log_format)
     for name in loaded.unknown:
         structlog.get_logger().warning("unknown_setting", name=name)
-    with _runner() as running:
-        running.run(serve(loaded.settings))
-
-
-def _watch(_parsed: argparse.Namespace) -> None:
-    asyncio.run(watch_until_stopped(load_watch(), sys.stdout))
-
-
-def _gateway(_parsed: argparse.Namespace) -> None:
-    from revocation_service.gateway.serve import serve as serve_gateway  # the service needs none of its libraries
-
-    loaded = load_gateway()
-    configure_logging(loaded.settings.log_level, loaded.settings.log_format)
-    for name in loaded.unknown:
-        structlog.get_logger().warning("unknown_setting", name=name)
-    with _runner() as running:
-        running.run(serve_gateway(loaded.settings))
-
-
-def _runner() -> asyncio.Runner:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.Runner()
-    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    uvloop.run(serve(loaded.settings))
 
 
 def _check_config(parsed: argparse.Namespace) -> None:
-    if parsed.part == "gateway":
-        loaded_gateway = load_gateway()
-        _show(loaded_gateway)
-        dry_run_gateway(loaded_gateway.settings)
-        return
-    loaded = load()
-    _show(loaded)
-    dry_run(loaded.settings)
-
-
-def _show(loaded: Loaded[S]) -> None:
-    print(*describe(loaded), sep="\n")  # noqa: T201
+    loaded: Loaded[Any] = load_gateway() if parsed.part == "gateway" else load()
+    print(*loaded.shown, sep="\n")
     for name in loaded.unknown:
-        print(f"revocation-service: {name} is set, and no setting has that name", file=sys.stderr)  # noqa: T201
+        print(f"revocation-service: {name} is set, and no setting has that name", file=sys.stderr)
+    _check(loaded.settings)
+
+
+def _check(settings: Settings | GatewaySettings) -> None:
+    """Raise SettingsError where a start would, without connecting to anything."""
+    if isinstance(settings, Settings):
+        SigningKeys(settings.signing)
+    store = settings.store if isinstance(settings, Settings) else settings.throttle.store
+    if store and store.embedded_directory:
+        embedded.check(store.embedded_directory, store.server_bin)
+    elif store:
+        topology(store)
 
 
 def _new_key(parsed: argparse.Namespace) -> None:
@@ -127,6 +93,5 @@ def _new_key(parsed: argparse.Namespace) -> None:
     scopes = "+".join(sorted(parse_scopes(parsed.scopes, "SCOPES")))
     key = secrets.token_urlsafe(32)
     digest = sha256(key.encode()).hexdigest()
-    print(  # noqa: T201
-        f"key, for the caller:             {key}\nentry for REVOCATION_API_KEYS:   {name}=sha256:{digest}:{scopes}"
-    )
+    print(f"key, for the caller:             {key}")
+    print(f"entry for REVOCATION_API_KEYS:   {name}=sha256:{digest}:{scopes}")

@@ -1,147 +1,142 @@
-"""Reads variables by the name behind a prefix, and remembers how each reads; the only reader of the environment.
+"""Read settings from environment variables. Nothing else in the service reads the environment.
 
-A wrong value raises `SettingsError`, one line that names the variable. It knows no setting by name.
+A setting is declared once, as a field of a dataclass: `host: str = setting("REVOCATION_HOST", "127.0.0.1", filled)`.
+`EnvReader.read` fills such a dataclass. A wrong value raises SettingsError, in one line that names the variable.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 from revocation_service.errors import SettingsError
 
 S = TypeVar("S")
+T = TypeVar("T")
+N = TypeVar("N", int, float)
 
-_Mask = Callable[[str], str]
+Parse = Callable[[str], T]
+"""Turns a variable's text into its value. Raises ValueError("must be …"), without quoting a secret."""
 
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """One setting in force, as `check-config` prints it."""
-
-    name: str
-    value: str
-    given: bool
+EMPTY: Final = "is set but empty; give it a value or unset it"
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded(Generic[S]):
-    """The settings, how they read, and what was set to no effect."""
+    """The settings, a printable line for each (secrets masked), and variables with our prefix that name no setting."""
 
     settings: S
-    shown: tuple[Shown, ...]
+    shown: tuple[str, ...]
     unknown: tuple[str, ...]
 
 
-def describe(loaded: Loaded[S]) -> Iterator[str]:
-    """The settings in force, a line each, secrets masked."""
-    for shown in loaded.shown:
-        yield f"{shown.name}={shown.value}{'' if shown.given else '  (default)'}"
+def setting(variable: str, default: str, parse: Parse[T], mask: Parse[str] | None = None) -> T:
+    """Declare a dataclass field that `EnvReader.read` takes from the environment. The default is parsed like a value.
+
+    A `mask` makes it a secret: it is hidden from reprs and `check-config`, may be in a file, and must not be empty.
+    """
+    metadata = {"setting": (variable, default, parse, mask)}
+    declared: T = field(default=parse(default), repr=mask is None, metadata=metadata)
+    return declared
 
 
-def process_environment() -> Mapping[str, str]:
-    """The process's own variables."""
-    return os.environ
+class EnvReader:
+    """Reads variables, and keeps a printable line for each."""
+
+    def __init__(self, environment: Mapping[str, str] | None) -> None:
+        self.environment = os.environ if environment is None else environment
+        self._shown: list[str] = []
+        self._known: set[str] = set()
+
+    def read(self, kind: Callable[..., S], **given: Any) -> S:
+        """Return the dataclass `kind`, with its declared settings read and its other fields `given`."""
+        for each in fields(cast("Any", kind)):
+            if "setting" in each.metadata:
+                given[each.name] = self.value(*each.metadata["setting"])
+        return kind(**given)
+
+    def value(self, variable: str, default: str, parse: Parse[T], mask: Parse[str] | None = None) -> T:
+        """Return one setting, as `setting` declares it. Raises SettingsError."""
+        text = self._text(variable, secret=mask is not None)
+        shown = f"{default}  (default)" if text is None else (mask or str)(text)
+        self._shown.append(f"{variable}={shown}")
+        try:
+            return parse(default if text is None else filled(text) if mask else text)
+        except ValueError as error:
+            raise SettingsError(f"{variable} {error}") from None
+
+    def _text(self, variable: str, *, secret: bool) -> str | None:
+        text, file = self.environment.get(variable), f"{variable}_FILE"
+        self._known |= {variable, file} if secret else {variable}
+        if secret and file in self.environment:
+            if text is not None:
+                raise SettingsError(f"{variable} and {file} are both set; keep one")
+            path = self.environment[file]
+            try:
+                text = Path(path).read_text(encoding="utf-8")
+            except (OSError, ValueError) as error:
+                why = error.strerror if isinstance(error, OSError) else "not text"
+                raise SettingsError(f"{file} names {path}, which cannot be read: {why}") from None
+        return None if text is None else text.strip()
+
+    def loaded(self, settings: S, prefix: str, *others: str) -> Loaded[S]:
+        """Return the settings and what was read. A variable with the prefix is unknown unless read, or in `others`."""
+        ours = {name for name in self.environment if name.startswith(prefix)}
+        return Loaded(settings, tuple(sorted(self._shown)), tuple(sorted(ours - self._known - {*others})))
 
 
-class Reader:
-    """Takes variables from an environment by the name behind the prefix, and remembers how each reads."""
+def number(kind: Callable[[str], N], least: float, most: float) -> Parse[N]:
+    """Return a parser of int or float, within these bounds."""
 
-    def __init__(self, prefix: str, environment: Mapping[str, str], *, known: frozenset[str] = frozenset()) -> None:
-        self.prefix = prefix
-        self.environment = environment
-        self.shown: list[Shown] = []
-        self._known: set[str] = set(known)
+    def parse(text: str) -> N:
+        with suppress(ValueError):
+            if least <= (value := kind(text)) <= most:
+                return value
+        raise ValueError(f"must be a {'whole ' if kind is int else ''}number from {least:,g} to {most:,g}")
 
-    def unknown(self) -> tuple[str, ...]:
-        """Variables with our prefix that mean nothing: misspelt, most likely."""
-        ours = (name for name in self.environment if name.startswith(self.prefix))
-        return tuple(sorted(name for name in ours if name not in self._known))
+    return parse
 
-    def wrong(self, name: str, why: str) -> SettingsError:
-        """The error of a variable: one line that names it."""
-        return SettingsError(f"{self.prefix}{name} {why}")
 
-    def text(self, name: str, default: str, *, empty: bool = True) -> str:
-        """A variable as it stands, white space round it dropped."""
-        text = self._take(name, default, lambda value: value)
-        if not text and not empty:
-            raise self.wrong(name, "is set but empty; give it a value or unset it")
+def flag(text: str) -> bool:
+    """Parse true or false."""
+    if text.lower() not in {"true", "false", "1", "0"}:
+        raise ValueError("must be true or false")
+    return text.lower() in {"true", "1"}
+
+
+def one_of(*words: str) -> Parse[str]:
+    """Return a parser that accepts these words only."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
         return text
 
-    def unprefixed(self, name: str) -> str | None:
-        """A variable that other programs know too, under this name."""
-        value = self.environment.get(name) or None
-        self.shown.append(Shown(name, value or "", value is not None))
-        return value
+    return parse
 
-    def number(self, name: str, default: float, *, least: float, most: float, whole: bool = False) -> float:
-        """A number within bounds."""
-        text = self._take(name, f"{default:g}" if default < 1e5 else str(default), lambda value: value)
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            kind = "a whole number" if whole else "a number"
-            raise self.wrong(name, f"must be {kind} from {least:,g} to {most:,g}")
-        return value
 
-    def flag(self, name: str, *, default: bool) -> bool:
-        """True or false."""
-        text = self._take(name, str(default).lower(), lambda value: value).lower()
-        if text not in {"true", "false", "1", "0"}:
-            raise self.wrong(name, "must be true or false")
-        return text in {"true", "1"}
+def optional(parse: Parse[T]) -> Parse[T | None]:
+    """Return a parser that turns an empty text into None."""
+    return lambda text: parse(text) if text else None
 
-    def choice(self, name: str, default: str, known: tuple[str, ...]) -> str:
-        """One of several words."""
-        text = self._take(name, default, lambda value: value)
-        if text not in known:
-            raise self.wrong(name, f"must be one of {', '.join(known)}")
-        return text
 
-    def secret(self, name: str, default: str | None = None, mask: _Mask | None = None) -> str | None:
-        """A variable that may stand in a file instead, named by NAME_FILE; what is set must not be empty."""
-        self._known.add(f"{self.prefix}{name}_FILE")
-        text = self._from_file(name)
-        if text is None:
-            text = self.environment.get(self.prefix + name)
-        self._remember(name, text, default, mask or (lambda _secret: "***"))
-        if text is not None and not text.strip():
-            raise self.wrong(name, "is set but empty; give it a value or unset it")
-        return default if text is None else text.strip()
+def filled(text: str) -> str:
+    """Parse any text but an empty one."""
+    if not text:
+        raise ValueError(EMPTY)
+    return text
 
-    def _from_file(self, name: str) -> str | None:
-        variable = f"{self.prefix}{name}"
-        path = self.environment.get(f"{variable}_FILE")
-        if path is None:
-            return None
-        if variable in self.environment:
-            raise SettingsError(f"{variable} and {variable}_FILE are both set; keep one")
-        try:
-            return Path(path).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            why = error.strerror if isinstance(error, OSError) else "not text"
-            raise SettingsError(f"{variable}_FILE names {path}, which cannot be read: {why}") from None
 
-    def _take(self, name: str, default: str, mask: _Mask) -> str:
-        given = self.environment.get(self.prefix + name)
-        self._remember(name, given, default, mask)
-        return default if given is None else given.strip()
-
-    def _remember(self, name: str, given: str | None, default: str | None, mask: _Mask) -> None:
-        self._known.add(self.prefix + name)
-        value = default if given is None else mask(given)
-        self.shown.append(Shown(self.prefix + name, value or "", given is not None))
+def hidden(_secret: str) -> str:
+    """Mask all of a secret."""
+    return "***"
 
 
 def mask_url(url: str) -> str:
-    """A URL with its user, password and query hidden."""
-    scheme, separator, rest = url.partition("://")
-    address, query, options = rest.partition("?")
-    _credentials, at, host = address.rpartition("@")
-    if "@" in options:  # it may be a password that holds a question mark
-        return f"{scheme}{separator}***"
-    return f"{scheme}{separator}{'***@' if at else ''}{host}{'?***' if query else ''}"
+    """Mask the user, the password and the query of a URL."""
+    if re.search(r"\?.*@", url, re.DOTALL):  # the question mark may be part of a password
+        return f"{url.partition('://')[0]}://***"
+    return re.sub(r"\?.*", "?***", re.sub(r"//.*@", "//***@", url, flags=re.DOTALL), flags=re.DOTALL)

@@ -8,8 +8,6 @@ from collections import deque
 from typing import Final
 
 REPLAY_MAX_BYTES: Final = 16 * 1024 * 1024
-EVENT_OVERHEAD_BYTES: Final = 64
-"""Memory that an event takes beside its text."""
 
 
 class ReplayBuffer:
@@ -26,9 +24,9 @@ class ReplayBuffer:
         """Add an event, and drop as many old ones as the bound requires."""
         self._events.append(event)
         self.end += 1
-        self._bytes += len(event) + EVENT_OVERHEAD_BYTES
+        self._bytes += len(event)
         while self._bytes > REPLAY_MAX_BYTES:
-            self._bytes -= len(self._events.popleft()) + EVENT_OVERHEAD_BYTES
+            self._bytes -= len(self._events.popleft())
             self.start += 1
 
     def read(self, position: int, max_bytes: int) -> tuple[bytes, int]:

@@ -4,42 +4,35 @@ A check is answered from Redis and the worker's mirror together: revoked if eith
 said is rule 11 of docs/architecture.md, "Replication".
 """
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import chain
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 import structlog
 
-from revocation_client.model import CUTOFF_CLAIMS, ClaimName, Claims, Revocation, first_covering, iat_unusable
-from revocation_client.wire import Lifetime, Question, Result, RevokeClaim, RevokeToken
+from revocation_client.claims import CLAIMS, ClaimName, Claims
+from revocation_client.revocation import Revocation, first_covering, iat_unusable
+from revocation_client.schema import Question, Result, RevokeClaim, RevokeToken
 from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
+from revocation_service.metrics import Metrics
 from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.settings import Limits
-from revocation_service.store.store import DEADLINE_SECONDS, Put, Store, Stored
+from revocation_service.store.store import DEADLINE_SECONDS, Put, Store
 from revocation_service.store.topology import NOT_IN_TIME
-from revocation_service.telemetry import Metrics, RepeatedWarning
+from revocation_service.telemetry import RepeatedWarning
 from revocation_service.tokens import Token, TokenReader
 
-LOGGED_CHARACTERS: Final = 8
-
 READ_WHILE_AWAY_SECONDS: Final = 0.01
-"""How long a check waits for Redis, which did not answer the last time, if the mirror can answer."""
-
-IN_DOUBT: Final = "Redis may lack revocations: "
-
-_CLAIM: Final = itemgetter(0)
+"""Timeout of a read if Redis did not answer the last time and the mirror can answer."""
 
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The result of a request to revoke. Of a token that had already expired, nothing is stored: there is no record."""
+    """The result of a request to revoke. There is no record of a token that had already expired."""
 
     result: Result
     claim: ClaimName
@@ -63,22 +56,24 @@ class Verdict(NamedTuple):
     """Whether the revocation covers the token only because its `iat` is unusable."""
 
 
-@lru_cache(maxsize=64)
-def _not_revoked(considered: tuple[ClaimName, ...]) -> Verdict:
-    """Return the usual verdict, of Redis on a question by claims. There are few different ones, so they are shared."""
-    return Verdict(None, considered, verified=False)
+_Subject = Claims | Token
+"""What a question is about."""
 
 
-_Subject = tuple[Claims, list[tuple[ClaimName, str]], Token | None]
-"""The subject of a question: the claims, the claim and value of each record that may cover them, and the token."""
+class _Evidence(NamedTuple):
+    """What Redis answered, if it did."""
 
-
-def _described(claims: Claims) -> _Subject:
-    return claims, claims.identifiers(), None
+    records: Mapping[tuple[ClaimName, str], Revocation]
+    now: float
+    """Redis' clock in epoch seconds; the local clock if Redis did not answer."""
+    silent: bool
+    """Whether Redis did not answer."""
+    believed: bool
+    """Whether a record that Redis lacks means "not revoked"."""
 
 
 class Revocations:
-    """Revocations over one store, judged by one reader of tokens."""
+    """Revokes, checks and looks up, over one store and the mirror of this process."""
 
     def __init__(self, store: Store, sync: MirrorSync, tokens: TokenReader, limits: Limits, metrics: Metrics) -> None:
         self._store = store
@@ -86,148 +81,109 @@ class Revocations:
         self._tokens = tokens
         self._limits = limits
         self._metrics = metrics
+        self._counters = {True: metrics.checks.labels("revoked"), False: metrics.checks.labels("not_revoked")}
         self._exp_too_far = RepeatedWarning("exp_too_far")
         self._iat_unusable = RepeatedWarning("iat_unusable")
-        self._counted_revoked = metrics.checks.labels("revoked")
-        self._counted_not_revoked = metrics.checks.labels("not_revoked")
 
     async def revoke(self, request: RevokeToken | RevokeClaim, revoked_by: str | None) -> Revoked:
-        """Revoke what the request names, for the caller of that name; it is safe when this returns.
+        """Revoke what the request names. When this returns, the revocation is stored safely.
 
         Raises RequestError, Unavailable.
         """
-        put, token = await self._put_for(request, revoked_by)
-        stored = await self._sync.write(put)
-        self._metrics.revocations.labels(put.claim, stored.result).inc()
-        shown = put.value[:LOGGED_CHARACTERS]
-        _log.info("revocation", result=stored.result, claim=put.claim, value=shown, revoked_by=revoked_by)
-        return _revoked(put, stored, verified=token is not None and token.verified)
-
-    async def _put_for(self, request: RevokeToken | RevokeClaim, revoked_by: str | None) -> tuple[Put, Token | None]:
         if isinstance(request, RevokeToken):
             token = await self._tokens.read(request.token)
-            return _put_token(token, request, revoked_by), token
-        cutoff_is_now = request.claim in CUTOFF_CLAIMS and request.issued_before is None
-        return Put(
-            claim=request.claim,
-            value=request.value,
-            exp=request.lifetime.exp,
-            expires_in=request.lifetime.expires_in,
-            issued_before=request.issued_before,
-            cutoff_is_now=cutoff_is_now,
-            reason=request.reason,
-            revoked_by=revoked_by,
-        ), None
+            put, verified = _put_token(token, request, revoked_by), token.verified
+        else:
+            put, verified = _put_claim(request, revoked_by), False
+        stored = await self._sync.write(put)
+        self._metrics.revocations.labels(put.claim, stored.result).inc()
+        _log.info("revocation", result=stored.result, claim=put.claim, value=put.value[:8], revoked_by=revoked_by)
+        expires_at = put.exp if stored.record is None else stored.record.expires_at
+        return Revoked(stored.result, put.claim, put.value, expires_at, stored.record, verified)
 
     async def check(self, question: Question) -> Verdict:
         """Return whether the token in question is revoked.
 
         Raises RequestError, Unavailable.
         """
-        subject = _described(question) if isinstance(question, Claims) else await self._given(question)
-        evidence = await self._read(subject[1], lambda: self._mirror_answers(subject[0]))
+        subject = question if isinstance(question, Claims) else await self._tokens.read(question)
+        claims = _claims_of(subject)
+        evidence = await self._read(claims.identifiers, lambda: self._mirror_answers([claims]))
         verdict = self._verdict(subject, evidence)
-        (self._counted_revoked if verdict.revocation else self._counted_not_revoked).inc()
+        self._counters[verdict.revocation is not None].inc()
         return verdict
 
-    async def _given(self, raw: str) -> _Subject:
-        token = await self._tokens.read(raw)
-        return token.claims, token.claims.identifiers(), token
-
-    def _mirror_answers(self, claims: Claims) -> bool:
-        mirror, alive_at = self._sync.mirror, self._sync.now()
-        return self._sync.mirror_decides() or mirror.covering(claims, time.time(), alive_at=alive_at) is not None
-
     async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
-        """Return the verdicts in order; what is wrong with one question is the answer to that question alone.
+        """Return a verdict or an error for each question, in order.
 
-        Raises StoreUnavailable if Redis does not answer, and the mirror answers none of them.
+        Raises StoreUnavailable if Redis does not answer and the mirror answers none of them.
         """
-        tokens = iter(await asyncio.gather(*(self._subject(raw) for raw in questions if isinstance(raw, str))))
-        subjects = [
-            _described(one) if isinstance(one, Claims) else next(tokens) if isinstance(one, str) else one
-            for one in questions
-        ]
-        stated = [subject[1] for subject in subjects if not isinstance(subject, ServiceError)]
-        wanted = list(dict.fromkeys(chain.from_iterable(stated)))
-        evidence = await self._read(wanted, self._sync.mirror_decides) if wanted else self._nothing_read()
-        verdicts = [self._verdict_or_error(subject, evidence) for subject in subjects]
-        given = [verdict.revocation for verdict in verdicts if isinstance(verdict, Verdict)]
-        if wanted and evidence.silent and not given:
+        raws = list(dict.fromkeys(question for question in questions if isinstance(question, str)))
+        tokens = dict(zip(raws, await self._tokens.read_many(raws), strict=True)) if raws else {}
+        subjects = [tokens[question] if isinstance(question, str) else question for question in questions]
+        asked = [_claims_of(subject) for subject in subjects if isinstance(subject, _Subject)]
+        wanted = list(dict.fromkeys(chain.from_iterable(claims.identifiers for claims in asked)))
+        evidence = await self._read(wanted, lambda: self._mirror_answers(asked)) if wanted else _nothing_read()
+        outcomes = [self._verdict_or_error(subject, evidence) for subject in subjects]
+        verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
+        if wanted and evidence.silent and not verdicts:
             raise StoreUnavailable(NOT_IN_TIME)
-        not_revoked = given.count(None)
-        self._counted_revoked.inc(len(given) - not_revoked)
-        self._counted_not_revoked.inc(not_revoked)
-        return verdicts
+        for revoked, counter in self._counters.items():
+            counter.inc(sum((verdict.revocation is not None) == revoked for verdict in verdicts))
+        return outcomes
 
-    async def _subject(self, raw: str) -> _Subject | ServiceError:
-        try:
-            return await self._given(raw)
-        except ServiceError as error:
-            return error
+    def _mirror_answers(self, asked: Sequence[Claims]) -> bool:
+        mirror, now = self._sync.mirror, time.time()
+        return self._sync.mirror_decides() or all(mirror.covering(claims, now, self._sync.now) for claims in asked)
 
-    def _verdict_or_error(self, subject: _Subject | ServiceError, evidence: "_Evidence") -> Verdict | ServiceError:
-        if isinstance(subject, ServiceError):
-            return subject
+    def _verdict_or_error(self, subject: _Subject | ServiceError, evidence: _Evidence) -> Verdict | ServiceError:
         try:
-            return self._verdict(subject, evidence)
+            return subject if isinstance(subject, ServiceError) else self._verdict(subject, evidence)
         except StoreUnavailable as error:
             return error
 
     async def _read(
         self, identifiers: Sequence[tuple[ClaimName, str]], mirror_answers: Callable[[], bool]
-    ) -> "_Evidence":
-        """Ask Redis. While it is away, and the mirror can answer, wait only so long that its return is seen."""
-        believed = self._sync.believes()  # before Redis is asked: what it lacks then may be restored meanwhile
+    ) -> _Evidence:
+        """Read from Redis. While it is away and the mirror can answer, wait just long enough to notice its return."""
+        believed = self._sync.believes()  # before the read: what Redis lacks then may be restored meanwhile
         seconds = READ_WHILE_AWAY_SECONDS if self._store.up is False and mirror_answers() else DEADLINE_SECONDS
         try:
             reading = await self._store.get(identifiers, seconds)
         except StoreUnavailable:
-            return self._nothing_read()
+            return _nothing_read()
         records = {(record.claim, record.value): record for record in reading.found}
-        return _Evidence(records, reading.now, self._sync.now(), silent=False, believed=believed)
+        return _Evidence(records, reading.now, silent=False, believed=believed)
 
-    def _nothing_read(self) -> "_Evidence":
-        return _Evidence({}, time.time(), self._sync.now(), silent=True, believed=False)
-
-    def _verdict(self, subject: _Subject, evidence: "_Evidence") -> Verdict:
-        """Judge by what Redis said and by the mirror (rule 11). Raises StoreUnavailable if neither decides."""
-        claims, identifiers, token = subject
-        records, now, alive_at, silent, believed = evidence
+    def _verdict(self, subject: _Subject, evidence: _Evidence) -> Verdict:
+        """Decide by what Redis answered and by the mirror (rule 11). Raises StoreUnavailable if neither can decide."""
+        claims, now = _claims_of(subject), evidence.now
         covering = stale_seconds = None
-        if records and not records.keys().isdisjoint(identifiers):
-            found = [records[one] for one in identifiers if one in records]
+        if evidence.records:
+            found = [evidence.records[one] for one in claims.identifiers if one in evidence.records]
             covering = first_covering(found, claims, now, self._limits.clock_skew_seconds)
         if covering is None:
-            covering = self._sync.mirror.covering(claims, now, alive_at=alive_at)
-            if covering is not None or not believed:
-                stale_seconds = self._from_the_mirror(covering, silent=silent)
-        considered = tuple(map(_CLAIM, identifiers))
-        if token is None and covering is None and stale_seconds is None:
-            return _not_revoked(considered)
-        unusable = self._watch_iat(covering, claims, now)
-        if token is None:
-            return Verdict(covering, considered, False, None, stale_seconds, unusable)
-        expired = token.exp is not None and token.exp <= now
-        self._watch_lifetime(token, now)
-        return Verdict(covering, considered, token.verified, expired, stale_seconds, unusable)
+            covering = self._sync.mirror.covering(claims, now, self._sync.now)
+            if covering is not None or not evidence.believed:
+                stale_seconds = self._from_the_mirror(covering, evidence)
+        unusable = covering is not None and self._watch_iat(covering, claims, now)
+        if isinstance(subject, Claims):
+            return Verdict(covering, claims.considered, False, None, stale_seconds, unusable)
+        self._watch_lifetime(subject, now)
+        expired = subject.exp is not None and subject.exp <= now
+        return Verdict(covering, claims.considered, subject.verified, expired, stale_seconds, unusable)
 
-    def _from_the_mirror(self, covering: Revocation | None, *, silent: bool) -> float:
-        """Return the age of what the mirror answers: that it lacks a record counts only while Redis is silent."""
-        if covering is None and not silent:
-            raise StoreUnavailable(f"{IN_DOUBT}{self._sync.reason()}")
-        if covering is None and not self._sync.mirror_decides():
-            raise StoreUnavailable(NOT_IN_TIME)
+    def _from_the_mirror(self, covering: Revocation | None, evidence: _Evidence) -> float:
+        """Return the mirror's age for an answer from it. It may say "not revoked" only while Redis does not answer."""
+        if covering is None and not (evidence.silent and self._sync.mirror_decides()):
+            raise self._unavailable(evidence)
         self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
         return self._sync.staleness()
 
-    def _watch_iat(self, covering: Revocation | None, claims: Claims, now: float) -> bool:
-        """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it.
-
-        The user stays locked out until the revocation ends, unless the issuer starts to send a usable `iat`.
-        """
+    def _watch_iat(self, covering: Revocation, claims: Claims, now: float) -> bool:
+        """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it."""
         unusable = iat_unusable(covering, claims, now, self._limits.clock_skew_seconds)
-        if covering is not None and unusable:
+        if unusable:
             self._metrics.iat_unusable.inc()
             self._iat_unusable.occurred(claim=covering.claim)
         return unusable
@@ -240,7 +196,7 @@ class Revocations:
             self._exp_too_far.occurred(setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:
-        """Return the live revocation of this claim and value; one that the mirror alone holds has no origin.
+        """Return the live revocation of this claim and value. One that only the mirror holds has no `revoked_at`.
 
         Raises NoSuchRevocation, StoreUnavailable.
         """
@@ -249,44 +205,46 @@ class Revocations:
         record = evidence.records.get((claim, value), known)
         if record is not None:
             return record
-        if evidence.silent:
-            raise StoreUnavailable(NOT_IN_TIME)
-        if not evidence.believed:
-            raise StoreUnavailable(f"{IN_DOUBT}{self._sync.reason()}")
-        raise NoSuchRevocation("there is no live revocation of that claim and value")
+        if evidence.believed:
+            raise NoSuchRevocation("there is no live revocation of that claim and value")
+        raise self._unavailable(evidence)
+
+    def _unavailable(self, evidence: _Evidence) -> StoreUnavailable:
+        reason = f"Redis may lack revocations: {self._sync.reason()}"
+        return StoreUnavailable(NOT_IN_TIME if evidence.silent else reason)
 
 
-class _Evidence(NamedTuple):
-    """What Redis said, or that it was silent."""
-
-    records: Mapping[tuple[ClaimName, str], Revocation]
-    now: float
-    """Redis' clock, in epoch seconds; the clock here if Redis was silent."""
-    alive_at: float
-    """The time by which records end in the mirror."""
-    silent: bool
-    """Whether Redis did not answer."""
-    believed: bool
-    """Whether a record that Redis lacks means "not revoked"."""
+def _nothing_read() -> _Evidence:
+    return _Evidence({}, time.time(), silent=True, believed=False)
 
 
-def _put_token(token: Token, request: RevokeToken, revoked_by: str | None) -> Put:
-    """A token's revocation lives until its own `exp`, or a later one that the caller states."""
-    stated: Lifetime = request.lifetime
-    if token.exp is None and not stated.stated:
-        raise ExpRequired("nothing says when this token dies: send exp or expires_in with it")
-    exps = [exp for exp in (token.exp, stated.exp) if exp is not None]
-    assert token.claims.jti is not None, "every token has a name"
+def _claims_of(subject: _Subject) -> Claims:
+    return subject.claims if isinstance(subject, Token) else subject
+
+
+def _put_claim(request: RevokeClaim, revoked_by: str | None) -> Put:
     return Put(
-        claim="jti",
-        value=token.claims.jti,
-        exp=max(exps, default=None),
-        expires_in=stated.expires_in,
+        claim=request.claim,
+        value=request.value,
+        exp=request.lifetime.exp,
+        expires_in=request.lifetime.expires_in,
+        issued_before=request.issued_before,
+        cutoff_is_now=CLAIMS[request.claim].cutoff == "always" and request.issued_before is None,
         reason=request.reason,
         revoked_by=revoked_by,
     )
 
 
-def _revoked(put: Put, stored: Stored, *, verified: bool) -> Revoked:
-    expires_at = put.exp if stored.record is None else stored.record.expires_at
-    return Revoked(stored.result, put.claim, put.value, expires_at, stored.record, verified)
+def _put_token(token: Token, request: RevokeToken, revoked_by: str | None) -> Put:
+    """Return the revocation of a token. It lives until the token's `exp`, or a later one that the caller states."""
+    if token.exp is None and not request.lifetime.stated:
+        raise ExpRequired("the token has no exp: send exp or expires_in with it")
+    exps = [exp for exp in (token.exp, request.lifetime.exp) if exp is not None]
+    return Put(
+        claim="jti",
+        value=token.name,
+        exp=max(exps, default=None),
+        expires_in=request.lifetime.expires_in,
+        reason=request.reason,
+        revoked_by=revoked_by,
+    )

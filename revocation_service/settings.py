@@ -1,20 +1,28 @@
-"""What the operator decides, as frozen values.
-
-A wrong value raises `SettingsError`, one line that names the variable. Secrets do not appear in any repr.
-"""
+"""The settings of the service, read from variables that begin with REVOCATION_. Secrets do not appear in any repr."""
 
 import ipaddress
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from revocation_service.api_keys import ApiKey, mask_api_keys, parse_api_keys
-from revocation_service.environment import Loaded, Reader, mask_url, process_environment
+from revocation_service.environment import (
+    EnvReader,
+    Loaded,
+    filled,
+    flag,
+    hidden,
+    mask_url,
+    number,
+    one_of,
+    optional,
+    setting,
+)
 from revocation_service.errors import SettingsError
 
-PREFIX: Final = "REVOCATION_"
 DAY_SECONDS: Final = 86_400
 
 SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -22,53 +30,85 @@ KNOWN_SCHEMES: Final = ", ".join(f"{scheme}://" for scheme in SCHEMES)
 CLUSTER_PREFIX: Final = "{revocations}"
 """The default key prefix on a cluster. Its hash tag puts all keys on one master."""
 
-LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-LOG_FORMATS: Final = ("auto", "json", "console")
+LOG_LEVEL: Final = one_of("debug", "info", "warning", "error")
+LOG_FORMAT: Final = one_of("auto", "json", "console")
 
-_CLIENTS_OWN: Final = frozenset({"REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"})
+_CLIENT_VARIABLES: Final = ("REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE")
+
+
+def names_a_server(url: str) -> bool:
+    """Return True for the URL of a Redis server, in one of the known schemes."""
+    scheme, _, rest = url.partition("://")
+    return scheme in SCHEMES and bool(rest)
+
+
+def _store_url(text: str) -> str:
+    if not text.startswith("embedded:") and not names_a_server(text):
+        raise ValueError(f"must begin with embedded: or one of {KNOWN_SCHEMES}, and name a server")
+    return text
+
+
+def key_prefix(text: str) -> str:
+    """Parse the prefix of every key in Redis."""
+    if len(text) > 128 or not text.isprintable():
+        raise ValueError("must be at most 128 printable characters")
+    return text
+
+
+def _web_url(text: str) -> str:
+    with suppress(ValueError):
+        parts = urlsplit(text)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return text
+    raise ValueError("must begin with https:// or http://, and name a server")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 @dataclass(frozen=True, slots=True)
 class SigningSettings:
-    """With which keys tokens are verified, and what else must be true of them; nothing set: they are not verified."""
+    """The keys that verify tokens, and what verified tokens must have. Without a key, none is verified."""
 
-    secret: str | None = field(default=None, repr=False)
-    public_key_pem: str | None = field(default=None, repr=False)
-    jwks_url: str | None = field(default=None, repr=False)
-    algorithms: tuple[str, ...] = ()
-    issuer: str | None = None
-    audience: str | None = None
+    secret: str | None = setting("REVOCATION_JWT_SECRET", "", optional(str), hidden)
+    public_key_pem: str | None = setting("REVOCATION_JWT_PUBLIC_KEY", "", optional(str), lambda _: "(PEM)")
+    jwks_url: str | None = setting("REVOCATION_JWKS_URL", "", optional(_web_url), mask_url)
+    algorithms: tuple[str, ...] = setting("REVOCATION_JWT_ALGORITHMS", "", _words)
+    issuer: str | None = setting("REVOCATION_JWT_ISSUER", "", optional(str))
+    audience: str | None = setting("REVOCATION_JWT_AUDIENCE", "", optional(str))
 
     @property
     def configured(self) -> bool:
-        """Whether there is any key, or any place to get one."""
+        """True if there is a key, or an address to fetch keys from."""
         return bool(self.secret or self.public_key_pem or self.jwks_url)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long revocations live and how far clocks may differ, in seconds."""
+    """How long revocations live, and how far clocks may differ."""
 
-    max_token_lifetime_seconds: float = 30 * DAY_SECONDS
-    expiry_leeway_seconds: float = 0
-    clock_skew_seconds: float = 60
+    max_token_lifetime_seconds: float = setting(
+        "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS", f"{30 * DAY_SECONDS}", number(float, 1, 1e9)
+    )
+    expiry_leeway_seconds: float = setting("REVOCATION_EXPIRY_LEEWAY_SECONDS", "0", number(float, 0, DAY_SECONDS))
+    clock_skew_seconds: float = setting("REVOCATION_CLOCK_SKEW_SECONDS", "60", number(float, 0, DAY_SECONDS))
 
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Which Redis, under which keys, and when a write counts as safe."""
+    """Which Redis is used, under which keys, and when a write counts as safe."""
 
     url: str = field(repr=False)
-    password: str | None = field(default=None, repr=False)
+    password: str | None = setting("REVOCATION_REDIS_PASSWORD", "", optional(str), hidden)
     key_prefix: str = ""
     wait_replicas: int = 0
-    strict: bool = False
-    change_log_max_entries: int = 100_000
-    server_bin: str | None = None
+    strict: bool = setting("REVOCATION_STRICT_STORE", "false", flag)
+    change_log_max_entries: int = setting("REVOCATION_CHANGE_LOG_MAX_ENTRIES", "100000", number(int, 1_000, 1e8))
+    server_bin: str | None = setting("REDIS_SERVER_BIN", "", optional(str))
     url_variable: str = "REVOCATION_REDIS_URL"
-    """The variable that holds the URL; errors name it."""
     prefix_variable: str = "REVOCATION_KEY_PREFIX"
-    """The variable that holds the key prefix; errors name it."""
+    """Names of the variables, for errors."""
 
     @property
     def embedded_directory(self) -> Path | None:
@@ -78,146 +118,73 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """How old the mirror may be, how often it is rescanned, and how many subscribers it has. Times are in seconds."""
+    """How old the mirror may be, how often it is rescanned, and how many subscribers the feed may have."""
 
-    max_staleness_seconds: float = 5
-    """How old the mirror may be when it says "not revoked" while Redis does not answer; 0: it never says so."""
-    rescan_seconds: float = 300
-    """How often one of the workers restores and scans all records, about."""
-    foreign_writers: bool = False
-    """Whether other applications write revocations, which the change log then does not tell of."""
-    feed_max_subscribers: int = 1_000
+    max_staleness_seconds: float = setting("REVOCATION_MAX_STALENESS_SECONDS", "5", number(float, 0, DAY_SECONDS))
+    """Age up to which the mirror may say "not revoked" while Redis does not answer; 0: never."""
+    rescan_seconds: float = setting("REVOCATION_RESCAN_SECONDS", "300", number(float, 1, DAY_SECONDS))
+    """Interval at which one of the workers restores and scans all records."""
+    foreign_writers: bool = setting("REVOCATION_FOREIGN_WRITERS", "false", flag)
+    """True if other applications write revocations, which do not appear in the change log."""
+    feed_max_subscribers: int = setting("REVOCATION_FEED_MAX_SUBSCRIBERS", "1000", number(int, 0, 100_000))
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything `serve` needs to know."""
+    """All settings of `serve`."""
 
-    host: str
-    port: int
     store: StoreSettings
+    host: str = setting("REVOCATION_HOST", "127.0.0.1", filled)
+    port: int = setting("REVOCATION_PORT", "8080", number(int, 0, 65_535))
     signing: SigningSettings = SigningSettings()
     limits: Limits = Limits()
     mirror: MirrorSettings = MirrorSettings()
-    api_keys: tuple[ApiKey, ...] = ()
-    drain_seconds: float = 1
-    log_level: str = "info"
-    log_format: str = "auto"
-    several_workers: bool = False
-    """Whether this is one worker of several, whose metrics are added up (prometheus_client's multiprocess mode)."""
+    api_keys: tuple[ApiKey, ...] = setting("REVOCATION_API_KEYS", "", parse_api_keys, mask_api_keys)
+    keys_required: bool = setting("REVOCATION_REQUIRE_API_KEYS", "false", flag)
+    drain_seconds: float = setting("REVOCATION_DRAIN_SECONDS", "1", number(float, 0, 2))
+    log_level: str = setting("REVOCATION_LOG_LEVEL", "info", LOG_LEVEL)
+    log_format: str = setting("REVOCATION_LOG_FORMAT", "auto", LOG_FORMAT)
 
     @property
     def protected(self) -> bool:
-        """Protected mode: without API keys, only requests that are plainly local are served."""
+        """True in protected mode: without API keys, only local requests are served."""
         return not self.api_keys
 
 
-@dataclass(frozen=True, slots=True)
-class WatchSettings:
-    """Whose feed an operator watches; the variables are those of the client library."""
-
-    url: str
-    api_key: str | None = field(repr=False)
-
-
-def load_watch(environment: Mapping[str, str] | None = None) -> WatchSettings:
-    """What `watch` needs from `environment` (default: the process's own).
-
-    Raises SettingsError, which names the variable.
-    """
-    reader = Reader(PREFIX, process_environment() if environment is None else environment)
-    url = reader.text("URL", "http://127.0.0.1:8080", empty=False).rstrip("/")
-    if not _is_web_url(url):
-        raise reader.wrong("URL", "must be the address of a revocation service, as http://127.0.0.1:8080")
-    return WatchSettings(url, reader.secret("API_KEY"))
-
-
 def load(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
-    """The settings in `environment` (default: the process's own).
-
-    Raises SettingsError, which names the variable.
-    """
-    reader = Reader(PREFIX, process_environment() if environment is None else environment, known=_CLIENTS_OWN)
-    settings = _settings(reader)
-    _refuse_open_door(settings)
-    return Loaded(settings, tuple(reader.shown), reader.unknown())
-
-
-def load_for_workers(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
-    """As `load`, for one of several processes: the embedded Redis belongs to one process alone, and is refused.
-
-    Raises SettingsError.
-    """
-    loaded = load(environment)
-    if loaded.settings.store.embedded_directory is not None:
-        raise SettingsError("several workers need a Redis that they share: set REVOCATION_REDIS_URL")
-    return loaded
+    """Return the settings in `environment`, by default the process's own. Raises SettingsError."""
+    reader = EnvReader(environment)
+    signing, limits, mirror = reader.read(SigningSettings), reader.read(Limits), reader.read(MirrorSettings)
+    settings = reader.read(Settings, store=_store(reader), signing=signing, limits=limits, mirror=mirror)
+    if (signing.algorithms or signing.issuer or signing.audience) and not signing.configured:
+        raise SettingsError(
+            "REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need a key to verify with: set REVOCATION_JWT_SECRET,"
+            " REVOCATION_JWT_PUBLIC_KEY or REVOCATION_JWKS_URL too"
+        )
+    if settings.protected and (settings.keys_required or not is_loopback(settings.host)):
+        raise SettingsError(
+            f"REVOCATION_HOST={settings.host!r} requires API keys: set REVOCATION_API_KEYS (`revocation-service"
+            " new-key NAME SCOPES` makes one), or bind 127.0.0.1 without REVOCATION_REQUIRE_API_KEYS"
+        )
+    return reader.loaded(settings, "REVOCATION_", *_CLIENT_VARIABLES)
 
 
-def _settings(reader: Reader) -> Settings:
-    return Settings(
-        host=reader.text("HOST", "127.0.0.1", empty=False),
-        port=int(reader.number("PORT", 8080, least=0, most=65_535, whole=True)),
-        store=_store(reader),
-        signing=_signing(reader),
-        limits=Limits(
-            max_token_lifetime_seconds=reader.number("MAX_TOKEN_LIFETIME_SECONDS", 30 * DAY_SECONDS, least=1, most=1e9),
-            expiry_leeway_seconds=reader.number("EXPIRY_LEEWAY_SECONDS", 0, least=0, most=DAY_SECONDS),
-            clock_skew_seconds=reader.number("CLOCK_SKEW_SECONDS", 60, least=0, most=DAY_SECONDS),
-        ),
-        mirror=_mirror(reader),
-        api_keys=_api_keys(reader),
-        drain_seconds=reader.number("DRAIN_SECONDS", 1, least=0, most=2),
-        log_level=reader.choice("LOG_LEVEL", "info", LOG_LEVELS),
-        log_format=reader.choice("LOG_FORMAT", "auto", LOG_FORMATS),
-        several_workers="PROMETHEUS_MULTIPROC_DIR" in reader.environment,
-    )
-
-
-def _store(reader: Reader) -> StoreSettings:
-    url = _redis_url(reader)
-    replicated = "+sentinel://" in url or "+cluster://" in url
-    return StoreSettings(
-        url=url,
-        password=reader.secret("REDIS_PASSWORD"),
-        key_prefix=key_prefix(reader, CLUSTER_PREFIX if "+cluster://" in url else ""),
-        wait_replicas=int(reader.number("WAIT_REPLICAS", int(replicated), least=0, most=100, whole=True)),
-        strict=reader.flag("STRICT_STORE", default=False),
-        change_log_max_entries=int(
-            reader.number("CHANGE_LOG_MAX_ENTRIES", 100_000, least=1_000, most=100_000_000, whole=True)
-        ),
-        server_bin=reader.unprefixed("REDIS_SERVER_BIN"),
-    )
-
-
-def _mirror(reader: Reader) -> MirrorSettings:
-    return MirrorSettings(
-        max_staleness_seconds=reader.number("MAX_STALENESS_SECONDS", 5, least=0, most=DAY_SECONDS),
-        rescan_seconds=reader.number("RESCAN_SECONDS", 300, least=1, most=DAY_SECONDS),
-        foreign_writers=reader.flag("FOREIGN_WRITERS", default=False),
-        feed_max_subscribers=int(reader.number("FEED_MAX_SUBSCRIBERS", 1_000, least=0, most=100_000, whole=True)),
-    )
-
-
-def _redis_url(reader: Reader) -> str:
-    url = reader.secret("REDIS_URL", default="embedded:", mask=mask_url) or "embedded:"
+def _store(reader: EnvReader) -> StoreSettings:
+    url = reader.value("REVOCATION_REDIS_URL", "embedded:", _store_url, mask_url)
+    cluster, sentinel = "+cluster://" in url, "+sentinel://" in url
+    prefix = reader.value("REVOCATION_KEY_PREFIX", CLUSTER_PREFIX if cluster else "", key_prefix)
+    replicas = reader.value("REVOCATION_WAIT_REPLICAS", "1" if cluster or sentinel else "0", number(int, 0, 100))
     if url.startswith("embedded:"):
-        directory = url.removeprefix("embedded:") or str(_state_directory(reader.environment))
-        return f"embedded:{_expanded(directory).absolute()}"
-    if not names_a_server(url):
-        raise reader.wrong("REDIS_URL", f"must begin with embedded: or one of {KNOWN_SCHEMES}, and name a server")
-    return url
+        url = f"embedded:{_embedded_directory(url.removeprefix('embedded:'), reader.environment)}"
+    return reader.read(StoreSettings, url=url, key_prefix=prefix, wait_replicas=replicas)
 
 
-def names_a_server(url: str) -> bool:
-    """Whether it is the URL of a Redis elsewhere, in one of the known schemes."""
-    scheme, separator, rest = url.partition("://")
-    return scheme in SCHEMES and bool(separator) and bool(rest)
-
-
-def _expanded(directory: str) -> Path:
+def _embedded_directory(given: str, environment: Mapping[str, str]) -> Path:
+    """Return the full path of the embedded Redis' data, by default in XDG_STATE_HOME (XDG Base Directory)."""
+    base = environment.get("XDG_STATE_HOME", "")
+    state = Path(base if base.startswith("/") else "~/.local/state") / "revocation-service"
     try:
-        return Path(directory).expanduser()
+        return Path(given or state).expanduser().absolute()
     except RuntimeError:
         raise SettingsError(
             "REVOCATION_REDIS_URL: the home directory for embedded: cannot be found; name a full path, embedded:/path,"
@@ -225,70 +192,9 @@ def _expanded(directory: str) -> Path:
         ) from None
 
 
-def _state_directory(environment: Mapping[str, str]) -> Path:
-    """Where a program keeps what outlives it (XDG Base Directory specification)."""
-    base = environment.get("XDG_STATE_HOME", "")
-    return (Path(base) if base.startswith("/") else Path("~/.local/state")) / "revocation-service"
-
-
-def key_prefix(reader: Reader, default: str = "") -> str:
-    """Return what stands in front of every key. Raises SettingsError."""
-    prefix = reader.text("KEY_PREFIX", default)
-    if len(prefix) > 128 or not prefix.isprintable():
-        raise reader.wrong("KEY_PREFIX", "must be at most 128 printable characters")
-    return prefix
-
-
-def _signing(reader: Reader) -> SigningSettings:
-    algorithms = reader.text("JWT_ALGORITHMS", "")
-    signing = SigningSettings(
-        secret=reader.secret("JWT_SECRET"),
-        public_key_pem=reader.secret("JWT_PUBLIC_KEY", mask=lambda _pem: "(PEM)"),
-        jwks_url=reader.secret("JWKS_URL", mask=mask_url),
-        algorithms=tuple(name.strip() for name in algorithms.split(",") if name.strip()),
-        issuer=reader.text("JWT_ISSUER", "") or None,
-        audience=reader.text("JWT_AUDIENCE", "") or None,
-    )
-    if signing.jwks_url and not _is_web_url(signing.jwks_url):
-        raise SettingsError("REVOCATION_JWKS_URL must begin with https:// or http://, and name a server")
-    if (signing.algorithms or signing.issuer or signing.audience) and not signing.configured:
-        raise SettingsError(
-            "REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need a key to verify with: set REVOCATION_JWT_SECRET,"
-            " REVOCATION_JWT_PUBLIC_KEY or REVOCATION_JWKS_URL too"
-        )
-    return signing
-
-
-def _is_web_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _api_keys(reader: Reader) -> tuple[ApiKey, ...]:
-    text = reader.secret("API_KEYS", mask=mask_api_keys)
-    if text is None:
-        return ()
-    return parse_api_keys(text)
-
-
-def _refuse_open_door(settings: Settings) -> None:
-    if settings.protected and not is_loopback(settings.host):
-        raise SettingsError(
-            f"REVOCATION_HOST={settings.host!r} would serve others without API keys: set REVOCATION_API_KEYS"
-            " (`revocation-service new-key NAME SCOPES` makes one), or bind 127.0.0.1"
-        )
-
-
 def is_loopback(host: str) -> bool:
-    """Whether a bind or socket address is this machine's own loopback."""
-    if host == "localhost":
-        return True
-    try:
+    """Return True if a bind or socket address is this machine's own loopback."""
+    with suppress(ValueError):
         address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
+        return bool((getattr(address, "ipv4_mapped", None) or address).is_loopback)
+    return host == "localhost"

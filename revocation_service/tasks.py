@@ -1,4 +1,4 @@
-"""Start and end background tasks that one owner keeps."""
+"""Start and stop the background tasks of one owner."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -6,20 +6,18 @@ from typing import Any
 
 
 def begin(name: str, *work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-    """Start these coroutines as tasks of this name; the caller ends them with `end`."""
+    """Start a task for each coroutine. The caller stops them with `end`."""
     return [asyncio.create_task(each, name=name) for each in work]
 
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:
     """Cancel the tasks, and wait until all have ended.
 
-    They are cancelled each second again: below Python 3.12, `wait_for` in a library may swallow a cancellation.
+    The cancellation is repeated every second: `wait_for` of Python 3.11 may swallow one.
     """
     left = set(tasks)
     while left:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=1)
-    for task in tasks:
-        if not task.cancelled():
-            task.exception()
+    await asyncio.gather(*tasks, return_exceptions=True)  # or asyncio logs the failed ones as never retrieved

@@ -34,8 +34,8 @@ from redis.backoff import NoBackoff
 from redis.crc import key_slot
 from redis.exceptions import RedisError
 
+from revocation_service.store.embedded import find_server
 from revocation_service.store.embedded_child import dying_with_parent
-from revocation_service.store.server_binary import find_server
 
 HOST = "127.0.0.1"
 SERVICE_NAME = "mymaster"
@@ -93,7 +93,7 @@ def _bindable(port: int) -> bool:
 @functools.cache
 def server_binary() -> str:
     """Return the server that the service would run: REDIS_SERVER_BIN, else the packaged one, else PATH's."""
-    return find_server(os.environ.get("REDIS_SERVER_BIN")).path
+    return find_server(os.environ.get("REDIS_SERVER_BIN"))[0]
 
 
 @functools.cache

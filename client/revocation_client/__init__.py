@@ -1,6 +1,6 @@
 """The application's side of the revocation service: ask whether tokens are revoked, and revoke them."""
 
-from revocation_client.client import Question, RevocationClient
+from revocation_client.client import OnUnavailable, Question, RevocationClient
 from revocation_client.counters import Counters
 from revocation_client.errors import (
     ConfigurationError,
@@ -13,14 +13,11 @@ from revocation_client.errors import (
     UnexpectedAnswer,
     WrongEventLoop,
 )
-from revocation_client.memory import MirrorStatus
-from revocation_client.model import ClaimName, Claims, Revocation, covers, first_covering, merge
-from revocation_client.policy import OnUnavailable
-from revocation_client.verdicts import Revoked, Source, Verdict
+from revocation_client.local_mirror import MirrorStatus
+from revocation_client.results import Revoked, Source, Verdict
+from revocation_client.revocation import Revocation
 
 __all__ = [
-    "ClaimName",
-    "Claims",
     "ConfigurationError",
     "Counters",
     "MirrorStatus",
@@ -39,7 +36,4 @@ __all__ = [
     "UnexpectedAnswer",
     "Verdict",
     "WrongEventLoop",
-    "covers",
-    "first_covering",
-    "merge",
 ]

@@ -1,12 +1,17 @@
 """Send questions that are asked at the same time as one batch. Generic: knows neither HTTP nor Redis."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from revocation_client.deadlines import Deadline
+LATE_SECONDS: Final = 0.05
+"""A deadline that fires so late, in seconds, shows that the event loop was blocked."""
+
+TURNS: Final = 10
+"""Iterations of the loop that a late deadline waits. From its bytes to its asker, an answer takes about three."""
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -25,19 +30,16 @@ class BatchLimits:
     """Sum of the sizes of a batch's questions, usually in bytes."""
     under_way: int = 4
     overtake_seconds: float = 0.02
-    """How long questions wait for the batch that left last, before they leave beside it."""
+    """How long questions wait for the batches under way, before they leave beside them."""
+    cancel_overdue: bool = False
+    """True to cancel a batch when the deadlines of all its questions have passed."""
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True)
 class _Asked(Generic[Question, Answer]):
     question: Question
-    until: float
     answer: asyncio.Future[Answer]
-
-    def fail(self, error: BaseException) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()  # marks it as retrieved: the loop would log it if the asker went away
+    until: float
 
 
 class Batcher(Generic[Question, Answer]):
@@ -46,10 +48,6 @@ class Batcher(Generic[Question, Answer]):
     A question never joins a batch that left before it was asked, so its answer reflects all that was true by then.
     `send` gets the questions of a batch, and returns as many answers in the same order. If it raises, the askers of
     that batch get the error, and no others. `size` returns the size of a question.
-
-    The client sends checks over HTTP with it. A store can use it for `get`: the question is the keys of one check,
-    `send` runs `get.lua` once with the keys of the whole batch, and `size` counts the keys. With `under_way=1`, all
-    that is asked during a round trip forms the next batch.
     """
 
     def __init__(
@@ -59,12 +57,13 @@ class Batcher(Generic[Question, Answer]):
         limits: BatchLimits,
     ) -> None:
         self._send, self._size, self._limits = send, size, limits
-        self._loop = asyncio.get_running_loop()
         self._queue: deque[_Asked[Question, Answer]] = deque()
         self._under_way: dict[asyncio.Task[list[Answer]], list[_Asked[Question, Answer]]] = {}
-        self._flushed_at = 0.0
         self._next_flush: asyncio.Handle | None = None
-        self._next_deadline: Deadline | None = None
+        self._next_deadline: asyncio.TimerHandle | None = None
+        self._expires_at = math.inf
+        """When `_next_deadline` is due. uvloop's handles of a delay of 0 do not tell."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
     def ask(self, question: Question, seconds: float) -> asyncio.Future[Answer]:
@@ -75,22 +74,22 @@ class Batcher(Generic[Question, Answer]):
         """
         if self._closed:
             raise BatcherClosed
-        asked = _Asked(question, self._loop.time() + seconds, self._loop.create_future())
+        loop = self._loop = self._loop or asyncio.get_running_loop()  # once: it asks the kernel for the process id
+        asked: _Asked[Question, Answer] = _Asked(question, loop.create_future(), loop.time() + seconds)
         self._queue.append(asked)
-        if self._next_flush is None:
-            self._plan_flush()
-        if self._next_deadline is None or asked.until < self._next_deadline.when:
+        self._plan_flush()
+        if asked.until < self._expires_at:
             self._expire_at(asked.until)
         return asked.answer
 
     async def aclose(self) -> None:
-        """Cancel the batches under way. Those who wait get BatcherClosed."""
+        """Cancel the batches under way. Askers that wait get BatcherClosed."""
         self._closed = True
         for handle in (self._next_flush, self._next_deadline):
             if handle is not None:
                 handle.cancel()
-        for asked in self._waiting():  # before the first await: the caller may be cancelled there
-            asked.fail(BatcherClosed())
+        for asked in self._waiting():  # before the first await, which may be cancelled
+            _fail(asked.answer, BatcherClosed())
         self._queue.clear()
         if tasks := list(self._under_way):
             for task in tasks:
@@ -104,35 +103,40 @@ class Batcher(Generic[Question, Answer]):
     def _expire_at(self, until: float) -> None:
         if self._next_deadline is not None:
             self._next_deadline.cancel()
-        self._next_deadline = Deadline(self._loop, until, self._expire)
+        assert self._loop is not None
+        self._expires_at = until
+        self._next_deadline = self._loop.call_at(until, self._expire, until, 0)
 
-    def _expire(self) -> None:
-        self._next_deadline = None
-        now, waiting = self._loop.time(), self._waiting()
+    def _expire(self, until: float, turns: int) -> None:
+        """Fail what is overdue. After the loop was blocked, first let it read the answers that came in time."""
+        loop = asyncio.get_running_loop()
+        if turns < TURNS and loop.time() - until > LATE_SECONDS:
+            self._next_deadline = loop.call_later(0, self._expire, until, turns + 1)
+            return
+        self._next_deadline, self._expires_at = None, math.inf
+        now, waiting = loop.time(), self._waiting()
         for asked in waiting:
             if asked.until <= now:
-                asked.fail(TimeoutError())
+                _fail(asked.answer, TimeoutError())
+        for task, batch in self._under_way.items():
+            if self._limits.cancel_overdue and all(asked.answer.done() for asked in batch):
+                task.cancel()
         if left := [asked.until for asked in waiting if asked.until > now]:
             self._expire_at(min(left))
 
     def _plan_flush(self) -> None:
+        """Plan the next flush, unless one is planned, nothing waits, or too many batches are under way."""
+        if self._next_flush is not None or not self._queue:
+            return
+        assert self._loop is not None
         if not self._under_way:
             self._next_flush = self._loop.call_soon(self._flush)
         elif len(self._under_way) < self._limits.under_way:
-            self._next_flush = self._loop.call_at(self._flushed_at + self._limits.overtake_seconds, self._flush)
+            self._next_flush = self._loop.call_later(self._limits.overtake_seconds, self._flush)
 
     def _flush(self) -> None:
+        """Send the next batch. What was withdrawn, or is overdue, is dropped."""
         self._next_flush = None
-        if batch := self._take():
-            task = self._loop.create_task(self._answers(batch), name="batch")
-            task.add_done_callback(self._returned)
-            self._under_way[task] = batch
-            self._flushed_at = self._loop.time()
-        if self._queue:
-            self._plan_flush()
-
-    def _take(self) -> list[_Asked[Question, Answer]]:
-        """Take the next batch off the queue. What was withdrawn or is overdue is dropped."""
         batch: list[_Asked[Question, Answer]] = []
         size = 0
         while self._queue and len(batch) < self._limits.questions:
@@ -143,26 +147,31 @@ class Batcher(Generic[Question, Answer]):
                     break
                 batch.append(asked)
             self._queue.popleft()
-        return batch
-
-    async def _answers(self, batch: list[_Asked[Question, Answer]]) -> list[Answer]:
-        answers = await self._send([asked.question for asked in batch])
-        if len(answers) != len(batch):
-            raise ValueError(f"{len(answers)} answers to {len(batch)} questions")
-        return answers
+        if batch:
+            task = asyncio.create_task(self._send([asked.question for asked in batch]), name="batch")
+            self._under_way[task] = batch
+            task.add_done_callback(self._returned)
+        self._plan_flush()
 
     def _returned(self, task: asyncio.Task[list[Answer]]) -> None:
         """Plan the next flush, then wake the askers: what they ask next does not join what waits already."""
         batch = self._under_way.pop(task)
-        if self._queue and not self._under_way and self._next_flush is not None:
+        if not self._under_way and self._next_flush is not None:  # it leaves at once, instead of overtaking
             self._next_flush.cancel()
             self._next_flush = None
-        if self._queue and self._next_flush is None:
-            self._plan_flush()
-        if error := BatcherClosed() if task.cancelled() else task.exception():
-            for asked in batch:
-                asked.fail(error)
-            return
-        for asked, answer in zip(batch, task.result(), strict=True):
-            if not asked.answer.done():
-                asked.answer.set_result(answer)
+        self._plan_flush()
+        error = BatcherClosed() if task.cancelled() else task.exception()
+        found = [] if error else task.result()
+        if not error and len(found) != len(batch):
+            error = ValueError(f"{len(found)} answers to {len(batch)} questions")
+        for number, asked in enumerate(batch):
+            if error:
+                _fail(asked.answer, error)
+            elif not asked.answer.done():
+                asked.answer.set_result(found[number])
+
+
+def _fail(answer: asyncio.Future[Any], error: BaseException) -> None:
+    if not answer.done():
+        answer.set_exception(error)
+        answer.exception()  # marks it as retrieved: the loop would log it if the asker went away

@@ -1,61 +1,74 @@
-"""What an application can read of its client: numbers that only grow. Pure; knows no I/O."""
+"""Counters of one client, which only grow, and its recurring warnings."""
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
+
+from revocation_client.repetition import Repetition
+
+WARNING_INTERVAL_SECONDS: Final = 60.0
+
+_log = logging.getLogger("revocation_client")
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """The numbers at one moment, since the client was made."""
+    """The counters at one moment, since the client was made.
 
-    checks: int = 0
-    """Questions asked."""
+    `revoked` and `not_revoked` are verdicts of the service, `mirror_...` those of this process's memory, `policy_...`
+    those of `on_unavailable`. `failed` counts checks that the service refused, or whose answer was not understood.
+    """
+
     revoked: int = 0
-    """Verdicts "revoked" of the service."""
     not_revoked: int = 0
-    """Verdicts "not revoked" of the service."""
     mirror_revoked: int = 0
-    """Verdicts "revoked" from this process's own memory."""
     mirror_not_revoked: int = 0
-    """Verdicts "not revoked" from this process's own memory, while it was fresh."""
     iat_unusable: int = 0
-    """Verdicts "revoked" only because the token has no usable `iat`, by the service and from memory."""
+    """Verdicts "revoked" only because the token has no usable `iat`."""
     policy_allowed: int = 0
-    """Verdicts of `on_unavailable="allow"`."""
     policy_denied: int = 0
-    """Verdicts of `on_unavailable="deny"`."""
     failed: int = 0
-    """Checks that raised: refused by the service (4xx), or its answer not understood."""
     batches: int = 0
-    """Batches of questions sent; `checks / batches` is the size of a batch."""
     requests: int = 0
-    """HTTP requests sent, those for revocations and repeated ones included."""
+    """HTTP requests for checks and revocations; `retries` are among them."""
     retries: int = 0
-    """Requests that were repeated."""
     streams: int = 0
-    """Streams of the feed that were begun; each beyond the first is a reconnection."""
+    """Feed streams opened; each one after the first is a reconnection."""
     snapshots: int = 0
-    """Streams that began with a whole snapshot, because there was nothing to resume."""
+    """Feed streams that began with a whole snapshot, because there was nothing to resume."""
     revocations: int = 0
-    """Revocations acknowledged by the service."""
     revocations_failed: int = 0
-    """Revocations that raised; nothing is promised of them."""
+
+    @property
+    def checks(self) -> int:
+        """All checks that ended, whatever their outcome."""
+        own = self.revoked + self.not_revoked + self.mirror_revoked + self.mirror_not_revoked
+        return own + self.policy_allowed + self.policy_denied + self.failed
 
 
 NAMES: Final = tuple(field.name for field in fields(Counters))
 
 
 class Tally:
-    """Counts; belongs to one client."""
+    """Counts for one client, and warns in its log."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._numbers = dict.fromkeys(NAMES, 0)
+        self._warnings: dict[str, Repetition] = {}
+        self._clock = clock
 
     def add(self, name: str, number: int = 1) -> None:
-        """Count; the name is one of the fields of `Counters`."""
+        """Add to a counter; the name is one of the fields of `Counters`."""
         self._numbers[name] += number
 
-    def snapshot(self, admitted: int) -> Counters:
-        """The numbers as they are now, with what was admitted at a glance, which is counted there."""
-        own = {name: self._numbers[name] + admitted for name in ("checks", "mirror_not_revoked")}
-        return Counters(**self._numbers | own)
+    def warn(self, event: str, fields: str) -> None:
+        """Log an event: the first occurrence, then at most one line a minute, with the number since the last line."""
+        repetition = self._warnings.setdefault(event, Repetition(WARNING_INTERVAL_SECONDS, self._clock))
+        if number := repetition.occurred():
+            _log.warning("%s %s occurrences=%d", event, fields, number)
+
+    def snapshot(self) -> Counters:
+        """Return the counters at this moment."""
+        return Counters(**self._numbers)

@@ -10,7 +10,7 @@ uptime: Final[Callable[[], float]] = (
 )
 """The monotonic clock, in seconds. On Linux it includes the time for which the machine was suspended.
 
-Where it does not, an `ExpiryClock` falls behind by that time, and revocations are held that much longer.
+Elsewhere an `ExpiryClock` falls behind by that time, and revocations are held that much longer.
 """
 
 
@@ -18,16 +18,14 @@ class ExpiryClock:
     """The wall clock, bounded by the monotonic clock: a wall clock that jumps ahead ends no revocation early.
 
     A wall clock that was behind at construction and is corrected later leaves this clock behind: revocations are then
-    held longer than necessary, never shorter. A wall clock that was ahead at construction leads this clock until it is
-    corrected.
+    held longer than necessary. A wall clock that was ahead at construction leads this clock until it is corrected.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = uptime) -> None:
         self._wall = wall
         self._monotonic = monotonic
-        self._started = wall() - monotonic()
-        """Wall time at which the monotonic clock was zero, as read at construction."""
+        self._offset = wall() - monotonic()
 
     def now(self) -> float:
-        """Return epoch seconds: the wall clock's, but at most those at construction plus what has passed since."""
-        return min(self._wall(), self._started + self._monotonic())
+        """Return epoch seconds: the wall clock's, but at most those at construction plus the time since."""
+        return min(self._wall(), self._offset + self._monotonic())

@@ -1,25 +1,16 @@
-"""How often something that recurs is logged: at once, and then at most once in an interval, with its number."""
+"""Limit how often a recurring event is logged. Pure."""
 
 import math
 from collections.abc import Callable
 
 
 class Repetition:
-    """Counts occurrences and decides which of them get a line in the log."""
+    """Counts an event. The first occurrence is logged, then at most one line per interval, with their number."""
 
     def __init__(self, interval_seconds: float, clock: Callable[[], float]) -> None:
         self._interval_seconds = interval_seconds
         self._clock = clock
-        self.reset()
-
-    def reset(self) -> None:
-        """Have the next occurrence logged."""
         self._line_at, self._unlogged = -math.inf, 0
-
-    @property
-    def due(self) -> bool:
-        """True unless a line was logged within the last interval."""
-        return self._clock() >= self._line_at
 
     def occurred(self) -> int:
         """Count one; return the number of occurrences since the last line if a line is due now, else 0."""

@@ -1,62 +1,128 @@
-"""The one place where the gateway is wired: `create_app(settings)`."""
+"""The composition root of the gateway: `create_app(settings)`, and `serve(settings)`, which runs it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Final
 
+import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware as WebMiddleware
 
-from revocation_service.gateway.admin import create_admin
-from revocation_service.gateway.answers import Answers
 from revocation_service.gateway.connection import ClientLimits, Runner
 from revocation_service.gateway.metrics import GatewayMetrics
 from revocation_service.gateway.proxy import Proxy
-from revocation_service.gateway.readiness import Readiness
+from revocation_service.gateway.readiness import components
 from revocation_service.gateway.settings import GatewaySettings
 from revocation_service.gateway.throttle import Throttle
 from revocation_service.gateway.tunnels import Tunnels
 from revocation_service.gateway.upstream import Upstream
-from revocation_service.traffic import Traffic
+from revocation_service.http.in_flight import InFlight
+from revocation_service.http.middleware import Handler, Middleware, Observe
+from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES, Component
+from revocation_service.http.problems import HttpError
+from revocation_service.http.serving import (
+    KEEPALIVE_SECONDS,
+    LIMITS,
+    OPTIONS,
+    Drain,
+    Listener,
+    serve as serve_until_stopped,
+)
 
-KEEPALIVE_SECONDS: Final = 75.0
+CLIENT_KEEPALIVE_SECONDS: Final = 75.0
 """How long a client's idle connection is kept."""
 
-SHUTDOWN_SECONDS: Final = 0.5
-"""aiohttp may wait this long twice for what the drain gave up."""
+ADMIN_HOST: Final = "127.0.0.1"
 
+ADMIN: Final = web.AppKey("admin", web.Application)
+IN_FLIGHT: Final = web.AppKey("in_flight", InFlight)
 METRICS: Final = web.AppKey("metrics", GatewayMetrics)
-READINESS: Final = web.AppKey("readiness", Readiness)
-TRAFFIC: Final = web.AppKey("traffic", Traffic)
 TUNNELS: Final = web.AppKey("tunnels", Tunnels)
 
+_log = structlog.get_logger()
 
-class _Anywhere(web.DynamicResource):
-    """Every target, also one that is no path (`OPTIONS *`, a URL)."""
 
-    def _match(self, path: str) -> dict[str, str]:
-        return {}
+async def serve(settings: GatewaySettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SettingsError if the start fails."""
+    gateway = runner(settings)
+    admin = Listener(
+        admin_runner(gateway.app), ADMIN_HOST, settings.admin_port, "GATEWAY_ADMIN_PORT", logged_as="admin_addresses"
+    )
+    public = Listener(gateway, settings.host, settings.port, "GATEWAY_HOST and GATEWAY_PORT")
+    drain = Drain(gateway.app[IN_FLIGHT], settings.drain_seconds, on_closed=gateway.app[TUNNELS].leave)
+    await serve_until_stopped([admin, public], drain)
+
+
+def runner(settings: GatewaySettings) -> web.AppRunner:
+    """Return the application with the limits of its connections.
+
+    When a client leaves, its request ends: the handler is cancelled, and the connection to the upstream is closed.
+    """
+    limits = ClientLimits(settings.max_connections, settings.timeouts.head_seconds)
+    app = create_app(settings)
+    return Runner(app, limits, **OPTIONS, handler_cancellation=True, keepalive_timeout=CLIENT_KEEPALIVE_SECONDS)
+
+
+def admin_runner(gateway: web.Application) -> web.AppRunner:
+    """Return the application of a gateway's probes and metrics, which listens on an address of its own."""
+    return web.AppRunner(gateway[ADMIN], keepalive_timeout=KEEPALIVE_SECONDS, **OPTIONS, **LIMITS)
 
 
 def create_app(settings: GatewaySettings) -> web.Application:
-    """The gateway as an aiohttp application; what it owns is opened at its start and closed at its end.
+    """Return the gateway as an aiohttp application, which opens its resources at its start and closes them at its end.
 
     Raises SettingsError, here or at its start.
     """
-    metrics, traffic, tunnels = GatewayMetrics(), Traffic(), Tunnels()
+    metrics, in_flight, tunnels = GatewayMetrics(), InFlight(), Tunnels()
+    metrics.in_flight.set_function(lambda: in_flight.count)
     upstream = Upstream(settings.upstream_url, settings.timeouts)
     throttle = Throttle(settings.throttle, metrics)
     proxy = Proxy(settings, upstream, tunnels, metrics)
-    answers = Answers(metrics, traffic, log_all=settings.log_level == "debug")
-    app = web.Application()
-    app[METRICS], app[TRAFFIC], app[TUNNELS] = metrics, traffic, tunnels
-    app[READINESS] = Readiness(upstream, throttle, traffic)
-    anywhere = _Anywhere("/{path}")
-    anywhere.add_route("*", answers.of(throttle.before(proxy.forward)))
-    app.router.register_resource(anywhere)
-    app.on_response_prepare.append(answers.prepare)
+    app = web.Application(middlewares=[_for_every_target(throttle.before(proxy.forward))])
+    Middleware(in_flight, _observer(metrics, log_all=settings.log_level == "debug"), {}).install(app)
     app.on_response_prepare.append(throttle.add_headers)
     app.cleanup_ctx.append(_resources(upstream, throttle))
+    app[IN_FLIGHT], app[TUNNELS] = in_flight, tunnels
+    app[METRICS], app[ADMIN] = metrics, _admin(metrics)
+
+    async def state() -> Sequence[Component]:
+        return await components(upstream, throttle, in_flight)
+
+    app[ADMIN][COMPONENTS] = state
     return app
+
+
+def _for_every_target(forward: Handler) -> WebMiddleware:
+    """Forward every request: the application has no routes, because some targets are not paths (`OPTIONS *`)."""
+
+    @web.middleware
+    async def passing(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await forward(request)
+        except HttpError as error:
+            log = _log.warning if error.status >= 500 else _log.info
+            log("request_failed", method=request.method, code=error.code, error=error)
+            raise
+
+    return passing
+
+
+def _observer(metrics: GatewayMetrics, *, log_all: bool) -> Observe:
+    def observe(request: web.Request, status: int, seconds: float) -> None:
+        metrics.requests.labels(f"{status // 100}xx").inc()
+        metrics.seconds.observe(seconds)
+        if log_all:
+            _log.debug("request", method=request.method, status=status, duration_ms=round(seconds * 1000, 3))
+
+    return observe
+
+
+def _admin(metrics: GatewayMetrics) -> web.Application:
+    admin = web.Application()
+    admin.add_routes(PROBES)
+    admin[EXPOSITION] = metrics.exposition
+    Middleware(InFlight(), lambda _request, _status, _seconds: None, {"Cache-Control": "no-store"}).install(admin)
+    return admin
 
 
 def _resources(upstream: Upstream, throttle: Throttle) -> Callable[[web.Application], AsyncIterator[None]]:
@@ -69,25 +135,3 @@ def _resources(upstream: Upstream, throttle: Throttle) -> Callable[[web.Applicat
             yield
 
     return resources
-
-
-def runner(settings: GatewaySettings) -> web.AppRunner:
-    """The application with the server's own settings: bounded waits, no access log but ours.
-
-    A client that leaves takes its request with it: the handler is cancelled, and the upstream's connection broken.
-    """
-    return Runner(
-        create_app(settings),
-        ClientLimits(settings.max_connections, settings.timeouts.head_seconds),
-        access_log=None,
-        handle_signals=False,
-        handler_cancellation=True,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        shutdown_timeout=SHUTDOWN_SECONDS,
-    )
-
-
-def admin_runner(gateway: web.Application) -> web.AppRunner:
-    """Probes and metrics of a gateway, as an application of their own."""
-    admin = create_admin(gateway[METRICS], gateway[READINESS])
-    return web.AppRunner(admin, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_SECONDS)

@@ -20,16 +20,14 @@ from revocation_service.gateway.headers import head
 from revocation_service.gateway.passed import PassedAnswer
 from revocation_service.gateway.problems import (
     ExpectationFailed,
-    GatewayError,
     HeaderTooLarge,
     MalformedRequest,
     MethodNotImplemented,
     RequestTimeout,
     TooManyConnections,
-    internal_problem,
-    problem_of,
 )
 from revocation_service.gateway.upstream import BUFFER_BYTES, FIELD_MAX_BYTES, FIELDS_MAX, LINE_MAX_BYTES
+from revocation_service.http.problems import HttpError, problem_of
 from revocation_service.telemetry import begin_request
 
 HEAD_MAX_BYTES: Final = 1 << 16
@@ -42,7 +40,6 @@ _PIECE_BYTES: Final = 1 << 12
 """In such pieces a head is parsed, so that what is behind the end of one is not long."""
 
 OPTIONS: Final[dict[str, Any]] = {
-    "auto_decompress": False,
     "max_line_size": LINE_MAX_BYTES,
     "max_field_size": FIELD_MAX_BYTES,
     "max_headers": FIELDS_MAX,
@@ -165,7 +162,7 @@ class _Connection(web.RequestHandler):
         else:
             self._refuse(RequestTimeout("the head of the request did not come in time"))
 
-    def _refuse(self, error: GatewayError) -> None:
+    def _refuse(self, error: HttpError) -> None:
         """Answer so in the request's turn, and read no more."""
         self._refused = True
         self._watch_head(under_way=False)
@@ -212,10 +209,7 @@ class _Connection(web.RequestHandler):
         return super().finish_response(request, resp, start_time)
 
     def _problem(self, status: int, exc: BaseException | None) -> web.StreamResponse:
-        if status >= 500:
-            _log.error("internal_error", error=exc)
-            return internal_problem()
-        if isinstance(exc, GatewayError):
+        if isinstance(exc, Exception) and (status >= 500 or isinstance(exc, HttpError)):
             return problem_of(exc)
         if isinstance(exc, LineTooLong):
             return problem_of(HeaderTooLarge("a line of the request's head is too long"))
@@ -245,7 +239,7 @@ def _parser(connection: _Connection, loop: asyncio.AbstractEventLoop) -> HttpReq
     )
 
 
-def _bytes_of(error: GatewayError) -> bytes:
+def _bytes_of(error: HttpError) -> bytes:
     """The whole answer that tells of an error, for a client that no request is read from."""
     answer = problem_of(error)
     answer.headers.update({"X-Request-ID": begin_request(None), "Retry-After": "1", "Connection": "close"})

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from revocation_service.forwarding import is_forwarding
+from revocation_service.gateway.forwarding import is_forwarding
 from revocation_service.gateway.problems import MalformedRequest
 
 Fields = list[tuple[bytes, bytes]]

@@ -22,8 +22,6 @@ class PassedAnswer(web.StreamResponse):
         self.set_status(status, reason)
         self._headers = CIMultiDict((_decoded(name), _decoded(value)) for name, value in fields)
         self._has_no_body = has_no_body
-        self.broken = False
-        """Whether it was cut off, because the upstream or the client did not go on."""
 
     async def _prepare_headers(self) -> None:
         request, writer = self._req, self._payload_writer
@@ -83,7 +81,6 @@ class PassedAnswer(web.StreamResponse):
 
     def break_off(self, transport: asyncio.Transport | None) -> None:
         """End the connection so that the client cannot take what it has for the whole."""
-        self.broken = True
         self.force_close()
         if transport is None:
             return

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final
 
+import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
 
@@ -32,9 +33,11 @@ from revocation_service.gateway.problems import (
 from revocation_service.gateway.settings import GatewaySettings
 from revocation_service.gateway.tunnels import Tunnels
 from revocation_service.gateway.upstream import Exchange, Upstream, pieces
-from revocation_service.telemetry import request_id
+from revocation_service.telemetry import current_request_id
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = structlog.get_logger()
 
 REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE"})
 _BODILESS: Final = frozenset({204, 304})
@@ -78,7 +81,7 @@ class Proxy:
             host = self._upstream.authority.encode()
         fields = request_fields(request.raw_headers, host, self._hop(request))
         fields = [field for field in fields if field[0].lower() != b"x-request-id"]
-        fields.append((b"X-Request-ID", (request_id.get() or "").encode()))
+        fields.append((b"X-Request-ID", current_request_id().encode()))
         if upgrading:
             fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
         return head(request.method.encode() + b" " + target + b" HTTP/1.1", fields + _framing(request))
@@ -153,6 +156,7 @@ class Proxy:
             await answer.write_eof()
         except (UpstreamUnavailable, ConnectionError, TimeoutError) as error:
             answer.break_off(request.transport)
+            _log.warning("answer_broken_off", method=request.method, status=message.code)
             if isinstance(error, UpstreamUnavailable):
                 self._metrics.broken_answers.inc()
         return answer

@@ -11,8 +11,8 @@ from typing import Final
 
 from aiohttp import web
 
-from revocation_service.gateway.problems import problem
 from revocation_service.gateway.settings import Rate
+from revocation_service.http.problems import problem
 from revocation_service.store.windows import Tally
 
 RATE_HEADERS: Final = web.RequestKey("rate_headers", dict[str, str])
@@ -61,4 +61,4 @@ def rate_headers(judged: Sequence[Judged]) -> dict[str, str]:
 def too_many(denied: Judged, headers: Mapping[str, str], detail: str, code: str = "too_many_attempts") -> web.Response:
     """The answer to an attempt too many (RFC 6585 section 4)."""
     told = {**headers, "Retry-After": str(denied.retry_after_seconds)}
-    return problem(429, detail, code, title="Too many attempts", headers=told)
+    return problem(429, detail, code, told)

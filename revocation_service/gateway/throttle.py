@@ -31,9 +31,10 @@ from revocation_service.gateway.addresses import NO_ADDRESS, IPAddress, client_a
 from revocation_service.gateway.counting import Clocks, Counting
 from revocation_service.gateway.login_paths import LoginPaths
 from revocation_service.gateway.metrics import GatewayMetrics
-from revocation_service.gateway.problems import MalformedRequest, RequestTimeout, problem
+from revocation_service.gateway.problems import MalformedRequest, RequestTimeout
 from revocation_service.gateway.rate_headers import OURS, RATE_HEADERS, Judged, rate_headers, too_many
 from revocation_service.gateway.settings import Rate, ThrottleSettings
+from revocation_service.http.problems import problem
 from revocation_service.store.topology import topology
 from revocation_service.store.windows import Attempt, Windows
 

@@ -25,10 +25,8 @@ from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from revocation_client.names import Names
 from revocation_service.gateway.problems import UpstreamTimeout, UpstreamUnavailable
 from revocation_service.gateway.settings import Timeouts
-from revocation_service.reaching import reach
 
 KEPT_SECONDS: Final = 1.5
 """How long an idle connection is kept: less than any common server does (2 s and more), so that a request, which is
@@ -48,7 +46,6 @@ class Upstream:
     def __init__(self, url: str, timeouts: Timeouts) -> None:
         self._url = URL(url)
         self._timeouts = timeouts
-        self._names = Names()
         self._connector: TCPConnector | None = None
         self._key: ClientRequest | None = None
         self._open: set[Exchange] = set()
@@ -56,7 +53,7 @@ class Upstream:
 
     async def start(self) -> None:
         """Be ready for requests; nothing is connected yet."""
-        self._connector = TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS, resolver=self._names)
+        self._connector = TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
         self._key = ClientRequest("GET", self._url, loop=asyncio.get_running_loop())
 
     async def aclose(self) -> None:
@@ -89,7 +86,8 @@ class Upstream:
         assert port is not None
         try:
             async with asyncio.timeout(min(self._timeouts.connect_seconds, 1)):
-                (await reach(self._names, host, port)).close()
+                _, writer = await asyncio.open_connection(host, port)
+            writer.close()
         except OSError:  # TimeoutError is one
             return False
         return True

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from revocation_client.model import ClaimName
+from revocation_client.claims import ClaimName
 from revocation_service.store.cursor import Cursor
 
 WITNESS_SECONDS: Final = 60.0

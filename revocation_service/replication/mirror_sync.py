@@ -10,8 +10,9 @@ from typing import Final
 import structlog
 
 from revocation_client.mirror import Mirror
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
 from revocation_service.errors import StoreUnavailable
+from revocation_service.metrics import Metrics
 from revocation_service.replication.clock import Clocks, WorkerClock
 from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Heartbeat, Reason, Source, SyncState
 from revocation_service.replication.restore import Repair
@@ -20,7 +21,6 @@ from revocation_service.store.exchanges import BeatReply, Exchanges
 from revocation_service.store.records import Entry
 from revocation_service.store.store import Put, Store, Stored
 from revocation_service.tasks import begin, end
-from revocation_service.telemetry import Metrics
 
 HEARTBEAT_SECONDS: Final = 0.5
 WRITING_HEARTBEATS: Final = 10
@@ -48,7 +48,7 @@ class MirrorSync:
         *,
         private: bool = False,
     ) -> None:
-        self.mirror = Mirror(whole_values=True, skew_seconds=store.limits.clock_skew_seconds, late_seconds=LATE_SECONDS)
+        self.mirror = Mirror(skew_seconds=store.limits.clock_skew_seconds, late_seconds=LATE_SECONDS)
         self.state = SyncState(settings.max_staleness_seconds)
         self.heard = asyncio.Event()
         """Set once a heartbeat has counted."""

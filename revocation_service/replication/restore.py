@@ -9,10 +9,10 @@ from typing import Final, Protocol
 import structlog
 
 from revocation_client.mirror import Mirror
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
+from revocation_service.metrics import Metrics
 from revocation_service.replication.epoch import Source, SyncState
 from revocation_service.store.exchanges import Exchanges, batches
-from revocation_service.telemetry import Metrics
 
 BATCH: Final = 100
 """How many records one call of `merge.lua` restores: about 1.5 ms of Redis."""

@@ -8,10 +8,10 @@ from typing import Any, Final, TypeVar
 
 from redis.asyncio import Redis
 
-from revocation_client.model import Revocation
-from revocation_client.wire import change_to_json, dumps
+from revocation_client.revocation import Revocation
+from revocation_client.schema import dumps
 from revocation_service.store.cursor import Cursor
-from revocation_service.store.records import Entry, clock_of, log_entry, nonce_of, scanned_record
+from revocation_service.store.records import Entry, change_form, clock_of, log_entry, nonce_of, scanned_record
 from revocation_service.store.scripts import ASK, BEAT, GET, MERGE
 from revocation_service.store.store import Put, Store
 from revocation_service.store.topology import ATTEMPT_SECONDS
@@ -149,7 +149,7 @@ class Exchanges:
     async def append(self, changes: Iterable[Revocation], *, foreign_found: bool | None) -> None:
         """Append what a rescan found: changes that no log entry has, and whether any were foreign (None: unknown)."""
         log_max = self._store.settings.change_log_max_entries
-        entries = [{"r": dumps(change_to_json(each))} for each in changes]
+        entries = [{"r": dumps(change_form(each))} for each in changes]
         if foreign_found is not None:
             entries.append({"f": b"%d" % foreign_found})
         for batch in batches(entries, READ_MAX_KEYS):

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from revocation_client.model import CLAIM_NAMES, ClaimName
+from revocation_client.claims import CLAIMS, ClaimName
 
 _JTI: Final = "token_blacklist:"
 _OTHER: Final = "token_cutoff:"
@@ -49,7 +49,7 @@ class Keyspace:
         claim, colon, value = name.removeprefix(self._other).partition(":")
         if not colon or not name.startswith(self._other):
             return None
-        return next(((known, value) for known in CLAIM_NAMES[1:] if known == claim), None)
+        return (claim, value) if claim in CLAIMS and claim != "jti" else None
 
     def is_cutoff(self, key: bytes) -> bool:
         """Return whether this key is the record of a cutoff, whatever its claim."""

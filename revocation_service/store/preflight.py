@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from redis.exceptions import ResponseError
 
-from revocation_client.wire import dumps
+from revocation_client.schema import dumps
 from revocation_service.settings import Limits, StoreSettings
-from revocation_service.store.server_binary import OLDEST_SERVER
+from revocation_service.store.embedded import OLDEST_SERVER
 from revocation_service.store.store import Store, replicas_online
 
 PREFLIGHT_SECONDS: Final = 0.8

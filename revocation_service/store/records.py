@@ -7,13 +7,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from revocation_client.model import ClaimName, Revocation
-from revocation_client.wire import AGREEMENT_SECONDS, parse_claim, revocation_from_record
+from revocation_client.claims import CLAIMS, ClaimName
+from revocation_client.revocation import Revocation
+from revocation_client.schema import parse_claim, revocation_form
 from revocation_service.store.cursor import Cursor
+
+AGREEMENT_SECONDS: Final = 0.05
+"""How far apart a record's end and its key's may be and still be the same: Redis counts milliseconds."""
 
 CHANGE_MEMBERS: Final = {"claim", "value", "revoked_at", "expires_at", "issued_before"}
 """Members of a change in the log. A later version may write others, which may mean more than this one understands."""
 
+_LONE_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _TOKENS_RECORD: Final = re.compile(rb'\{"revoked_at":(\d{1,12}(?:\.\d+)?),"expires_at":(\d{1,12}(?:\.\d+)?)[,}]')
 """How `merge.lua` begins the record of a token."""
 
@@ -33,6 +38,55 @@ class Entry:
 def clock_of(reply: Sequence[Any]) -> float:
     """Return the server's clock in epoch seconds, from the two numbers of TIME."""
     return int(reply[0]) + int(reply[1]) / 1e6
+
+
+def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expires_at: float | None) -> Revocation:
+    """Return the revocation that a key holds: its presence and its expiry decide; a record of ours says the rest.
+
+    A cutoff in the record of a claim that has none is ignored.
+    """
+    try:
+        members = json.loads(record)
+        return Revocation(
+            claim=claim,
+            value=value,
+            expires_at=_end(members, key_expires_at),
+            revoked_at=_number(members["revoked_at"]),
+            issued_before=_cutoff(claim, members),
+            reason=_text(members.get("reason")),
+            revoked_by=_text(members.get("revoked_by")),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return Revocation(claim=claim, value=value, expires_at=key_expires_at, revoked_at=None)
+
+
+def _end(members: Mapping[str, object], key_expires_at: float | None) -> float | None:
+    """Return when a key ends. The record says it more exactly than Redis' milliseconds, where the two agree."""
+    stated = _number(members["expires_at"]) if "expires_at" in members else None
+    agree = stated is not None and key_expires_at is not None and abs(stated - key_expires_at) < AGREEMENT_SECONDS
+    return stated if agree else key_expires_at
+
+
+def _cutoff(claim: ClaimName, members: Mapping[str, object]) -> float | None:
+    cutoff = _number(members["issued_before"]) if "issued_before" in members else None
+    return None if CLAIMS[claim].cutoff == "never" else cutoff
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+def _text(value: object) -> str | None:
+    if value is not None and (not isinstance(value, str) or _LONE_SURROGATE.search(value)):
+        raise TypeError
+    return value
+
+
+def change_form(revocation: Revocation) -> dict[str, object]:
+    """Return a revocation as the change log carries it: what the rule needs, without reason and actor."""
+    return revocation_form(revocation._replace(reason=None, revoked_by=None))
 
 
 def found_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -> Revocation:

@@ -18,15 +18,16 @@ from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, ReadOnlyError
 
 from revocation_client.batcher import Batcher, BatchLimits
-from revocation_client.model import ClaimName, Revocation
-from revocation_client.wire import Result, dumps
+from revocation_client.claims import ClaimName
+from revocation_client.revocation import Revocation
+from revocation_client.schema import Result, dumps
 from revocation_service.errors import ClocksDiffer, ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
+from revocation_service.metrics import Metrics
 from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.keyspace import Keyspace
 from revocation_service.store.records import clock_of, found_record, merged_record
 from revocation_service.store.scripts import GET, MERGE
 from revocation_service.store.topology import ATTEMPT_SECONDS, Refused, Reply, Topology, answered
-from revocation_service.telemetry import Metrics
 
 DEADLINE_SECONDS: Final = 0.7
 """How long one operation may take in all: below the second after which callers take the service for away."""

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from typing import Any
 
 from aiohttp import web
 
-from revocation_client import Revocation, RevocationClient, merge
-from revocation_client.feed import Change, Event, Heartbeat, Reset, Synced, encode, snapshots
+from revocation_client import Revocation, RevocationClient
+from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, encode
+from revocation_client.revocation import merge
 from tests.client.scripted import listening, not_revoked
 from tests.redis_processes import HOST
 
@@ -20,6 +22,16 @@ CLOCK = 5_000_000.0
 """The sender's clock has nothing to do with the receiver's."""
 
 Script = Callable[[web.StreamResponse], Awaitable[None]]
+
+
+PART_REVOCATIONS = 250
+
+
+def snapshots(revocations: Iterable[Revocation]) -> Iterator[bytes]:
+    """Yield the text of a snapshot, in parts as the service makes them."""
+    rest = iter(revocations)
+    while part := [*itertools.islice(rest, PART_REVOCATIONS)]:
+        yield encode(Snapshot(part))
 
 
 def revocation(value: str, claim: Any = "jti", *, seconds: float = 600, cutoff: float | None = None) -> Revocation:

@@ -17,7 +17,7 @@ Script = Callable[[web.Request, Any], Awaitable[web.StreamResponse]]
 
 
 def not_revoked(element: dict[str, Any]) -> dict[str, Any]:
-    """The service's answer to a question about a token that nobody revoked."""
+    """Return the service's answer about a token that is not revoked."""
     order = ["jti", "sid", "sub", "client_id"]
     considered = ["jti", "all"] if "token" in element else [name for name in order if name in element]
     if "iat" in element:

@@ -1,111 +1,78 @@
-"""What a batch's answer says: the same, whether it is read piece by piece or as a whole."""
+"""What an answer to a batch says, read strictly: about every claim that the client knows, and about that token."""
 
-import json
+from typing import Any
 
 import pytest
-from hypothesis import given, settings, strategies as st
 
-from revocation_client import Verdict, answers
+from revocation_client import UnexpectedAnswer, Verdict
 from revocation_client.answers import Answer, verdicts
-from revocation_client.model import CLAIM_NAMES
-from revocation_client.questions import inquiry
-from tests.scale import scaled
+from revocation_client.questions import check_request
+from revocation_client.schema import dumps
+from tests.system.tokens import mint
 
-USUAL = {"revoked": False, "considered": ["jti", "all"], "verified": False, "source": "redis"}
-REVOKED = USUAL | {"revoked": True}
+TOKEN = mint(jti="a", sub="alice", device_id="d-1")
+CONSIDERED = ["jti", "sub", "all"]
+USUAL: dict[str, Any] = {"revoked": False, "considered": CONSIDERED, "verified": False, "source": "redis"}
 RECORD = {"claim": "jti", "value": "a", "revoked_at": 1, "expires_at": 2}
 
-awkward = st.sampled_from(["", "},{", '"', "]}", '"revoked":false,', "\\", "é", '},{"revoked":false,"x":"'])
-claims = st.lists(st.sampled_from(CLAIM_NAMES), max_size=3)
-results_of_a_service = st.one_of(
-    st.just(USUAL),
-    st.builds(lambda considered: USUAL | {"considered": considered}, claims),
-    st.builds(lambda seconds: USUAL | {"source": "mirror", "stale_seconds": seconds}, st.none() | st.integers(0, 9)),
-    st.builds(lambda reason: REVOKED | {"revocation": RECORD | {"reason": reason}}, awkward),
-    st.builds(lambda detail: {"error": {"status": 400, "code": "invalid_request", "detail": detail}}, awkward),
-    st.builds(lambda more: USUAL | {"more": more}, awkward),
-    st.sampled_from([{}, {"revoked": False}, USUAL | {"verified": 1}, USUAL | {"source": "hearsay"}, 0, None, "a"]),
-)
+
+def said(result: object) -> object:
+    """Return what a result says about the token, or the type of the error."""
+    (outcome,) = verdicts(Answer(200, "application/json", dumps({"results": [result]})), [check_request(TOKEN)])
+    return outcome if isinstance(outcome, Verdict) else type(outcome)
 
 
-def compact(results: list[object], *, ascii_only: bool = True) -> bytes:
-    """As the service writes it."""
-    return json.dumps({"results": results}, separators=(",", ":"), ensure_ascii=ascii_only).encode()
+def revoked_by(claim: str, value: str, considered: list[str]) -> dict[str, Any]:
+    """Return a result that says "revoked" by this claim."""
+    return USUAL | {
+        "revoked": True,
+        "considered": considered,
+        "revocation": RECORD | {"claim": claim, "value": value},
+    }
 
 
-def said(body: bytes, questions: int = 1, **others: object) -> list[Verdict | tuple[type, str]]:
-    """What an answer says to questions about `jti` a and these other claims; of an error, its kind and its text."""
-    asked = [inquiry({"jti": "a", **others})] * questions
-    outcomes = verdicts(Answer(200, "application/json", body), asked, 0.0)
-    return [outcome if isinstance(outcome, Verdict) else (type(outcome), str(outcome)) for outcome in outcomes]
+def test_the_usual_answer_is_understood() -> None:
+    """The tests below differ from it in one thing each."""
+    assert said(USUAL) == Verdict(False, "redis", None, tuple(CONSIDERED))
 
 
-@settings(max_examples=scaled(300, 20_000), deadline=None)
-@given(
-    st.lists(results_of_a_service, min_size=1, max_size=5),
-    st.booleans(),
-    st.tuples(st.floats(0, 1), st.floats(0, 1)),
-    st.sampled_from([b"", b"},{", b",", b"}"]),
-    st.sampled_from([-1, 0, 0, 1]),
-)
-def test_an_answer_says_the_same_however_it_is_written(
-    results: list[object], ascii_only: bool, ends: tuple[float, float], instead: bytes, off: int
-) -> None:
-    """Also where a part of it is missing or another, and where there are too few results or too many."""
-    body = compact(results, ascii_only=ascii_only)
-    first, last = sorted(round(end * len(body)) for end in ends)
-    for written in (body, body[:first] + instead + body[last:]):
-        as_a_whole = b" " + written  # no service begins so
-        assert said(written, len(results) + off) == said(as_a_whole, len(results) + off)
+@pytest.mark.parametrize("considered", [[], ["jti"], ["jti", "all"], ["sub", "all"]])
+def test_an_answer_that_considered_less_than_the_token_carries_is_not_understood(considered: list[str]) -> None:
+    """The client reads the token itself, so it knows that the token has a `sub`."""
+    assert said(USUAL | {"considered": considered}) is UnexpectedAnswer
 
 
-def test_what_differs_from_a_text_read_before_is_not_taken_for_it() -> None:
-    """A word of the result, or a claim of the question: the text that was read before says nothing of those."""
-    usual, verified = Verdict(False, "redis", None, ("jti", "all")), Verdict(False, "redis", None, ("jti", "all"), True)
-    for _turn in range(2):
-        assert said(compact([USUAL, USUAL | {"verified": True}, USUAL]), 3) == [usual, verified, usual]
-        assert not isinstance(said(compact([USUAL]), sub="b")[0], Verdict)
-        assert said(compact([USUAL | {"revoked": None}])) != [usual]
+def test_a_service_with_a_newer_table_of_claims_may_consider_more() -> None:
+    """It says "not revoked" of more than this client would have asked."""
+    verdict = said(USUAL | {"considered": ["jti", "sub", "device_id", "all"]})
+    assert isinstance(verdict, Verdict)
+    assert not verdict.revoked
 
 
-PIECE = compact([USUAL])[len(b'{"results":[{') : -len(b"}]}")].decode()
-OUTAGE = '"error":{"status":503,"code":"store_unavailable","detail":"away"}'
+def test_revoked_by_a_claim_that_this_client_does_not_know_is_revoked() -> None:
+    """If the service says that it considered that claim."""
+    verdict = said(revoked_by("device_id", "d-1", ["jti", "sub", "device_id", "all"]))
+    assert isinstance(verdict, Verdict)
+    assert verdict.revoked
+    assert verdict.revocation is not None
+    assert (verdict.revocation.claim, verdict.revocation.value) == ("device_id", "d-1")
+    assert said(revoked_by("device_id", "d-1", CONSIDERED)) is UnexpectedAnswer
 
 
-@pytest.mark.parametrize(
-    "results",
-    [
-        f"{{{PIECE},{OUTAGE}}}",
-        f'{{{PIECE},"revoked":true}}',
-        f'{{{PIECE},"revoked":true,"revocation":{json.dumps(RECORD | {"value": "b"})}}}',
-        f'{{{PIECE},"more":{"[" * 5_000}{"]" * 5_000}}}',
-        f'{{{PIECE}}}]}},{{"results":[{{{PIECE}}}',
-    ],
-    ids=["an error", "two words", "about another", "too deep", "two lists"],
-)
-def test_a_result_that_begins_as_the_usual_one_is_read_to_its_end(results: str) -> None:
-    """What else it says, of the service or of the token, is not left unread."""
-    body = f'{{"results":[{results}]}}'.encode()
-    for _turn in range(2):
-        (outcome,) = said(body)
-        assert not isinstance(outcome, Verdict)
-        assert [outcome] == said(b" " + body)
+@pytest.mark.parametrize(("claim", "value"), [("jti", "b"), ("sub", "bob"), ("sid", "s-1"), ("all", "x")])
+def test_revoked_by_a_value_that_the_token_does_not_carry_is_not_understood(claim: str, value: str) -> None:
+    """The answer is about another token."""
+    assert said(revoked_by(claim, value, CONSIDERED)) is UnexpectedAnswer
 
 
-def test_no_byte_of_the_usual_answer_can_be_another() -> None:
-    """Each of them in turn, before and after it was read as it should be."""
-    body = compact([USUAL, USUAL])
-    for place in range(len(body)):
-        for instead in (b"", b"x", b"]", b"}", b'"', b","):
-            written = body[:place] + instead + body[place + 1 :]
-            assert said(written, 2) == said(b" " + written, 2)
+@pytest.mark.parametrize("members", [{"revoked": True}, {"revoked": None}, {"verified": 0}, {"expired": 1}], ids=str)
+def test_an_unusual_member_is_not_understood(members: dict[str, Any]) -> None:
+    """Each has to be of its type, and "revoked" needs its revocation."""
+    assert said(USUAL | members) is UnexpectedAnswer
 
 
-def test_long_texts_are_not_remembered() -> None:
-    """Whatever a server sends, the memory for usual texts stays small."""
-    for number in range(50):
-        assert isinstance(said(compact([USUAL | {"more": f"{number}" * 1_000}]))[0], Verdict)
-    before = answers._usual.cache_info().currsize
-    for number in range(50):
-        assert isinstance(said(compact([USUAL | {"more": f"-{number}" * 1_000}]))[0], Verdict)
-    assert answers._usual.cache_info().currsize == before
+@pytest.mark.parametrize("body", [b'{"results":[],"results":[]}', b'{"results":[NaN]}', b"[]", b"", b"\xff"], ids=str)
+def test_a_body_that_is_no_strict_json_object_is_not_understood(body: bytes) -> None:
+    """Duplicate members and NaN are read by others in more than one way."""
+    with pytest.raises(UnexpectedAnswer):
+        verdicts(Answer(200, "application/json", body), [])

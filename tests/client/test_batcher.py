@@ -1,11 +1,13 @@
 """The Batcher by itself: what is sent together, what each asker gets, and that nothing outlives it."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
+import uvloop
 
-from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
+from revocation_client.batcher import LATE_SECONDS, TURNS, Batcher, BatcherClosed, BatchLimits
 
 SECONDS = 5.0
 """Longer than a test may take."""
@@ -165,6 +167,33 @@ async def test_each_asker_has_its_own_deadline(batcher: Batcher[str, str], recor
     assert "queued" not in recorder.batches[-1], "what is overdue is not sent"
 
 
+async def test_an_overdue_batch_is_cancelled_if_its_limits_say_so(recorder: Recorder) -> None:
+    """Only when the deadline of its last question has passed; by default a batch goes on."""
+    recorder.held = True
+    limits = BatchLimits(questions=5, size=100, cancel_overdue=True)
+    batcher: Batcher[str, str] = Batcher(recorder.send, len, limits)
+    first, last = batcher.ask("first", 0.02), batcher.ask("last", 0.04)
+    with pytest.raises(TimeoutError):
+        await first
+    assert recorder.cancelled == 0
+    with pytest.raises(TimeoutError):
+        await last
+    await asyncio.sleep(0)
+    assert recorder.cancelled == 1
+    await batcher.aclose()
+
+
+async def test_a_late_deadline_lets_the_loop_read_what_has_arrived(batcher: Batcher[str, str]) -> None:
+    """If the loop was blocked, the answer of the next turns still counts; a deadline that is not late is exact."""
+    loop = asyncio.get_running_loop()
+    clock, late = loop.time, 0.0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "time", lambda: clock() + late)
+        answer = batcher.ask("a", 1.0)
+        late = 1.0 + 10 * LATE_SECONDS
+        assert await answer == "A"
+
+
 async def test_a_cancelled_asker_cancels_no_other(batcher: Batcher[str, str], recorder: Recorder) -> None:
     """Its batch goes on for the others."""
     recorder.held = True
@@ -255,3 +284,29 @@ async def test_an_error_after_the_asker_has_gone_is_not_logged(
     await recorder.until_sent(1)
     await batcher.aclose()
     assert not caplog.records
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_question_may_be_asked_while_a_late_deadline_waits_its_turns(run: Callable[..., None]) -> None:
+    """After the event loop was blocked the late one fails, and the new ones are answered, on both event loops."""
+
+    async def blocked() -> None:
+        recorder = Recorder()
+        recorder.held = True
+        batcher = Batcher(recorder.send, len, LIMITS)
+        late = batcher.ask("late", 0.01)
+        await asyncio.sleep(0)
+        time.sleep(0.01 + 2 * LATE_SECONDS)
+        asked = [late]
+        for _ in range(TURNS + 3):
+            await asyncio.sleep(0)
+            asked.append(batcher.ask("new", SECONDS))
+        with pytest.raises(TimeoutError):
+            await late
+        for gate in recorder.gates:
+            gate.set()
+        recorder.held = False
+        assert await asyncio.gather(*asked[1:]) == ["NEW"] * (TURNS + 3)
+        await batcher.aclose()
+
+    run(blocked())

@@ -1,4 +1,4 @@
-"""What the client promises, over a real service and over the stand-in alike: one suite, so that neither drifts."""
+"""What the client promises: one suite for the real service and the stand-in, so that the two do not drift apart."""
 
 import asyncio
 import functools
@@ -28,20 +28,14 @@ def claims(**others: Any) -> dict[str, Any]:
     return {"jti": uuid.uuid4().hex, "sub": "alice", "sid": "s-1", "iat": now - 60, "exp": now + 600} | others
 
 
-async def test_a_token_that_nobody_revoked_is_active(client: RevocationClient) -> None:
-    """By claims and by token: not revoked, by the service's word, with all that was looked at."""
+async def test_a_token_that_is_not_revoked_is_active(client: RevocationClient) -> None:
+    """By claims and by token: not revoked, says the service, and which claims it considered."""
     verdict = await client.check(claims(client_id="web"))
     assert (verdict.revoked, verdict.source, verdict.revocation) == (False, "redis", None)
     assert verdict.considered == ("jti", "sid", "sub", "client_id", "all")
     by_token = await client.check(mint(jti=uuid.uuid4().hex))
     assert (by_token.revoked, by_token.expired, by_token.verified) == (False, False, False)
     await client.ensure_active(claims())
-
-
-async def test_the_usual_verdict_is_made_once(client: RevocationClient) -> None:
-    """What the service writes of tokens that nobody revoked is one text, whoever they are, and so one verdict."""
-    one, two = await client.check_many([claims(), claims()])
-    assert one is two
 
 
 async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: RevocationClient) -> None:
@@ -198,7 +192,8 @@ async def test_claims_that_do_not_name_their_token_need_the_token(client: Revoca
     done = await client.revoke(token)
     assert done.value == "sha256:" + hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
     assert await client.is_revoked(token)
-    assert await client.is_revoked(token + "=")
+    with pytest.raises(RequestRefused, match="invalid_token"):
+        await client.check(token + "=")  # another spelling of it is refused, never answered "not revoked"
     assert not await client.is_revoked(mint(sub="bob", **given))
 
 
@@ -216,7 +211,7 @@ async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationCl
     [
         ("a.b.c", "invalid_token"),
         ("a.b.c.d.e", "unsupported_token"),
-        ('{"payload": "x"}', "unsupported_token"),
+        ('{"payload":"x"}', "unsupported_token"),
         ("", "invalid_token"),
         ("Bearer ", "invalid_token"),
         ("\ud800", "invalid_token"),
@@ -226,8 +221,8 @@ async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationCl
         ("eyJhbGciOiJub25lIn0.e30.", "invalid_token"),
     ],
 )
-async def test_what_is_no_token_is_refused_to_who_asked_alone(client: RevocationClient, token: str, code: str) -> None:
-    """The one who asks about it is told, with a code; who asks at the same moment is answered."""
+async def test_what_is_no_token_is_refused_to_its_asker_alone(client: RevocationClient, token: str, code: str) -> None:
+    """Its caller gets an error with a code; a check at the same moment is answered."""
     bad, good = await asyncio.gather(client.check(token), client.check(claims()), return_exceptions=True)
     assert isinstance(bad, RequestRefused)
     assert (bad.status, bad.code) == (400, code)
@@ -306,8 +301,8 @@ async def test_away_and_allow_admits_counts_and_logs(world: World, caplog: pytes
     assert "gone" not in caplog.text
 
 
-async def test_away_and_deny_admits_nobody(world: World) -> None:
-    """The verdict is "revoked" by policy; `ensure_active` says that nobody knows, rather than "revoked"."""
+async def test_away_and_deny_admits_no_token(world: World) -> None:
+    """The verdict is "revoked" by policy; `ensure_active` raises ServiceUnavailable, and not TokenRevoked."""
     async with world.client(timeout_seconds=SHORT_SECONDS, on_unavailable="deny") as client:
         async with world.outage():
             verdict = await client.check(claims())
@@ -359,9 +354,7 @@ async def test_counters_tell_what_happened(client: RevocationClient) -> None:
     before = client.counters
     await client.revoke_jti("counted")
     await asyncio.gather(*(client.check(claims(jti="counted")) for _ in range(3)), client.check(claims()))
-    with pytest.raises(RequestRefused):
-        await client.check("a.b.c")
     after = client.counters
-    assert (after.checks, after.revoked, after.not_revoked, after.failed) == (5, 3, 1, 1)
-    assert (after.batches, after.requests, after.revocations, after.retries) == (2, 3, 1, 0)
+    assert (after.checks, after.revoked, after.not_revoked, after.failed) == (4, 3, 1, 0)
+    assert (after.batches, after.requests, after.revocations, after.retries) == (1, 2, 1, 0)
     assert before.checks == before.revocations == 0

@@ -16,18 +16,15 @@ import uvloop
 from aiohttp import web
 
 from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, TokenNeeded, TokenRevoked
-from revocation_client.asking import ANSWER_SECONDS
-from revocation_client.counters import Tally
-from revocation_client.deadlines import LATE_SECONDS, TURNS, Deadline, within
-from revocation_client.feed import Heartbeat, Reset, encode
+from revocation_client.batcher import LATE_SECONDS
+from revocation_client.feed_events import Heartbeat, Reset, encode
+from revocation_client.jwt_reader import read_token
+from revocation_client.service import ANSWER_SECONDS
 from revocation_client.testing import InMemoryRevocationClient
-from revocation_client.tokens import read_token
-from revocation_client.unusable_iat import UnusableIat
-from revocation_client.verdicts import Verdict
+from tests.api.serving import API_KEYS, KEYS, serving
 from tests.client.feed_server import FeedServer, revocation, serving_feed
 from tests.client.test_follower import HANG_SECONDS, name, says, until
 from tests.redis_processes import Process
-from tests.web.serving import API_KEYS, KEYS, serving
 
 TIMEOUT_SECONDS = 1.5
 
@@ -183,7 +180,7 @@ async def test_what_the_client_does_not_understand_makes_its_memory_ask(
 ) -> None:
     """An unknown claim, event or member: the stream goes on, the rest is known, and the log says so once.
 
-    "Not revoked" is the service's to say from then on, until a snapshot comes that is understood.
+    "Not revoked" is the service's to say from then on, until the client is restarted.
     """
     unknown: dict[str, bytes] = {
         "claim": b'event: change\nid: 1-0.nonce\ndata: {"revocations":[["device_id","d",null,null]]}\n\n',
@@ -198,14 +195,16 @@ async def test_what_the_client_does_not_understand_makes_its_memory_ask(
         await until(lambda: says(client, "known"))
         assert not await client.is_revoked({"jti": "never"})
         assert server.questions == ["never"]
+        await until(lambda: name(client) == "synced")
         status = client.mirror_status
         assert status is not None
-        assert (status.name, status.complete) == ("synced", False)
+        assert not status.complete
         assert len(server.asked) == 1
+        server.say(Reset("lost"))
+        await until(lambda: len(server.asked) == 2 and name(client) == "synced")
+        assert says(client, "never") is None
         warnings = [record.getMessage() for record in caplog.records if "not_understood" in record.getMessage()]
         assert len(warnings) == 1
-        server.say(Reset("lost"))
-        await until(lambda: says(client, "never") is False)
 
 
 async def test_a_snapshot_with_an_unknown_claim_does_not_keep_the_mirror_down(server: FeedServer) -> None:
@@ -306,18 +305,6 @@ async def test_an_unusable_iat_is_counted_and_logged_where_the_token_is_checked(
     assert lines == ["iat_unusable claim=sub occurrences=1"]
 
 
-def test_an_unusable_iat_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """With the number of occurrences since the last line."""
-    clock = iter((100.0, 130.0, 159.9, 160.0))
-    seen = UnusableIat(Tally(), lambda: next(clock))
-    verdict = Verdict(
-        revoked=True, source="mirror", revocation=revocation("alice", "sub", cutoff=5.0), iat_unusable=True
-    )
-    for _ in range(4):
-        seen.look(verdict)
-    assert [record.getMessage().split()[-1] for record in caplog.records] == ["occurrences=1", "occurrences=3"]
-
-
 @contextlib.contextmanager
 def in_a_thread() -> Iterator[tuple[FeedServer, Callable[[], object]]]:
     """A feed server on an event loop of its own, whose checks wait until the returned function is called."""
@@ -364,24 +351,3 @@ def test_an_answer_that_came_while_the_loop_was_blocked_counts(loop_kind: str) -
     factory = uvloop.new_event_loop if loop_kind == "uvloop" else asyncio.new_event_loop
     with in_a_thread() as (server, answer), asyncio.Runner(loop_factory=factory) as runner:
         runner.run(application(server, answer))
-
-
-async def test_a_deadline_that_is_not_late_is_kept_to_the_turn() -> None:
-    """Nothing is granted to a service that is slow by itself; a late deadline waits for the turns of the loop."""
-    loop = asyncio.get_running_loop()
-    clock, late = loop.time, 0.0
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "time", lambda: clock() + late)
-        for late, turns in ((0.0, 0), (10 * LATE_SECONDS, TURNS)):
-            called: list[int] = []
-            Deadline(loop, loop.time() - late, functools.partial(called.append, 1))
-            turn = 0
-            while not called:
-                await asyncio.sleep(0)
-                turn += 1
-            assert turn in (turns + 1, turns + 2)
-    with pytest.raises(TimeoutError):
-        async with within(0.01):
-            await loop.create_future()
-    async with within(HANG_SECONDS):
-        pass

@@ -1,4 +1,4 @@
-"""What applications hold, answering from memory: as the service would, in step, and never against what it knows."""
+"""The client that answers from memory: as the service would, and never against what it knows to be revoked."""
 
 import asyncio
 import base64
@@ -25,14 +25,12 @@ from revocation_client import (
     TokenRevoked,
     WrongEventLoop,
 )
+from revocation_client.claims import ClaimName, Claims
 from revocation_client.counters import Tally
-from revocation_client.follower import Follower
-from revocation_client.freshness import Freshness
-from revocation_client.glance import Glance
-from revocation_client.memory import Memory
-from revocation_client.mirror import Mirror, Table
-from revocation_client.model import ClaimName, Claims, Revocation, covers
-from revocation_client.questions import inquiry
+from revocation_client.freshness import SenderClock
+from revocation_client.local_mirror import LocalMirror
+from revocation_client.questions import check_request
+from revocation_client.revocation import Revocation, covers
 from revocation_client.testing import InMemoryRevocationClient
 from tests.client.feed_server import CLOCK, FeedServer, revocation, serving_feed
 from tests.client.test_follower import HANG_SECONDS, name, says, until
@@ -52,14 +50,14 @@ async def server() -> AsyncIterator[FeedServer]:
 
 @pytest.fixture
 async def client(server: FeedServer) -> AsyncIterator[RevocationClient]:
-    """A client that is in step."""
+    """A client whose mirror is synced."""
     async with server.client() as started:
         assert await started.mirror_ready(HANG_SECONDS)
         yield started
 
 
 def jwt(**claims: Any) -> str:
-    """A token that nobody verifies here."""
+    """Return a token whose signature is not verified here."""
     parts = ({"alg": "HS256"}, claims)
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
@@ -81,13 +79,13 @@ ACTIVE: list[dict[str, Any]] = [
 
 
 async def test_claims_are_answered_from_memory_in_every_way(client: RevocationClient, server: FeedServer) -> None:
-    """All ways of asking agree, say who revoked what and how old they are, and cost the service nothing."""
+    """All ways of asking agree, name the revocation and the age of memory, and send no request."""
     for question, revoked in [(one, True) for one in REVOKED] + [(one, False) for one in ACTIVE]:
         verdict = await client.check(question)
         assert (verdict.revoked, verdict.source, verdict.expired, verdict.verified) == (revoked, "mirror", None, False)
         assert verdict.stale_seconds is not None
         assert 0 <= verdict.stale_seconds < 1
-        assert verdict.considered == inquiry(question).considered
+        assert verdict.considered == check_request(question).claims.considered
         assert (verdict.revocation is not None) == revoked
         assert await client.is_revoked(question) is revoked
         assert client.is_revoked_now(question) is revoked
@@ -103,21 +101,10 @@ async def test_claims_are_answered_from_memory_in_every_way(client: RevocationCl
     assert (counters.checks, counters.requests) == (counters.mirror_revoked + counters.mirror_not_revoked, 0)
 
 
-async def test_nearly_every_check_is_a_glance(client: RevocationClient) -> None:
-    """A token that nothing revokes takes no more than that, in each way of asking that says no more than yes or no."""
-    memory, question = client._memory, {"jti": "here", "sid": "s-2", "sub": "alice", "iat": IAT}
-    assert memory is not None
-    for number in range(1, 4):
-        assert not await client.is_revoked(question)
-        assert memory.glance.admitted == 3 * number - 2
-        await client.ensure_active(question)
-        assert memory.glance.admitted == 3 * number - 1
-        assert client.is_revoked_now(question) is False
-        assert memory.glance.admitted == 3 * number
-
-
-async def test_a_glance_is_for_the_loops_own_thread(client: RevocationClient) -> None:
-    """What is awaited on another loop is refused there, though memory could tell; what is asked at once is answered."""
+async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_any_thread(
+    client: RevocationClient,
+) -> None:
+    """A check that is awaited on another loop raises, although memory could tell."""
 
     def elsewhere() -> bool | None:
         for ask in (client.is_revoked, client.ensure_active):
@@ -132,7 +119,7 @@ async def test_a_glance_is_for_the_loops_own_thread(client: RevocationClient) ->
 
 
 async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClient, server: FeedServer) -> None:
-    """Whether a token is genuine is not told here: what is not revoked is the service's to say, what is, is."""
+    """Only the service can tell whether a token is genuine, so it is asked about one that memory knows nothing of."""
     for claims in REVOKED:
         assert (await client.check("Bearer " + jwt(**claims))).source == "mirror"
         assert client.is_revoked_now(jwt(**claims)) is True
@@ -142,13 +129,14 @@ async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClien
     verdict = await client.check(jwt(jti="here"))
     assert (verdict.revoked, verdict.source) == (False, "redis")
     assert client.is_revoked_now(jwt(jti="here")) is None
-    assert client.is_revoked_now("no.jwt.at-all") is None
-    with pytest.raises(RequestRefused):
-        client.is_revoked_now("Bearer ")
+    assert client.is_revoked_now("opaque") is None
+    for unreadable in ("no.jwt.at-all", "Bearer "):
+        with pytest.raises(RequestRefused):
+            client.is_revoked_now(unreadable)
 
 
 async def test_a_list_is_answered_from_both(client: RevocationClient, server: FeedServer) -> None:
-    """What memory can say is not asked for, the rest is, and the order is the asker's."""
+    """The service is asked only what memory cannot say, and the order is the caller's."""
     token = jwt(jti="here")
     verdicts = await client.check_many([ACTIVE[0], token, REVOKED[0]])
     assert [(one.revoked, one.source) for one in verdicts] == [(False, "mirror"), (False, "redis"), (True, "mirror")]
@@ -161,7 +149,7 @@ async def test_a_list_is_answered_from_both(client: RevocationClient, server: Fe
     + [{"jti": "x", claim: value} for claim in ("sub", "sid", "azp") for value in ("", "a\0", "x" * 257, ["x"], True)],
 )
 async def test_a_bad_question_is_as_bad_as_without_memory(client: RevocationClient, question: dict[str, Any]) -> None:
-    """What the service would refuse lets nobody in: every way of asking raises."""
+    """What the service would refuse admits no token: every way of asking raises."""
     with pytest.raises((TokenNeeded, RequestRefused)):
         await client.is_revoked(question)
     with pytest.raises((TokenNeeded, RequestRefused)):
@@ -192,7 +180,7 @@ async def test_own_revocations_are_known_at_once_and_never_unlearned(
 
 @pytest.mark.parametrize("policy", ["allow", "deny"])
 async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> None:
-    """Feed and service are away: what was heard stays revoked, under either policy; the rest is the policy's, later."""
+    """Feed and service are away: what is revoked stays revoked under either policy, which later decides the rest."""
     async with server.client(on_unavailable=policy) as client:
         assert await client.mirror_ready(HANG_SECONDS)
         server.answers, server.status = False, 503
@@ -216,7 +204,7 @@ async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> 
 
 
 async def test_what_is_learned_while_a_question_is_under_way_counts(server: FeedServer) -> None:
-    """The service did not answer, or said "not revoked"; by then the feed had told of it."""
+    """The service did not answer, or said "not revoked"; meanwhile the feed told of the revocation."""
     server.complete = False
     async with server.client() as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -245,7 +233,7 @@ async def test_without_a_mirror_the_service_is_asked_each_time(server: FeedServe
 
 
 async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
-    """A framework's worker threads need no event loop; a client that is closed says so."""
+    """A framework's worker threads need no event loop; a closed client raises NotStarted."""
     found: list[bool | None] = []
     threads = [threading.Thread(target=lambda: found.append(client.is_revoked_now({"jti": "gone"}))) for _ in range(8)]
     for thread in threads:
@@ -261,7 +249,7 @@ async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
 
 
 async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
-    """Its service is its memory: an outage takes away no logout, and everything else is the policy's."""
+    """An outage takes away no logout, and the policy decides everything else."""
     now = 1000.0
     async with InMemoryRevocationClient(clock=lambda: now) as client:
         assert await client.mirror_ready(1)
@@ -320,16 +308,18 @@ _HELD = st.lists(
 
 
 @given(_QUESTIONS, _HELD, st.booleans())
-def test_the_quick_way_says_what_the_rule_says(question: dict[str, Any], held: list[Revocation], fresh: bool) -> None:
-    """Whatever the claims are: quick, slow and the plain rule over a list agree, or nothing is said; bad ones raise."""
-    memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+def test_the_fast_path_never_says_more_than_the_rule(
+    question: dict[str, Any], held: list[Revocation], fresh: bool
+) -> None:
+    """For any claims: fast path, `verdict` and the rule over a list agree, or it says nothing; bad ones raise."""
+    memory = LocalMirror(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     for one in held:
         memory.learn(one)
     if fresh:
         memory.mark_fresh(0.0, complete=True, connected=True)
-    admitted = memory.glance.admits(question)
+    admitted = memory.admits(question)
     try:
-        asked = inquiry(question)
+        asked = check_request(question)
     except RevocationError:
         assert not admitted
         return
@@ -345,45 +335,46 @@ def test_the_quick_way_says_what_the_rule_says(question: dict[str, Any], held: l
         assert verdict is None
     values = [value for claim, value in question.items() if claim != "iat" and value is not None]
     usual = all(type(value) is str and value.isprintable() for value in values)
-    named = {(one.claim, one.value) for one in held} & set(asked.claims.identifiers())
+    named = {(one.claim, one.value) for one in held} & set(asked.claims.identifiers)
     if fresh and usual and not named:
         assert admitted, "else every check would go the slow way"
 
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
-def test_the_quick_way_denies_none_of_many(claim: ClaimName) -> None:
-    """Of thousands that are held it is silent, each time; of others it says "not revoked", and bad ones still raise."""
-    memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None:
+    """It admits no value of thousands that are held, and all others; what the service would refuse is not admitted."""
+    memory = LocalMirror(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.mark_fresh(0.0, complete=True, connected=True)
     usual = {"jti": "x", "sid": "x", "sub": "x", "client_id": "x"}
     for number in range(5000):
         memory.learn(Revocation(claim, f"held-{number}", None, None))
-        assert not memory.glance.admits(usual | {claim: f"held-{number}"})
-        assert memory.glance.admits(usual | {claim: f"other-{number}"})
-    assert all(not memory.glance.admits(usual | {claim: f"held-{number}"}) for number in range(5000))
+        assert not memory.admits(usual | {claim: f"held-{number}"})
+        assert memory.admits(usual | {claim: f"other-{number}"})
+    assert all(not memory.admits(usual | {claim: f"held-{number}"}) for number in range(5000))
     bad: list[object] = [[], {}, "\n", "", "x" * 257, b"x", True]
     for question in [usual | {claim: value} for value in bad]:
-        assert not memory.glance.admits(question)
+        assert not memory.admits(question)
         with pytest.raises(RevocationError):
-            inquiry(question)
+            check_request(question)
 
 
 def test_an_enumerations_member_is_its_text() -> None:
-    """Its hash is its name's: memory looks for what the service would be asked."""
-    memory = Memory(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    """Memory looks for the string that the service would be asked about, although the member's hash is another."""
+    memory = LocalMirror(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.learn(Revocation("sub", "a", None, None))
     memory.mark_fresh(0.0, complete=True, connected=True)
     for question in ({"jti": "x", "sub": Named.FIRST}, {"jti": Named.FIRST, "sub": "a"}):
-        assert not memory.glance.admits(question)
-        verdict = memory.verdict(inquiry(question))
+        assert not memory.admits(question)
+        verdict = memory.verdict(check_request(question))
         assert verdict is not None
         assert verdict.revoked
 
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 @pytest.mark.parametrize("clock", ["wall", "monotonic"])
-def test_what_is_learned_meanwhile_vouches_for_nothing_that_was_looked_up(claim: ClaimName, clock: str) -> None:
-    """Another thread learns of a revocation, and that nothing else is missing, while the clocks are read: no "no"."""
+@pytest.mark.parametrize("age", [0.0, 3.5])
+def test_a_proof_that_arrives_during_a_check_does_not_count_for_it(claim: ClaimName, clock: str, age: float) -> None:
+    """Another thread adds a revocation, and a proof that nothing else is missing, while the clocks are read."""
     waiting: list[str] = []
 
     def read(name: str, seconds: float) -> float:
@@ -393,29 +384,28 @@ def test_what_is_learned_meanwhile_vouches_for_nothing_that_was_looked_up(claim:
             memory.mark_fresh(0.0, complete=True, connected=True)
         return seconds
 
-    memory = Memory(5.0, Tally(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
-    if clock == "wall":  # which is read only of what one of the clocks takes for fresh
-        memory.mark_fresh(0.0, complete=True, connected=True)
+    memory = LocalMirror(5.0, Tally(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
+    memory.mark_fresh(age, complete=True, connected=True)
     waiting.append(clock)
-    assert not memory.glance.admits({"jti": "x", "sid": "x", "sub": "x", "client_id": "x"})
+    assert not memory.admits({"jti": "x", "sid": "x", "sub": "x", "client_id": "x"})
     assert not waiting
-    assert memory.glance.admits({"jti": "y", "sid": "y", "sub": "y", "client_id": "y"})
+    assert memory.admits({"jti": "y", "sid": "y", "sub": "y", "client_id": "y"})
 
 
 class Clocks:
     """Two, set by hand."""
 
     def __init__(self) -> None:
-        self.wall, self.even = 1000.0, 5.0
+        self.wall, self.monotonic = 1000.0, 5.0
 
-    def memory(self) -> Memory:
+    def memory(self) -> LocalMirror:
         """One that goes by them."""
-        return Memory(5.0, Tally(), wall=lambda: self.wall, monotonic=lambda: self.even)
+        return LocalMirror(5.0, Tally(), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
 
     def go(self, seconds: float) -> None:
         """Time passes."""
         self.wall += seconds
-        self.even += seconds
+        self.monotonic += seconds
 
 
 QUESTION = {"jti": "x"}
@@ -426,14 +416,14 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
     """To the moment; from then on it is asked only where the service does not answer, until five seconds."""
     clocks = Clocks()
     memory = clocks.memory()
-    asked = inquiry(QUESTION)
-    assert (memory.glance.admits(QUESTION), memory.status(None).name) == (False, "connecting")
+    asked = check_request(QUESTION)
+    assert (memory.admits(QUESTION), memory.status(None).name) == (False, "connecting")
     memory.mark_fresh(age, complete=True, connected=True)
-    assert (memory.glance.admits(QUESTION), memory.status(None).name) == (True, "synced")
+    assert (memory.admits(QUESTION), memory.status(None).name) == (True, "synced")
     clocks.go(2.99 - age)
-    assert memory.glance.admits(QUESTION)
+    assert memory.admits(QUESTION)
     clocks.go(0.02)
-    assert (memory.glance.admits(QUESTION), memory.verdict(asked)) == (False, None)
+    assert (memory.admits(QUESTION), memory.verdict(asked)) == (False, None)
     status = memory.status("gone")
     assert (status.name, status.last_error) == ("stale", "gone")
     assert status.since == pytest.approx(1000 + 3 - age)
@@ -444,7 +434,7 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
     clocks.go(0.02)
     assert memory.fallback(asked) is None
     memory.mark_fresh(5.5, complete=True, connected=True)  # a proof too old is none
-    assert not memory.glance.admits(QUESTION)
+    assert not memory.admits(QUESTION)
     assert memory.fallback(asked) is None
 
 
@@ -453,56 +443,46 @@ def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> No
     clocks = Clocks()
     memory = clocks.memory()
     memory.learn(Revocation("jti", "gone", None, None))
-    asked = inquiry(QUESTION)
+    asked = check_request(QUESTION)
     memory.mark_fresh(0.0, complete=True, connected=True)
     for leave in (memory.mark_disconnected, lambda: memory.mark_fresh(0.0, complete=True, connected=False)):
         leave()
-        assert (memory.glance.admits(QUESTION), memory.verdict(asked), memory.status(None).name) == (
+        assert (memory.admits(QUESTION), memory.verdict(asked), memory.status(None).name) == (
             False,
             None,
             "stale",
         )
         assert memory.can_decide(asked)
-        revoked = memory.verdict(inquiry({"jti": "gone"}))
+        revoked = memory.verdict(check_request({"jti": "gone"}))
         assert revoked is not None
         assert revoked.revoked
         memory.mark_fresh(0.0, complete=True, connected=True)
-        assert memory.glance.admits(QUESTION)
+        assert memory.admits(QUESTION)
     memory.mark_unproven()
     assert not memory.can_decide(asked)
 
 
 def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
-    """Also where the service does not answer: what it lacks may be what revokes the token."""
+    """Also if the service does not answer: what it lacks may be what revokes the token."""
+    clocks = Clocks()
+    memory = clocks.memory()
+    memory.mark_fresh(0.0, complete=False, connected=True)
+    asked = check_request(QUESTION)
+    assert (memory.admits(QUESTION), memory.verdict(asked), memory.fallback(asked)) == (False, None, None)
+
+
+def test_a_suspended_machine_makes_the_proof_old() -> None:
+    """The monotonic clock may have stopped meanwhile; the wall clock tells."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.mark_fresh(0.0, complete=True, connected=True)
-    memory.mark_incomplete()
-    asked = inquiry(QUESTION)
-    assert (memory.glance.admits(QUESTION), memory.verdict(asked), memory.fallback(asked)) == (False, None, None)
-
-
-def test_a_claim_that_the_fast_path_does_not_look_up_is_never_admitted_by_it() -> None:
-    """A claim that is added to the table alone: the fast path admits no token rather than to look past it."""
-    mirror = Mirror()
-    mirror.tables["device_id"] = Table(whole_values=False)  # type: ignore[index]
-    glance = Glance(mirror, lambda: 100.0, lambda: 7.0)
-    glance.trust(7.0, 100.0, 5.0)
-    assert not glance.admits(QUESTION)
-
-
-def test_a_machine_that_slept_is_out_of_step() -> None:
-    """Its even clock may have slept with it: the one on the wall tells."""
-    clocks = Clocks()
-    memory = clocks.memory()
-    memory.mark_fresh(0.0, complete=True, connected=True)
-    asked = inquiry(QUESTION)
+    asked = check_request(QUESTION)
     clocks.wall += 6
-    assert (memory.glance.admits(QUESTION), memory.can_decide(asked)) == (False, False)
+    assert (memory.admits(QUESTION), memory.can_decide(asked)) == (False, False)
     clocks.wall -= 6.5
-    assert (memory.glance.admits(QUESTION), memory.can_decide(asked)) == (False, False)
+    assert (memory.admits(QUESTION), memory.can_decide(asked)) == (False, False)
     clocks.wall += 0.5
-    assert (memory.glance.admits(QUESTION), memory.can_decide(asked)) == (True, True)
+    assert (memory.admits(QUESTION), memory.can_decide(asked)) == (True, True)
 
 
 class ClockedClient(RevocationClient):
@@ -542,7 +522,7 @@ async def test_a_wall_clock_that_jumps_ahead_and_back_forgets_no_revocation(serv
 async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_it_is_set_back(
     server: FeedServer,
 ) -> None:
-    """Live revocations seemed to have ended: until a new snapshot is complete, memory says nothing of other tokens."""
+    """Live revocations seemed to have ended: until a new snapshot is complete, memory admits no token."""
 
     class Ahead(ClockedClient):
         wall_ahead = 3600.0
@@ -557,19 +537,17 @@ async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_
         assert says(client, "gone")
 
 
-def test_heartbeats_read_late_vouch_for_nothing() -> None:
-    """A process frozen for ten seconds reads ten buffered heartbeats at once: the newest of them is ten seconds old."""
-    freshness = Freshness()
-    freshness.asked(100.0)
-    freshness.beat(float("inf"), CLOCK + 100.01, 100.02)
-    freshness.beat(0.0, CLOCK + 101.01, 101.02)
-    for second in range(2, 4):
-        freshness.beat(0.0, CLOCK + 100.01 + second, 111.0)
-    assert freshness.age(111.0) == pytest.approx(8.0, abs=0.1)
+def test_heartbeats_that_are_read_late_count_for_when_they_were_sent() -> None:
+    """A process frozen for ten seconds reads buffered heartbeats at once: the newest is eight seconds old."""
+    sender = SenderClock(100.0)
+    for second in range(2):
+        sender.to_local(CLOCK + 100.01 + second, 100.02 + second)
+    late = [111.0 - sender.to_local(CLOCK + 100.01 + second, 111.0) for second in range(2, 4)]
+    assert late == pytest.approx([9.0, 8.0], abs=0.1)
 
 
 async def test_the_real_service_and_its_feed(redis: Process) -> None:
-    """What one client revokes another knows within a second; cut off, both keep it; back again, they resume."""
+    """A client knows within a second what another one revokes, keeps it while it is cut off, and resumes."""
     options: dict[str, Any] = {"mirror": True, "max_staleness_seconds": 1.0}
     async with real_world(redis) as world, world.client(**options) as one, world.client(**options) as other:
         assert await one.mirror_ready(HANG_SECONDS)
@@ -601,8 +579,8 @@ PROCESS = Path(__file__).with_name("asking_process.py")
 
 
 async def test_a_frozen_process_does_not_answer_from_memory_when_it_is_thawed(server: FeedServer) -> None:
-    """Frozen for three times the staleness allowed, with fresh-looking heartbeats in its buffer: it never says "not
-    revoked" again, but for what heartbeats sent since then vouch for.
+    """Frozen for three times the staleness allowed, with heartbeats in its buffer: it says "not revoked" again only
+    after a heartbeat that was sent since.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(PROCESS), server.url, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
@@ -633,10 +611,5 @@ async def test_a_frozen_process_does_not_answer_from_memory_when_it_is_thawed(se
 
 
 async def nothing(_response: object) -> None:
-    """A feed that begins and says nothing."""
+    """Begin a stream, and send nothing."""
     await asyncio.sleep(1)
-
-
-def test_a_follower_says_nothing_of_tokens() -> None:
-    """It merges and vouches; what is true of a token is the memory's to say."""
-    assert not [each for each in vars(Follower) if "revoked" in each or "verdict" in each]

@@ -11,17 +11,13 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
 
 import revocation_client
-from revocation_client import Counters, RevocationClient
-from revocation_client.errors import __doc__ as tree
-from revocation_client.testing import InMemoryRevocationClient
+from revocation_client import RevocationClient
+from tests.api.serving import Service, serving
 from tests.client.asgi import asgi
 from tests.redis_processes import Process
 from tests.system.tokens import mint
-from tests.web.serving import Service, serving
 
 README = (pathlib.Path(revocation_client.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 KEY = "the-key-of-this-application"
@@ -52,24 +48,14 @@ async def _executed(code: CodeType, space: dict[str, Any]) -> None:
 
 
 def test_every_example_is_run() -> None:
-    """None stands in the README that no test below knows; the one that is `before` only shows what was."""
-    assert set(EXAMPLES) == {
-        "before",
-        "after",
-        "ask",
-        "revoke",
-        "mirror",
-        "testing",
-        "starlette",
-        "aiohttp",
-        "blacklist",
-    }
+    """Every block of Python is the example of a test below."""
+    assert set(EXAMPLES) == {"app", "calls", "testing", "blacklist"}
     assert README.count("```python") == len(EXAMPLES)
 
 
-async def test_get_current_user(service: Service) -> None:
-    """With the two lines a logged-out token is 401 on the next request, and another one is not."""
-    app = (await run("after", service))["app"]
+async def test_the_application(service: Service) -> None:
+    """A logged-out token is 401 on the next request; another one, and a forged one, are not affected."""
+    app = (await run("app", service))["app"]
     token, other = mint(jti="one", sub="alice"), mint(jti="two", sub="alice")
     async with asgi(app) as http:
 
@@ -85,51 +71,19 @@ async def test_get_current_user(service: Service) -> None:
         assert (await ask("GET", "/me", jwt.encode({"jti": "x"}, "y" * 40))).status_code == 401
 
 
-@pytest.mark.parametrize("name", ["ask", "revoke"])
-async def test_asking_and_revoking(service: Service, name: str) -> None:
-    """Each call of the list works, and the revocations are there."""
-    space = await run(name, service)
+async def test_the_calls(service: Service) -> None:
+    """Each call works, and the six revocations are stored."""
+    space = await run("calls", service)
     counters = space["revocations"].counters
-    active = counters.not_revoked + counters.mirror_not_revoked
-    assert (active, counters.revocations) == ((6, 0) if name == "ask" else (0, 7))
-    assert len([key for key in await service.stored_keys() if ":token_" in key and "token_revocations" not in key]) == (
-        counters.revocations
-    )
-
-
-async def test_the_mirror(service: Service) -> None:
-    """The example comes into step with the real feed, and is answered from memory."""
-    space = await run("mirror", service)
-    verdict, counters = space["verdict"], space["revocations"].counters
-    assert (verdict.source, verdict.revoked, verdict.stale_seconds < 5) == ("mirror", False, True)
-    assert (counters.mirror_not_revoked, counters.requests) == (2, 0)
+    assert (counters.not_revoked, counters.mirror_not_revoked) == (2, 4)
+    assert (counters.revocations, counters.failed, counters.policy_allowed) == (6, 0, 0)
+    stored = await service.stored_keys()
+    assert len([key for key in stored if ":token_" in key and "token_revocations" not in key]) == 6
 
 
 async def test_the_stand_in() -> None:
     """The example test passes as a test does."""
     await (await run("testing", None))["test_logout"]()
-
-
-async def test_starlette() -> None:
-    """A revoked token is 401, another one is not, and a request without one is told so."""
-    revocations = InMemoryRevocationClient()
-    app = (await run("starlette", None, revocations=revocations))["app"]
-    async with revocations:
-        await revocations.revoke_jti("one")
-    async with asgi(app) as http:
-        for jti, status in (("one", 401), ("two", 200)):
-            answer = await http.get("/me", headers={"Authorization": f"Bearer {mint(jti=jti)}"})
-            assert answer.status_code == status
-        assert (await http.get("/me")).status_code == 401
-
-
-async def test_aiohttp() -> None:
-    """After the logout the same token is 401."""
-    app: web.Application = (await run("aiohttp", None, revocations=InMemoryRevocationClient()))["app"]
-    async with TestClient(TestServer(app)) as http:
-        headers = {"Authorization": f"Bearer {mint(jti='one')}"}
-        statuses = [(await http.post("/logout", headers=headers)).status for _ in range(2)]
-    assert statuses == [200, 401]
 
 
 async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,10 +95,14 @@ async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) ->
     assert {key.rpartition(":")[2] for key in stored if "token_blacklist" in key} == {"7d0c1f"}
 
 
-def test_what_the_readme_lists_is_there() -> None:
-    """The error tree is the module's, and the counters are all of them."""
-    assert tree is not None
-    drawn = [line.strip() for line in tree.splitlines() if "──" in line]
-    assert [line for line in README.splitlines() if "──" in line] == drawn
-    section = README.split("## Counters")[1].split("\n## ")[0]
-    assert set(Counters.__dataclass_fields__) <= set(re.findall(r"`(\w+)`", section))
+def test_the_readme_names_every_error_and_call() -> None:
+    """What the package exports as an error, and each public method of the client, is mentioned."""
+    words = set(re.findall(r"\w+", README))
+    assert {name for name in revocation_client.__all__ if is_error(name)} <= words
+    assert {name for name in vars(RevocationClient) if not name.startswith("_")} <= words | {"aclose", "start"}
+
+
+def is_error(name: str) -> bool:
+    """Return whether an exported name is an error."""
+    one = getattr(revocation_client, name)
+    return inspect.isclass(one) and issubclass(one, Exception)

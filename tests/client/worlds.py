@@ -10,9 +10,9 @@ from typing import Any, Protocol
 
 from revocation_client import RevocationClient
 from revocation_client.testing import InMemoryRevocationClient
+from tests.api.serving import API_KEYS, KEYS, serving
 from tests.redis_processes import HOST, Process
 from tests.system.slow_proxy import SlowProxy
-from tests.web.serving import API_KEYS, KEYS, serving
 
 
 class World(Protocol):
@@ -96,11 +96,11 @@ class MemoryWorld:
     @contextlib.contextmanager
     def latency(self, seconds: float) -> Iterator[None]:
         """As an application's test writes it."""
-        self._client.latency_seconds = seconds
+        self._client.service.latency_seconds = seconds
         try:
             yield
         finally:
-            self._client.latency_seconds = 0.0
+            self._client.service.latency_seconds = 0.0
 
 
 @contextlib.asynccontextmanager

@@ -142,15 +142,17 @@ class Stack:
     secrets: pathlib.Path
     port: int
     gateway_port: int
+    spare_ports: int = 0
+    """Ports after `port` that further instances of the service may use."""
 
     @property
     def url(self) -> str:
-        """The service, as operators reach it."""
+        """URL of the service, for operators."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def gateway_url(self) -> str:
-        """The gateway, as everybody reaches it."""
+        """URL of the gateway, for users."""
         return f"http://{HOST}:{self.gateway_port}"
 
     @property
@@ -159,13 +161,13 @@ class Stack:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("REVOCATION_", "GATEWAY_", "MAIN_API_", "COMPOSE_", "WEB_CONCURRENCY"))
+            if not name.startswith(("REVOCATION_", "GATEWAY_", "MAIN_API_", "COMPOSE_"))
         }
         return inherited | {
             "COMPOSE_PROJECT_NAME": self.project,
             "REVOCATION_IMAGE": self.images.service,
             "MAIN_API_IMAGE": self.images.main_api,
-            "REVOCATION_PORT": str(self.port),
+            "REVOCATION_PORT": f"{self.port}-{self.port + self.spare_ports}" if self.spare_ports else str(self.port),
             "GATEWAY_PUBLISHED": f"{HOST}:{self.gateway_port}",
             "REVOCATION_SECRETS_DIR": str(self.secrets),
         }
@@ -193,19 +195,6 @@ class Stack:
         written = docker("logs", self.container(service))
         return written.stdout + written.stderr
 
-    def workers(self) -> list[str]:
-        """The process ids, in the container, of gunicorn's workers."""
-        return self.inside("revocation", "cat", "/proc/1/task/1/children").split()
-
-    @contextlib.contextmanager
-    def frozen(self, worker: str) -> Iterator[None]:
-        """Without this worker: whatever is asked now, the others answer."""
-        self.inside("revocation", "sh", "-c", f"kill -STOP {worker}")
-        try:
-            yield
-        finally:
-            self.inside("revocation", "sh", "-c", f"kill -CONT {worker}")
-
 
 @dataclass(frozen=True)
 class Running:
@@ -219,9 +208,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def project(images: Images, secrets: pathlib.Path) -> Iterator[Stack]:
+def project(images: Images, secrets: pathlib.Path, *, spare_ports: int = 0) -> Iterator[Stack]:
     """A project that is not up yet; afterwards nothing of it is left, its volume included."""
-    stack = Stack(f"revocation-test-{uuid4().hex[:12]}", images, secrets, free_port(), free_port())
+    stack = Stack(f"revocation-test-{uuid4().hex[:12]}", images, secrets, free_port(), free_port(), spare_ports)
     try:
         yield stack
     finally:

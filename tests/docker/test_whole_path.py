@@ -17,7 +17,7 @@ RATE_HEADERS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset
 
 
 def claims_of(token: str) -> dict[str, Any]:
-    """What a token says; nobody here needs to verify it."""
+    """Return the claims of a token, unverified."""
     part = token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
     assert isinstance(claims, dict)

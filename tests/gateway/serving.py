@@ -17,9 +17,9 @@ from aiohttp import web
 from revocation_service.gateway.app import admin_runner, runner
 from revocation_service.gateway.settings import GatewaySettings, load
 from revocation_service.store.embedded_child import dying_with_parent
+from tests.api.serving import Raw, talk_to
 from tests.redis_processes import HOST, eventually, free_port
 from tests.system.service_process import START_SECONDS, ServiceProcess
-from tests.web.serving import Raw, talk_to
 
 ROOT: Final = pathlib.Path(__file__).parents[2]
 OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

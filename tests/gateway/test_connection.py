@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.api.serving import Raw
 from tests.gateway.serving import OK, GatewayProcess, Visit, bare_upstream, gateway_before, gateway_process, head_of
 from tests.redis_processes import HOST, eventually
 from tests.scale import scaled
-from tests.web.serving import Raw
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import pytest
 import pytest_asyncio
 
+from tests.api.serving import Raw, talk_to
 from tests.gateway.dot_resolvers import climbing_spellings
 from tests.gateway.logins import LoginApplication, login_application
 from tests.gateway.serving import GatewayProcess, gateway_process
 from tests.redis_processes import HOST, Process, standalone
-from tests.web.serving import Raw, talk_to
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -7,10 +7,10 @@ import pytest
 import pytest_asyncio
 from yarl import URL
 
+from tests.api.serving import talk_to
 from tests.gateway.prefixed_app import LAYOUTS
 from tests.gateway.serving import application, gateway_before
 from tests.redis_processes import HOST
-from tests.web.serving import talk_to
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -4,7 +4,6 @@ import asyncio
 import time
 from typing import Final
 
-import aiohttp
 import pytest
 
 from revocation_service.gateway.app import METRICS
@@ -20,7 +19,6 @@ from tests.gateway.serving import (
     head_of,
 )
 from tests.redis_processes import HOST, eventually, free_port
-from tests.resolver import NAME, Resolver
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 FORWARDING: Final = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded")
@@ -279,26 +277,6 @@ async def test_no_request_is_sent_twice(method: str) -> None:
         raw = await gateway.talk(f"{method} / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode(), answers=2)
         assert raw.data.startswith(b"HTTP/1.1 502 ")
         assert upstream.requests == 1
-
-
-async def test_an_answer_about_the_upstreams_name_that_is_lost_is_no_outage(resolver: Resolver) -> None:
-    """The question that hangs is asked again, so that the next request is answered; a system waits five seconds."""
-    resolver.silent = True
-    async with (
-        bare_upstream() as upstream,
-        gateway_before(f"http://{NAME}:{upstream.port}", CONNECT_TIMEOUT_SECONDS="0.5") as gateway,
-    ):
-        assert (await gateway.talk(GET)).statuses == [504]
-        async with aiohttp.ClientSession() as session:
-
-            async def probe() -> int:
-                async with session.get(f"{gateway.admin_url}/readyz") as answer:
-                    return answer.status
-
-            assert await asyncio.gather(*(probe() for _ in range(12))) == [503] * 12
-            resolver.silent = False
-            assert await probe() == 200
-        assert (await gateway.talk(GET)).statuses == [200]
 
 
 async def test_connections_to_the_upstream_are_kept_and_not_too_long() -> None:

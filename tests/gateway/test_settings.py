@@ -1,4 +1,4 @@
-"""The gateway's settings: their defaults, what a wrong value says, and that no secret is ever shown."""
+"""The gateway's settings: defaults, the error for each wrong value, and masked secrets."""
 
 import ipaddress
 import pathlib
@@ -6,7 +6,6 @@ import pathlib
 import pytest
 
 from revocation_service.cli import main
-from revocation_service.environment import describe
 from revocation_service.errors import SettingsError
 from revocation_service.gateway.settings import GatewaySettings, Rate, ThrottleSettings, Timeouts, load
 from revocation_service.settings import StoreSettings, load as load_service
@@ -28,7 +27,7 @@ def refused(**given: str) -> str:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    """With the upstream alone: loopback, five logins a minute on two paths, nobody trusted, memory."""
+    """With only the upstream set: loopback, five logins a minute on two paths, no trusted proxy, counts in memory."""
     loaded = load({"GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/"})
     assert loaded.settings == GatewaySettings(
         upstream_url=UPSTREAM,
@@ -200,15 +199,15 @@ def test_a_key_prefix_on_a_cluster_has_a_hash_tag(
 
 
 def test_gateways_that_share_a_redis_share_the_account_key() -> None:
-    """Each with a key of its own would count an account apart: with both set, the key is needed."""
+    """With different keys each gateway would count an account separately, so the shared key is required."""
     limit = {"ACCOUNT_LIMIT": "10/hour"}
     assert refused(**limit, REDIS_URL="redis://r").startswith("GATEWAY_ACCOUNT_KEY ")
     assert settings(**limit).throttle.account_key is None
     assert settings(**limit, REDIS_URL="redis://r", ACCOUNT_KEY=KEY).throttle.account_key == KEY.encode()
 
 
-def test_each_part_knows_its_own_variables_alone() -> None:
-    """A misspelt variable is named by the part that it belongs to, and the other's are none of its business."""
+def test_each_part_knows_only_its_own_variables() -> None:
+    """An unknown variable is listed by the part whose prefix it has, and by no other."""
     environment = {
         "GATEWAY_UPSTREAM_URL": UPSTREAM,
         "GATEWAY_PROT": "1",
@@ -220,7 +219,7 @@ def test_each_part_knows_its_own_variables_alone() -> None:
 
 
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
-    """Neither in what is printed nor in a repr; they may stand in files."""
+    """No secret is printed or in a repr, also when it comes from a file."""
     (tmp_path / "key").write_text(f"{KEY}\n")
     loaded = load(
         {
@@ -231,7 +230,7 @@ def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
         }
     )
     assert loaded.settings.throttle.account_key == KEY.encode()
-    shown = "\n".join(describe(loaded)) + repr(loaded.settings)
+    shown = "\n".join(loaded.shown) + repr(loaded.settings)
     assert "canary" not in shown
     assert KEY not in shown
     assert "redis:6379" in shown

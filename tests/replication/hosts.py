@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
 from revocation_service.replication.epoch import Key, SyncState
 from revocation_service.store.cursor import Cursor
 from tests.replication.twin import Asked, BeatReply, LogEntry, Shared, Twin

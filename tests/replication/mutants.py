@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
 from revocation_service.replication.epoch import Heartbeat, Key, Source, SyncState
 from revocation_service.store.cursor import Cursor
 from tests.replication.twin import Asked, BeatReply, Merged, Shared, Twin

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from revocation_client.claims import ClaimName
 from revocation_client.expiry_clock import uptime
-from revocation_client.model import ClaimName, Revocation
+from revocation_client.revocation import Revocation
 from revocation_service.errors import StoreUnavailable
 from revocation_service.replication.clock import Clocks
 from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS

@@ -7,7 +7,7 @@ from typing import Final
 import pytest
 from structlog.testing import capture_logs
 
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
 from revocation_service.replication.epoch import RECENT_SECONDS
 from revocation_service.settings import MirrorSettings
 from revocation_service.store.store import Put

@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
-from revocation_client.model import CLAIM_NAMES, Revocation
+from revocation_client.claims import CLAIMS
+from revocation_client.revocation import Revocation
 from revocation_service.errors import StoreUnavailable
 from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.settings import MirrorSettings
@@ -39,14 +40,14 @@ async def test_it_has_what_was_there_and_what_comes(server: Process) -> None:
     async with syncing(server.url, private=True) as worker, beside(worker) as other:
         await worker.in_sync()
         await other.in_sync()
-        for claim in CLAIM_NAMES:
+        for claim in CLAIMS:
             value, lives = "" if claim == "all" else "v", 600 if claim == "jti" else None
             await other.sync.write(Put(claim, value, expires_in=lives, cutoff_is_now=claim != "jti"))
         await worker.until(lambda: worker.held("", "all"), "the last of them")
         async with beside(worker) as late:
             await late.in_sync()
-            assert len(late.sync.mirror) == len(CLAIM_NAMES)
-            for claim in CLAIM_NAMES:
+            assert len(late.sync.mirror) == len(CLAIMS)
+            for claim in CLAIMS:
                 record = await other.opened.found("" if claim == "all" else "v", claim)
                 assert record is not None
                 assert record.expires_at is not None

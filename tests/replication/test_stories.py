@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from revocation_client.model import Revocation
+from revocation_client.revocation import Revocation
 from revocation_service.replication.epoch import Heartbeat
 from revocation_service.store.cursor import Cursor
 from tests.replication.hosts import EPOCH_SECONDS, FAR, Host, Parts

@@ -12,10 +12,11 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import ReadOnlyError, ResponseError
 
-from revocation_client.model import ClaimName, Revocation
-from revocation_client.wire import revocation_from_record
+from revocation_client.claims import ClaimName
+from revocation_client.revocation import Revocation
 from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Key
 from revocation_service.store.cursor import Cursor
+from revocation_service.store.records import revocation_from_record
 from tests.redis_processes import Process, standalone
 from tests.replication.twin import Asked, BeatReply, LogEntry, Merged, Shared, Twin
 from tests.scale import scaled

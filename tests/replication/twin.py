@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from revocation_client.model import ClaimName, Revocation, merge
-from revocation_client.wire import Result
+from revocation_client.claims import ClaimName
+from revocation_client.revocation import Revocation, merge
+from revocation_client.schema import Result
 from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Key
 from revocation_service.store.cursor import Cursor
 

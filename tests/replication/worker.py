@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from revocation_client.model import Revocation, merge
+from revocation_client.revocation import Revocation, merge
 from revocation_service.replication.epoch import Heartbeat, Key, Source, SyncState
 from revocation_service.store.cursor import Cursor
 from tests.replication.twin import Asked, BeatReply, LogEntry

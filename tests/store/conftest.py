@@ -16,12 +16,13 @@ import pytest
 import pytest_asyncio
 from redis.exceptions import MovedError
 
-from revocation_client.model import ClaimName, Revocation
+from revocation_client.claims import ClaimName
+from revocation_client.revocation import Revocation
 from revocation_service.errors import StoreUnavailable
+from revocation_service.metrics import Metrics
 from revocation_service.settings import Limits, StoreSettings
 from revocation_service.store.store import Put, Store, Stored
 from revocation_service.store.topology import topology
-from revocation_service.telemetry import Metrics
 from tests.redis_processes import HOST, WAIT_SECONDS, Process, standalone
 
 WEEK_SECONDS = 7 * 86_400

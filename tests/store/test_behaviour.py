@@ -17,7 +17,8 @@ import pytest_asyncio
 from redis.asyncio import RedisCluster
 from redis.crc import key_slot
 
-from revocation_client.model import CLAIM_NAMES, CUTOFF_CLAIMS, ClaimName, Claims, Revocation, covers
+from revocation_client.claims import CLAIMS, ClaimName, Claims
+from revocation_client.revocation import Revocation, covers
 from revocation_service.errors import ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
 from revocation_service.settings import Limits
 from revocation_service.store.store import DEADLINE_SECONDS, Put
@@ -136,7 +137,7 @@ def put_of(claim: ClaimName) -> Put:
 
 async def test_what_was_put_is_found(opened: Opened) -> None:
     """A revocation of each claim is read back as it was acknowledged, with all that it carries, and no other is."""
-    for number, claim in enumerate(CLAIM_NAMES):
+    for number, claim in enumerate(CLAIMS):
         before = time.time()
         put = put_of(claim)
         stored = await opened.store.put(put)
@@ -147,10 +148,10 @@ async def test_what_was_put_is_found(opened: Opened) -> None:
         assert before - 0.1 <= record.revoked_at <= time.time() + 0.1
         expected = Revocation(claim, put.value, record.expires_at, record.revoked_at, put.issued_before)
         assert record == expected._replace(reason=put.reason, revoked_by=put.revoked_by)
-        reading = await opened.store.get([(other, put.value) for other in CLAIM_NAMES])
+        reading = await opened.store.get([(other, put.value) for other in CLAIMS])
         assert reading.found == (record,)
         assert abs(reading.now - time.time()) < 5
-        everything = await opened.store.get([(other, put_of(other).value) for other in CLAIM_NAMES])
+        everything = await opened.store.get([(other, put_of(other).value) for other in CLAIMS])
         assert len(everything.found) == number + 1
 
 
@@ -202,9 +203,9 @@ async def test_what_says_no_lifetime_lives_the_longest(deployment: Deployment) -
 
 async def test_a_cutoff_lives_as_long_as_its_caller_says(deployment: Deployment, opened: Opened) -> None:
     """Every claim takes `exp` and `expires_in`; a later and shorter life leaves the end, a longer one moves it."""
-    for claim in CLAIM_NAMES:
+    for claim in CLAIMS:
         value, now = "" if claim == "all" else "brief", time.time()
-        cutoff_is_now = claim in CUTOFF_CLAIMS
+        cutoff_is_now = CLAIMS[claim].cutoff == "always"
         ends = [
             end_of(await opened.record(Put(claim, value, expires_in=life, cutoff_is_now=cutoff_is_now)))
             for life in (900, 60, 3600)
@@ -222,8 +223,8 @@ async def test_the_default_cutoff_is_now_on_the_clock_of_redis(opened: Opened) -
     assert cutoff is not None
     assert cutoff == record.revoked_at
     assert cutoff == pytest.approx(time.time(), abs=1)
-    assert covers(record, Claims(sub="alice", iat=math.floor(cutoff)), time.time())
-    assert not covers(record, Claims(sub="alice", iat=math.floor(cutoff) + 1), time.time() + 1)
+    assert covers(record, Claims.of(sub="alice", iat=math.floor(cutoff)), time.time())
+    assert not covers(record, Claims.of(sub="alice", iat=math.floor(cutoff) + 1), time.time() + 1)
 
 
 async def test_redis_forgets_by_itself_when_the_token_dies(deployment: Deployment, opened: Opened) -> None:
@@ -246,7 +247,7 @@ async def test_redis_forgets_by_itself_when_the_token_dies(deployment: Deploymen
 
 async def test_every_key_has_an_expiry_but_the_log(deployment: Deployment, opened: Opened) -> None:
     """After revocations of every claim, repeated ones too, SCAN over all masters finds only the log without an end."""
-    for claim in CLAIM_NAMES:
+    for claim in CLAIMS:
         await opened.store.put(put_of(claim))
         await opened.store.put(put_of(claim))
     endless: list[object] = []
@@ -256,7 +257,7 @@ async def test_every_key_has_an_expiry_but_the_log(deployment: Deployment, opene
             async for key in client.scan_iter(match=f"{opened.settings.key_prefix}*", count=1000):
                 (endless if await client.pttl(key) == -1 else ending).append(key)
     assert endless == [opened.store.keyspace.change_log]
-    assert len(ending) == len(CLAIM_NAMES)
+    assert len(ending) == len(CLAIMS)
 
 
 async def test_revoking_again_changes_nothing_that_matters(deployment: Deployment, opened: Opened) -> None:
@@ -351,7 +352,7 @@ async def test_a_foreign_value_revokes_as_long_as_its_key_lives(deployment: Depl
         assert (record.revoked_at, record.issued_before, record.reason) == (None, None, None)
         assert record.expires_at == pytest.approx(time.time() + 300, abs=2)
         for iat in (None, 5.0, time.time() + 1000):
-            assert covers(record, Claims(jti=name, iat=iat), time.time())
+            assert covers(record, Claims.of(jti=name, iat=iat), time.time())
     assert opened.counted("foreign_records_total") == len(FOREIGN)
 
 
@@ -407,7 +408,7 @@ async def test_a_foreign_value_that_looks_like_a_record(deployment: Deployment, 
         record = await opened.found(name)
         assert record is not None, value
         assert end_of(record) == pytest.approx(time.time() + 300, abs=2)
-        assert covers(record, Claims(jti=name, iat=time.time()), time.time())
+        assert covers(record, Claims.of(jti=name, iat=time.time()), time.time())
         for ours, theirs in ((60, 300), (400, 400)):
             assert (await opened.store.put(Put("jti", name, expires_in=ours))).result == "already_revoked"
             assert await deployment.lives_until(key) == pytest.approx(time.time() + theirs, abs=3), value
@@ -426,7 +427,7 @@ async def test_a_foreign_key_without_an_end_is_never_shortened(deployment: Deplo
     after = await opened.found("a")
     assert after is not None
     assert after.expires_at is None
-    assert covers(after, Claims(jti="a"), time.time() + 10 * WEEK_SECONDS)
+    assert covers(after, Claims.of(jti="a"), time.time() + 10 * WEEK_SECONDS)
 
 
 async def test_a_key_of_another_type_revokes_too(deployment: Deployment, opened: Opened) -> None:
@@ -512,10 +513,10 @@ async def test_a_cutoff_too_far_ahead_is_refused_and_stores_nothing(deployment: 
 async def test_prefixes_keep_deployments_apart(deployment: Deployment) -> None:
     """Two stores with different prefixes on one Redis share nothing, and every key begins with its prefix."""
     async with open_store(deployment.url, key_prefix="{one}:") as one, open_store(deployment.url) as other:
-        for claim in CLAIM_NAMES:
+        for claim in CLAIMS:
             await one.store.put(put_of(claim))
-        identifiers = [(claim, put_of(claim).value) for claim in CLAIM_NAMES]
-        assert len((await one.store.get(identifiers)).found) == len(CLAIM_NAMES)
+        identifiers = [(claim, put_of(claim).value) for claim in CLAIMS]
+        assert len((await one.store.get(identifiers)).found) == len(CLAIMS)
         assert not (await other.store.get(identifiers)).found
         keys = [one.store.keyspace.key(*identifier) for identifier in identifiers] + [one.store.keyspace.change_log]
         assert all(key.startswith("{one}:token_") for key in keys)
@@ -525,7 +526,7 @@ async def test_prefixes_keep_deployments_apart(deployment: Deployment) -> None:
 
 async def test_every_acknowledged_put_is_in_the_log(deployment: Deployment, opened: Opened) -> None:
     """Each put appends what the rule needs, `already_revoked` included, under a nonce that no other entry has."""
-    puts = [put_of(claim) for claim in CLAIM_NAMES]
+    puts = [put_of(claim) for claim in CLAIMS]
     stored = [await opened.store.put(put) for put in (*puts, *puts)]
     assert [one.result for one in stored] == ["revoked"] * 5 + ["already_revoked"] * 5
     entries = await read_log(await deployment.masters(), opened.store.keyspace.change_log)

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from revocation_client.model import Claims, covers
+from revocation_client.claims import Claims
+from revocation_client.revocation import covers
 from revocation_service.errors import ClocksDiffer, Unavailable
 from revocation_service.settings import Limits
 from revocation_service.store.store import Put
@@ -64,7 +65,7 @@ async def test_the_default_cutoff_is_the_later_of_both_clocks(opened: Opened, la
     assert record.issued_before == pytest.approx(time.time() + later_by, abs=0.9)
     assert record.revoked_at == pytest.approx(time.time(), abs=0.9), "on Redis' clock"
     for clock in (time.time(), time.time() + later_by):
-        assert covers(record, Claims(sub="alice", iat=clock - 1), clock)
+        assert covers(record, Claims.of(sub="alice", iat=clock - 1), clock)
 
 
 async def test_a_life_that_no_caller_asked_for_is_never_too_long(server: Process) -> None:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from revocation_client.model import CLAIM_NAMES, Revocation
+from revocation_client.claims import CLAIMS
+from revocation_client.revocation import Revocation
 from revocation_service.errors import StoreUnavailable
 from revocation_service.store.cursor import Cursor
 from revocation_service.store.exchanges import READ_MAX_ENTRIES, READ_TIMEOUT_SECONDS, Exchanges
@@ -83,7 +84,7 @@ async def test_a_read_returns_what_is_behind_the_cursor(opened: Opened) -> None:
     exchanges = exchanges_of(opened)
     begun = await end_of_log(exchanges)
     assert await exchanges.read(begun) == ([], True)
-    records = [await opened.record(Put(claim, claim, expires_in=900)) for claim in CLAIM_NAMES]
+    records = [await opened.record(Put(claim, claim, expires_in=900)) for claim in CLAIMS]
     entries, there = await exchanges.read(begun)
     assert there
     expected = [record._replace(reason=None, revoked_by=None) for record in records]
@@ -109,7 +110,7 @@ async def test_a_read_notices_a_cursor_that_is_gone(server: Process, opened: Ope
 async def test_a_scan_finds_the_records_under_its_prefix(server: Process, opened: Opened) -> None:
     """All of them, foreign ones too, and none of another prefix that the unescaped pattern would match."""
     await opened.revoke_all([f"v{number}" for number in range(600)])
-    records = [await opened.record(Put(claim, "é:", expires_in=900)) for claim in CLAIM_NAMES]
+    records = [await opened.record(Put(claim, "é:", expires_in=900)) for claim in CLAIMS]
     await server.command("SET", opened.store.keyspace.key("jti", "foreign"), "1")
     await exchanges_of(opened).beat(None, None, must_write=True)
     async with open_store(server.url, key_prefix="axb?^\\:") as other:

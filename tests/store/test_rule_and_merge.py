@@ -16,7 +16,8 @@ import pytest
 import pytest_asyncio
 from hypothesis import Phase, given, settings, strategies as st
 
-from revocation_client.model import ClaimName, Claims, Revocation, covers, merge
+from revocation_client.claims import ClaimName, Claims
+from revocation_client.revocation import Revocation, covers, merge
 from revocation_service.store.records import merged_record
 from revocation_service.store.scripts import MERGE
 from revocation_service.store.store import Put, Stored
@@ -255,7 +256,7 @@ async def test_no_put_un_revokes(
         value = bench.fresh()
         await live(bench, claim, value, history, now)
         about: dict[str, Any] = {claim: value}
-        token = Claims(iat=now - issued_ago, **about)
+        token = Claims.of(iat=now - issued_ago, **about)
         found = await bench.opened.found(value, claim)
         assert found is not None
         covered = any(covers(step.record(claim, value, now), token, now) for step in history)

@@ -27,8 +27,6 @@ from tests.system.service_process import Answer, ServiceProcess, ask, ending
 from tests.system.slow_proxy import SlowProxy
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
-GUNICORN = ("-m", "gunicorn", "--config", str(REPOSITORY / "deploy" / "gunicorn.conf.py"))
-WORKER = "revocation_service.web.worker:worker"
 KEY = "the-key-of-the-one-caller-there-is"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 ANSWER_SECONDS = 0.5
@@ -206,20 +204,16 @@ async def _answer(client: RevocationClient, number: int, claims: dict[str, objec
 
 @contextlib.asynccontextmanager
 async def two_instances(
-    directory: pathlib.Path, redis: Process, *, workers: int, **settings: str
+    directory: pathlib.Path, redis: Process, **settings: str
 ) -> AsyncIterator[list[ServiceProcess]]:
-    """Two services on one Redis, each of so many worker processes under gunicorn; who calls needs `KEY`."""
+    """Start two services on one Redis; callers need `KEY`."""
     told = {
         "REVOCATION_REDIS_URL": redis.url,
         "REVOCATION_API_KEYS": f"main-api={KEY}:admin",
         "REVOCATION_DRAIN_SECONDS": "0",
         "REVOCATION_LOG_LEVEL": "warning",
-        "WEB_CONCURRENCY": str(workers),
     } | settings
-    services = []
-    for number in range(2):
-        own = {"PROMETHEUS_MULTIPROC_DIR": str(directory / f"metrics-{number}")}
-        services.append(ServiceProcess(directory / str(number), told | own, arguments=(*GUNICORN, WORKER)))
+    services = [ServiceProcess(directory / str(number), told) for number in range(2)]
     async with ending(*services):
         await asyncio.gather(*(service.start() for service in services))
         yield services
@@ -227,7 +221,7 @@ async def two_instances(
 
 @contextlib.asynccontextmanager
 async def caller() -> AsyncIterator[aiohttp.ClientSession]:
-    """One who may revoke; his connections are with all of the workers."""
+    """Yield a session that may revoke."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, headers=AUTHORIZED) as session:

@@ -1,6 +1,6 @@
 """No window between revoking and knowing: mirrors that follow, drop and come anew while revocations never pause.
 
-Two instances of two workers each, over one Redis that holds many already; the mirrors are this process's clients.
+Two instances over one Redis that holds many already; the mirrors are this process's clients.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ class Field:
     ledger: Ledger = field(default_factory=Ledger)
 
     def client(self, port: int) -> RevocationClient:
-        """A mirror, of whichever worker takes the connection."""
+        """Return a client with a mirror of the instance at this port."""
         return RevocationClient(f"http://{HOST}:{port}", api_key=KEY, max_staleness_seconds=STALE_SECONDS)
 
 
@@ -65,7 +65,7 @@ class Field:
 async def _field(directory: pathlib.Path) -> AsyncIterator[Field]:
     async with standalone() as redis:
         await _fill(redis)
-        async with two_instances(directory, redis, workers=2) as services, caller() as http:
+        async with two_instances(directory, redis) as services, caller() as http:
             yield Field(redis, services, http)
 
 

@@ -38,7 +38,7 @@ async def test_nothing_that_was_acknowledged_is_lost(tmp_path: pathlib.Path, rec
     """
     async with (
         standalone() as redis,
-        two_instances(tmp_path, redis, workers=2) as services,
+        two_instances(tmp_path, redis) as services,
         caller() as http,
         contextlib.AsyncExitStack() as stack,
     ):

@@ -1,7 +1,7 @@
 """A logout that one process was told of is enforced by every other process, while the service restarts.
 
 Process A logs out and process B, an application with a mirror of its own, is asked 200 ms after each acknowledgement.
-Meanwhile the service reloads, restarts or loses an instance. The first version admitted 7 of 364 tokens.
+Meanwhile the service restarts or loses an instance. The first version admitted 7 of 364 tokens.
 
 Where a single instance restarts, it does so when both processes are connected again: what a process misses while it is
 disconnected, and no instance answers, is the exception that docs/decisions/17 states.
@@ -16,12 +16,13 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import aiohttp
+import pytest
 
 from revocation_client import RevocationClient, ServiceUnavailable
 from tests.redis_processes import HOST, Process, eventually, standalone
 from tests.scale import scaled
-from tests.system.mirrors import GUNICORN, KEY, WORKER, application
-from tests.system.service_process import SERVE, ServiceProcess, ask, ending, gone
+from tests.system.mirrors import KEY, application
+from tests.system.service_process import ServiceProcess, ask, ending
 from tests.system.slow_proxy import SlowProxy
 
 LOGOUTS = scaled(334, 1_000)
@@ -29,7 +30,7 @@ LOGOUTS = scaled(334, 1_000)
 
 DISTURBANCES = scaled(3, 10)
 USERS = 5
-ASKED_AFTER_SECONDS = 0.2
+ASKED_AFTER_SECONDS = scaled(200, 50) / 1000
 """Part of the claim: this is when the next request comes, not a wait for something."""
 
 STALENESS_SECONDS = 5.0
@@ -75,11 +76,10 @@ async def balanced(*services: ServiceProcess) -> AsyncIterator[str]:
         await server.wait_closed()
 
 
-def instance(directory: pathlib.Path, redis: Process, **settings: str) -> ServiceProcess:
-    """A service over this Redis."""
+def instance(directory: pathlib.Path, redis: Process) -> ServiceProcess:
+    """Return a service over this Redis, not started yet."""
     told = {"REVOCATION_REDIS_URL": redis.url, "REVOCATION_API_KEYS": f"main-api={KEY}:admin"}
-    arguments = (*GUNICORN, WORKER) if "WEB_CONCURRENCY" in settings else SERVE
-    return ServiceProcess(directory, told | settings, arguments=arguments)
+    return ServiceProcess(directory, told)
 
 
 async def _admitted(url: str, disturb: Callable[[], Awaitable[None]]) -> list[str]:
@@ -124,38 +124,11 @@ async def _pause() -> None:
     await asyncio.sleep(random.uniform(*PAUSE_SECONDS))
 
 
-async def test_no_logged_out_token_is_admitted_while_two_workers_reload(tmp_path: pathlib.Path) -> None:
-    """SIGHUP: new workers come, the old ones drain, acknowledge and leave."""
-    async with standalone() as redis:
-        service = instance(tmp_path, redis, WEB_CONCURRENCY="2", PROMETHEUS_MULTIPROC_DIR=str(tmp_path / "metrics"))
-
-        async def reload() -> None:
-            for _ in range(DISTURBANCES):
-                await _pause()
-                workers = children(service.pid)
-                service.signal(signal.SIGHUP)
-
-                async def left(workers: list[int] = workers) -> bool:
-                    return all(map(gone, workers))
-
-                await eventually(left, "the end of the old workers")
-
-        async with ending(service):
-            await service.start()
-            assert await _admitted(service.url, reload) == []
-
-
 async def followers(service: ServiceProcess, number: int) -> bool:
     """Whether so many subscribers follow the feed of an instance."""
     async with aiohttp.ClientSession() as session:
         metrics = (await ask(session, "GET", f"{service.url}/metrics")).body
     return f"revocation_feed_subscribers {number}.0" in metrics
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has made."""
-    listed = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in listed]
 
 
 async def test_no_logged_out_token_is_admitted_while_the_only_instance_restarts(tmp_path: pathlib.Path) -> None:
@@ -176,18 +149,30 @@ async def test_no_logged_out_token_is_admitted_while_the_only_instance_restarts(
             assert await _admitted(service.url, restart) == []
 
 
-async def test_no_logged_out_token_is_admitted_while_one_of_two_instances_is_killed(tmp_path: pathlib.Path) -> None:
-    """SIGKILL of the one, then of the other, behind one address; what it acknowledged last, the other knows."""
+async def _killed(service: ServiceProcess) -> None:
+    service.kill()
+
+
+async def _stopped(service: ServiceProcess) -> None:
+    service.signal(signal.SIGTERM)
+    assert await service.ended() == 0
+
+
+@pytest.mark.parametrize("end", [_killed, _stopped])
+async def test_no_logged_out_token_is_admitted_while_two_instances_restart_in_turn(
+    tmp_path: pathlib.Path, end: Callable[[ServiceProcess], Awaitable[None]]
+) -> None:
+    """SIGKILL, or SIGTERM, of one and then of the other, behind one address: the other knows its last logouts."""
     async with standalone() as redis:
         services = [instance(tmp_path / str(number), redis) for number in range(2)]
 
-        async def kill() -> None:
+        async def restart() -> None:
             for _, service in zip(range(DISTURBANCES), itertools.cycle(services), strict=False):
                 await _pause()
-                service.kill()
+                await end(service)
                 await _pause()
                 await service.start()
 
         async with ending(*services), balanced(*services) as url:
             await asyncio.gather(*(service.start() for service in services))
-            assert await _admitted(url, kill) == []
+            assert await _admitted(url, restart) == []

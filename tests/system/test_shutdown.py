@@ -242,6 +242,18 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: pathlib.Path) -> None:
         assert "REVOCATION_PORT" in line
 
 
+async def test_a_host_that_cannot_be_a_name_is_one_clear_line(tmp_path: pathlib.Path) -> None:
+    """No traceback: the host itself is named, and the setting that holds it."""
+    keys = f"ops={'a' * 20}:admin"
+    service = ServiceProcess(tmp_path, {"REVOCATION_HOST": "no..name", "REVOCATION_API_KEYS": keys})
+    async with ending(service):
+        service.spawn()
+        assert await service.ended() == 1
+    (line,) = [line for line in service.output().splitlines() if not line.startswith("{")]
+    assert line.startswith("revocation-service: cannot listen on no..name:")
+    assert "REVOCATION_HOST" in line
+
+
 WRONG = {
     "REVOCATION_PORT": "eighty",
     "REVOCATION_HOST": "0.0.0.0",

@@ -8,10 +8,11 @@ from typing import Any
 
 from aiohttp import web
 
-from revocation_service.errors import CallerError
+from revocation_service.api.auth import authorize, caller_finder
+from revocation_service.api.dependencies import FIND_CALLER
+from revocation_service.errors import ServiceError
 from revocation_service.settings import load
-from revocation_service.web.auth import authorizer
-from tests.web.serving import talk_to
+from tests.api.serving import talk_to
 
 
 @dataclass(frozen=True)
@@ -34,16 +35,16 @@ class Door:
 @contextlib.asynccontextmanager
 async def door(api_keys: str) -> AsyncIterator[Door]:
     """One that lets in whom these keys let in."""
-    authorize = authorizer(load({"REVOCATION_API_KEYS": api_keys}).settings)
 
     async def who(request: web.Request) -> web.Response:
         scope: Any = request.query_string
         try:
             return web.json_response(authorize(request, scope))
-        except CallerError as error:
+        except ServiceError as error:
             return web.json_response(error.code)
 
     app = web.Application()
+    app[FIND_CALLER] = caller_finder(load({"REVOCATION_API_KEYS": api_keys}).settings.api_keys)
     app.router.add_get("/", who)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()

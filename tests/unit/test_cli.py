@@ -74,7 +74,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def spawn(*command: str, **variables: str) -> Done:
-    """A command in a process of its own."""
+    """Run a command in its own process."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **variables}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     return Done(done.returncode, done.stdout, done.stderr)
@@ -94,9 +94,9 @@ def test_help_names_every_command(run: Run) -> None:
     """--help lists the commands and where settings come from, and is no failure."""
     done = run("--help")
     assert (done.status, done.err) == (0, "")
-    for word in ("serve", "gateway", "watch", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
+    for word in ("serve", "gateway", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
         assert word in done.out
-    for command in ("serve", "gateway", "watch", "check-config", "new-key"):
+    for command in ("serve", "gateway", "check-config", "new-key"):
         assert run(command, "--help").status == 0
 
 
@@ -119,7 +119,7 @@ def test_version(run: Run) -> None:
     ],
 )
 def test_a_wrong_call_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
-    """With the usage on stderr and nothing on stdout."""
+    """The usage is on stderr, and nothing is on stdout."""
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")
     assert "usage: revocation-service" in done.err
@@ -139,7 +139,7 @@ def test_check_config_shows_what_is_in_force(run: Run) -> None:
 
 
 def test_check_config_masks_secrets(run: Run) -> None:
-    """Neither keys, passwords, secrets nor anything in a URL's user part or query; names and hosts stay readable."""
+    """Keys, passwords, secrets, and the user and query of a URL are masked; names and hosts stay readable."""
     done = run("check-config", **{name.removeprefix("REVOCATION_"): value for name, value in SECRETS.items()})
     assert (done.status, done.err) == (0, "")
     assert CANARY not in done.out
@@ -162,7 +162,7 @@ def test_check_config_masks_secrets_from_files(run: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("password", ["pass?word", "pass/word", "pass#word", "pass@word", "p@ss?w@rd", "%40?x@y"])
 def test_a_password_that_breaks_its_url_is_masked(run: Run, password: str) -> None:
-    """What was forgotten to be percent-encoded is still a secret, be the URL refused or not."""
+    """A password that should have been percent-encoded is still a secret, whether or not the URL is refused."""
     done = run("check-config", REDIS_URL=f"redis://:{CANARY}{password}{CANARY}@127.0.0.1:6379/0")
     for part in (CANARY, *re.split(r"\W+", password)):
         assert len(part) < 2 or part not in done.out + done.err
@@ -179,7 +179,7 @@ def test_check_config_warns_of_unknown_settings(run: Run) -> None:
 
 
 def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
-    """A program that is no Redis is refused as `serve` would refuse it; with a Redis elsewhere nobody needs one."""
+    """A program that is no Redis server is refused, as by `serve`; with another Redis it does not matter."""
     done = spawn(*MODULE, "check-config", REDIS_SERVER_BIN="/bin/true")
     assert done.status == 1
     assert done.err.startswith("revocation-service: REDIS_SERVER_BIN: /bin/true is not a Redis")
@@ -188,7 +188,7 @@ def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
 
 
 def test_check_config_refuses_data_that_another_server_wrote(tmp_path: Path) -> None:
-    """The embedded Redis' data directory is judged as `serve` would judge it."""
+    """The data directory of the embedded Redis is checked as by `serve`."""
     (tmp_path / "written-by").write_text("Valkey 1.2.3\n")
     done = spawn(*MODULE, "check-config", REVOCATION_REDIS_URL=f"embedded:{tmp_path}")
     assert done.status == 1
@@ -258,7 +258,7 @@ def test_a_wrong_value_is_one_line_and_status_1(run: Run, command: str, name: st
 
 @pytest.mark.parametrize("name", ["API_KEYS", "JWT_SECRET", "REDIS_URL", "REDIS_PASSWORD"])
 def test_a_secret_and_its_file_are_an_error(run: Run, tmp_path: Path, name: str) -> None:
-    """Two places for one secret: which one counts must not be guessed."""
+    """With two places for one secret, the service does not guess which one counts."""
     file = tmp_path / "secret"
     file.write_text(CANARY)
     done = run("check-config", **{name: CANARY, f"{name}_FILE": str(file)})
@@ -268,7 +268,7 @@ def test_a_secret_and_its_file_are_an_error(run: Run, tmp_path: Path, name: str)
 
 
 async def test_a_new_key_authorises(run: Run) -> None:
-    """`new-key` prints a key and its entry; the entry is taken as it stands, and the key lets its caller in."""
+    """`new-key` prints a key and its entry; the service accepts the entry, and then the key."""
     done = run("new-key", "main-api", "check+revoke")
     assert (done.status, done.err) == (0, "")
     key, entry = (line.rpartition(" ")[2] for line in done.out.splitlines())
@@ -314,7 +314,7 @@ def test_new_key_refuses_what_no_entry_could_hold(run: Run, name: str, scopes: s
 
 
 def test_an_address_that_is_taken_is_one_line() -> None:
-    """`serve` where another listens ends with status 1, and says which settings to change; before, all is events."""
+    """`serve` on a port in use ends with status 1 and names the settings; all lines before are log events."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         given = {"REVOCATION_PORT": port, "REVOCATION_REDIS_URL": "redis://127.0.0.1:1"}

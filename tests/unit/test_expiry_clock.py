@@ -5,18 +5,17 @@ from dataclasses import dataclass
 
 import pytest
 
+from revocation_client.claims import CLAIMS
 from revocation_client.counters import Tally
 from revocation_client.expiry_clock import ExpiryClock, uptime
-from revocation_client.memory import Memory
-from revocation_client.mirror import DUE_SECONDS
-from revocation_client.model import Revocation
-from revocation_client.questions import inquiry
-from revocation_client.verdicts import Verdict
+from revocation_client.local_mirror import LocalMirror
+from revocation_client.mirror import SHARDS
+from revocation_client.questions import check_request
+from revocation_client.results import Verdict
+from revocation_client.revocation import Revocation
 
 START = 1_790_000_000.0
 HOUR = 3600.0
-FORGOTTEN = 2 * DUE_SECONDS
-"""Seconds after its end at which `expire` has removed a revocation."""
 
 
 @dataclass
@@ -35,17 +34,23 @@ class Clocks:
         """Return an expiry clock that reads them."""
         return ExpiryClock(lambda: self.wall, lambda: self.monotonic)
 
-    def memory(self) -> Memory:
+    def memory(self) -> LocalMirror:
         """Return a client's memory that reads them."""
-        return Memory(5.0, Tally(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
+        return LocalMirror(5.0, Tally(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
 
 
-def check(memory: Memory, **claims: object) -> Verdict:
+def check(memory: LocalMirror, **claims: object) -> Verdict:
     """Return what memory says of a token with these claims just after it was proven complete."""
     memory.mark_fresh(0.0, complete=True, connected=True)
-    verdict = memory.verdict(inquiry(claims))
+    verdict = memory.verdict(check_request(claims))
     assert verdict is not None
     return verdict
+
+
+def sweep(memory: LocalMirror) -> None:
+    """Remove everything that has ended."""
+    for _ in range(2 * SHARDS * len(CLAIMS)):
+        memory.expire()
 
 
 def test_it_is_the_wall_clock_while_both_clocks_go_alike() -> None:
@@ -98,20 +103,20 @@ def test_a_wall_clock_that_jumps_an_hour_ahead_and_back_forgets_nothing(claims: 
     clocks = Clocks()
     memory = clocks.memory()
     for claim, cutoff in (("jti", None), ("sid", None), ("sub", START)):
-        memory.learn(Revocation(claim, "gone", START + 60, None, cutoff))  # type: ignore[arg-type]
+        memory.learn(Revocation(claim, "gone", START + 60, None, cutoff))
     clocks.wall += HOUR
     assert check(memory, **claims).revoked
     memory.learn(Revocation("jti", "learned meanwhile", START + 60, None))
-    memory.forget()
+    sweep(memory)
     clocks.wall -= HOUR
-    assert memory.entries == 4
+    assert len(memory.revocations) == 4
     assert check(memory, **claims).revoked
     assert check(memory, jti="learned meanwhile").revoked
     clocks.pass_seconds(61)
     assert not check(memory, **claims).revoked
-    clocks.pass_seconds(FORGOTTEN)
-    memory.forget()
-    assert memory.entries == 0
+    clocks.pass_seconds(3)
+    sweep(memory)
+    assert len(memory.revocations) == 0
 
 
 def test_a_wall_clock_that_is_put_forward_to_the_right_time_revokes_no_token_that_is_issued_now() -> None:
@@ -141,10 +146,10 @@ def test_a_suspended_machine_forgets_nothing_early(counts_suspended_time: bool) 
     clocks.wall += HOUR
     if counts_suspended_time:
         clocks.monotonic += HOUR
-    memory.forget()
+    sweep(memory)
     assert check(memory, jti="live").revoked
     assert check(memory, jti="ended").revoked is not counts_suspended_time
-    assert memory.entries == (1 if counts_suspended_time else 2)
+    assert len(memory.revocations) == (1 if counts_suspended_time else 2)
     clocks.pass_seconds(HOUR)
     assert check(memory, jti="live").revoked
     assert not check(memory, jti="ended").revoked

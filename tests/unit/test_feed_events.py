@@ -1,4 +1,4 @@
-"""The feed's text: what is written is what is read, in whatever pieces it comes, and garbage is never a revocation."""
+"""The text of the feed: what is encoded is decoded, however it is split, and garbage is never a revocation."""
 
 import contextlib
 import itertools
@@ -10,38 +10,22 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from revocation_client.feed import (
-    EVENT_MAX_BYTES,
-    EVENT_MAX_REVOCATIONS,
-    PART_REVOCATIONS,
-    Change,
-    Event,
-    FeedError,
-    Heard,
-    Heartbeat,
-    Message,
-    Parser,
-    Reset,
-    Snapshot,
-    Synced,
-    decode,
-    encode,
-    snapshots,
-)
-from revocation_client.model import CLAIM_NAMES, Revocation
-from tests.scale import scaled
+from revocation_client.claims import CLAIMS
+from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode, encode
+from revocation_client.revocation import Revocation
+from revocation_client.sse import EVENT_MAX_BYTES, FeedError, Message, Parser
 
-_TIMES = st.one_of(st.floats(-1e12, 1e12), st.integers(0, 1 << 40).map(float))
+_TIMES = st.one_of(st.floats(0, 1e12), st.integers(0, 1 << 40).map(float))
 _VALUES = st.text(st.characters(), max_size=40)  # lone surrogates and line ends too: others write keys as they like
 _NONE = st.none()
 _REVOCATIONS = st.builds(
-    Revocation, st.sampled_from(CLAIM_NAMES), _VALUES, _NONE | _TIMES, _NONE, _NONE | _TIMES, _NONE, _NONE
+    Revocation, st.sampled_from([*CLAIMS]), _VALUES, _NONE | _TIMES, _NONE, _NONE | _TIMES, _NONE, _NONE
 )
 _LISTS = st.lists(_REVOCATIONS, max_size=5)
 _CURSORS = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=60)
 _EVENTS = st.one_of(
     st.builds(Snapshot, _LISTS),
-    st.builds(Synced, _CURSORS, st.booleans()),
+    st.builds(Synced, _CURSORS, st.booleans(), st.floats(0, 1e9)),
     st.builds(Change, _CURSORS, _LISTS),
     st.builds(Heartbeat, st.floats(0, 1e9) | st.just(math.inf), _TIMES, st.booleans()),
     st.builds(Reset, st.sampled_from(["unknown_cursor", "too_slow", "shutdown", "lost"])),
@@ -51,7 +35,7 @@ _EVENTS = st.one_of(
 def read(chunks: Iterable[bytes], parser: Parser | None = None) -> list[Event | None]:
     """The events in these chunks."""
     parser = parser or Parser()
-    return [decode(message).event for chunk in chunks for message in parser.feed(chunk)]
+    return [decode(message)[0] for chunk in chunks for message in parser.feed(chunk)]
 
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
@@ -70,7 +54,7 @@ def test_what_is_written_is_what_is_read(events: list[Event], places: list[int])
 def test_any_line_end_byte_by_byte(event: Event, line_end: bytes) -> None:
     """All three line ends of the specification, one byte at a time, after a byte order mark and between comments."""
     text = b"\xef\xbb\xbf: hello\n\n" + encode(event) + b":\n" + encode(event)
-    text = text.replace(b"\n", line_end)
+    text = text.replace(b"\n", line_end) + b":"  # a lone CR ends its line when the next byte is no LF
     assert read(text[place : place + 1] for place in range(len(text))) == [event, event]
 
 
@@ -83,7 +67,7 @@ def test_a_stream_that_ends_in_an_event_did_not_send_it(event: Event, missing: i
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_garbage_is_an_error_or_nothing(chunks: list[bytes]) -> None:
-    """Bytes that nobody meant as a feed raise one kind of error at most, and make no event."""
+    """Bytes that are no feed raise FeedError at most, and make no event."""
     with contextlib.suppress(FeedError):
         assert not any(read(chunks))
 
@@ -102,9 +86,9 @@ def test_garbage_is_an_error_or_nothing(chunks: list[bytes]) -> None:
     ),
 )
 def test_wrong_forms_are_refused(name: str, form: Any) -> None:
-    """Whatever JSON stands where an event's should: what is accepted is written back as the same event."""
+    """Any JSON in the place of an event's: what is accepted is encoded as the same event."""
     try:
-        event = decode(Message(name, json.dumps(form), "1-1.n")).event
+        event, _unknown = decode(Message(name, json.dumps(form), "1-1.n"))
     except FeedError:
         return
     assert event is not None
@@ -115,7 +99,6 @@ def test_wrong_forms_are_refused(name: str, form: Any) -> None:
     ("name", "data", "ident"),
     [
         ("snapshot", '{"revocations":[["jti","a",1]]}', None),
-        ("snapshot", '{"revocations":["abcd"]}', None),
         ("snapshot", '{"revocations":[["jti",7,1,null]]}', None),
         ("snapshot", '{"revocations":[["jti","a","1",null]]}', None),
         ("snapshot", '{"revocations":[["jti","a",true,null]]}', None),
@@ -123,7 +106,6 @@ def test_wrong_forms_are_refused(name: str, form: Any) -> None:
         ("snapshot", '{"revocations":[["jti","a",1e999,null]]}', None),
         ("snapshot", '{"revocations":[[["jti"],"a",1,null]]}', None),
         ("snapshot", '{"revocations":{"jti":1}}', None),
-        ("snapshot", '{"revocations":[' + ",".join(['["jti","a",1,null]'] * 2001) + "]}", None),
         ("snapshot", "[" * 100_000, None),
         ("snapshot", "", None),
         ("change", '{"revocations":[]}', None),
@@ -138,7 +120,6 @@ def test_wrong_forms_are_refused(name: str, form: Any) -> None:
         ("heartbeat", '{"behind_seconds":0,"sent_at":null,"complete":true}', None),
         ("heartbeat", '{"behind_seconds":0,"sent_at":1e999,"complete":true}', None),
         ("heartbeat", '{"behind_seconds":0,"sent_at":1}', None),
-        ("reset", '{"reason":["lost"]}', None),
     ],
 )
 def test_an_event_of_a_wrong_form_is_an_error(name: str, data: str, ident: str | None) -> None:
@@ -152,47 +133,51 @@ def test_an_event_of_a_wrong_form_is_an_error(name: str, data: str, ident: str |
     [
         (b"event: news\ndata: {}\n\n", None, "the event 'news'"),
         (b"data: x\n\n", None, "the event 'message'"),
-        (b"event: " + b"x" * 500 + b"\ndata: {}\n\n", None, f"the event {'x' * 40!r}"),
+        (b"event: " + b"x" * 500 + b"\ndata: {}\n\n", None, f"the event '{'x' * 39}"),
         (
             b'event: snapshot\ndata: {"revocations":[["device_id","a",1,null],["jti","b",1,null]]}\n\n',
             Snapshot([Revocation("jti", "b", 1, None)]),
-            "the claim 'device_id'",
+            "a revocation by 'device_id'",
         ),
         (
             b'event: change\nid: 1\ndata: {"revocations":[["jti","a",1,null,"more"]]}\n\n',
             Change("1", [Revocation("jti", "a", 1, None)]),
-            "a column of a revocation",
+            "a revocation by 'jti'",
         ),
         (
             b'event: heartbeat\ndata: {"behind_seconds":0,"sent_at":1,"complete":true,"load":2}\n\n',
             Heartbeat(0, 1, complete=True),
-            "a member 'load'",
+            "the member 'load'",
         ),
         (b'event: reset\ndata: {"reason":"tired"}\n\n', Reset("lost"), None),
+        (b'event: reset\ndata: {"reason":["lost"]}\n\n', Reset("lost"), None),
     ],
 )
 def test_what_a_later_version_adds_is_named_and_no_error(text: bytes, event: Event | None, unknown: str | None) -> None:
     """An event, a claim, a column, a member: the rest is read. An unknown reason of a reset is as good as `lost`."""
-    assert [decode(message) for message in Parser().feed(text)] == [Heard(event, unknown)]
+    assert [decode(message) for message in Parser().feed(text)] == [(event, unknown)]
 
 
-def test_a_field_of_server_sent_events_that_nobody_needs_is_passed_over() -> None:
+def test_other_fields_of_server_sent_events_are_ignored() -> None:
     """`retry`, and an event without data, say nothing (WHATWG HTML section 9.2.6)."""
     assert read([b"retry: 5\nevent\n\n"]) == []
 
 
 def test_the_fields_of_server_sent_events() -> None:
-    """Lines of data are one text; an id with NUL is none; only the first space is dropped; nothing is inherited."""
-    parser = Parser()
-    text = b"id: a\ndata:  one\ndata:two\ndata\n\nid: b\0\ndata: x\n\n"
-    assert list(parser.feed(text)) == [Message("message", " one\ntwo\n", "a"), Message("message", "x", None)]
+    """Lines of data are one text; only the first space is dropped; an event inherits nothing from the one before."""
+    text = b"id: a\ndata:  one\ndata:two\ndata\n\nevent: x\ndata: x\n\ndata:y\n\n"
+    assert list(Parser().feed(text)) == [
+        Message("message", " one\ntwo\n", "a"),
+        Message("x", "x", None),
+        Message("message", "y", None),
+    ]
 
 
 @pytest.mark.parametrize("text", [b"data: " + b"x" * 2000, b":\n" * 2000, b"data: x\n" * 500, b"x" * 1000 + b"\n"])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_an_event_too_large_is_refused_before_it_is_kept(text: bytes, size: int) -> None:
     """One line without end, lines without end, comments without end: all at the bound, in whatever pieces."""
-    parser = Parser(most_bytes=999)
+    parser = Parser(max_bytes=999)
     pieces = (text[start : start + size] for start in range(0, len(text), size))
     most = 0
 
@@ -200,7 +185,7 @@ def test_an_event_too_large_is_refused_before_it_is_kept(text: bytes, size: int)
         nonlocal most
         for piece in pieces:
             yield piece
-            most = max(most, len(parser._line) + sum(map(len, parser._data)))
+            most = max(most, len(parser._unfinished))
 
     with pytest.raises(FeedError, match="larger than 999 bytes"):
         read(watched(), parser)
@@ -209,54 +194,27 @@ def test_an_event_too_large_is_refused_before_it_is_kept(text: bytes, size: int)
 
 def test_many_small_events_are_not_one_large() -> None:
     """The bound is on each event, not on the stream."""
-    parser = Parser(most_bytes=200)
+    parser = Parser(max_bytes=200)
     text = encode(Heartbeat(0.0, 1.0, True))
     assert len(read([text] * 1000, parser)) == 1000
 
 
 def test_the_largest_event_of_the_service_passes() -> None:
     """2,000 values of 256 characters outside the basic plane, twelve bytes each, are within the bound."""
-    most = [Revocation("client_id", "\U0001f600" * 256, 1e12 + 0.123456, None, 1e12 + 0.123456)] * EVENT_MAX_REVOCATIONS
+    most = [Revocation("client_id", "\U0001f600" * 256, 1e12 + 0.123456, None, 1e12 + 0.123456)] * 2000
     text = encode(Change("1-1.n", most))
     assert len(text) < EVENT_MAX_BYTES
     assert read([text]) == [Change("1-1.n", most)]
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        Change("1-1.n", [Revocation("jti", "a", 1.0, None)] * (EVENT_MAX_REVOCATIONS + 1)),
-        Snapshot([Revocation("jti", "x" * EVENT_MAX_BYTES, 1.0, None)]),
-        Snapshot([Revocation("jti", "a", math.nan, None)]),
-        Synced("two words", True),
-        Synced("", True),
-        Synced("a\nb", True),
-        Heartbeat(0.0, math.inf, True),
-    ],
-)
-def test_what_no_follower_would_take_is_not_written(event: Event) -> None:
-    """The writer hears of it; no follower is sent something that ends its stream."""
-    with pytest.raises(ValueError):  # noqa: PT011 - of several makers
+@pytest.mark.parametrize("event", [Snapshot([Revocation("jti", "a", math.nan, None)]), Heartbeat(0.0, math.inf, True)])
+def test_a_time_that_is_no_number_is_not_written(event: Event) -> None:
+    """The sender hears of it; no follower is sent something that ends its stream."""
+    with pytest.raises(ValueError, match="JSON compliant"):
         encode(event)
 
 
-def test_a_snapshot_is_cut_into_parts_as_it_is_asked_for() -> None:
-    """All of it, in order, in small parts; nothing is a snapshot of no part."""
-    number = scaled(5_001, 100_001)
-    made = [Revocation("jti", str(one), 2.0, None) for one in range(number)]
-    asked = iter(made)
-    parts = snapshots(asked)
-    first = next(parts)
-    assert next(asked) is made[PART_REVOCATIONS]
-    found = [event for event in read([first, *parts]) if isinstance(event, Snapshot)]
-    assert [len(event.revocations) for event in found][:2] == [PART_REVOCATIONS] * 2
-    assert [one for event in found for one in event.revocations] == [
-        one for place, one in enumerate(made) if place != PART_REVOCATIONS
-    ]
-    assert list(snapshots([])) == []
-
-
 def test_reasons_and_actors_are_not_in_it() -> None:
-    """The feed carries what the rule needs; why and by whom somebody was logged out is not every application's."""
+    """The feed carries what the rule needs; why and by whom a user was logged out is not for every application."""
     text = encode(Snapshot([Revocation("sub", "alice", 9.0, 5.0, 4.0, reason="secret-reason", revoked_by="ops")]))
     assert text == b'event: snapshot\ndata: {"revocations":[["sub","alice",9,4]]}\n\n'

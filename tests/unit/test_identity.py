@@ -1,4 +1,4 @@
-"""One token, one name: no writing of a token that some verifier accepts has another name than the token itself."""
+"""One token, one name: a re-encoded token has the name of the token itself, or is refused."""
 
 import base64
 import binascii
@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from revocation_service.errors import InvalidToken, RequestError, UnsupportedToken
-from revocation_service.keys import SigningKeys
+from revocation_service.errors import UnsupportedToken
 from revocation_service.settings import SigningSettings
-from revocation_service.tokens import TokenReader
+from revocation_service.signing_keys import SigningKeys
+from revocation_service.tokens import Token, TokenReader
 from tests.unit.reencodings import LABELS, Issuer, issuer, reencodings
 
 HASHES: dict[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
@@ -108,55 +108,45 @@ def expected_name(token: str, jti: str | None) -> str:
     return jti or "sha256:" + sha256(token.rpartition(".")[0].encode()).hexdigest()
 
 
+async def names_of(tokens: TokenReader, token: str) -> dict[str, str | None]:
+    """Return the name of each writing of the token, by its label; None for one that is refused."""
+    writings = {"itself": token, **dict(reencodings(token))}
+    outcomes = await tokens.read_many(list(writings.values()))
+    return {
+        way: outcome.name if isinstance(outcome, Token) else None
+        for way, outcome in zip(writings, outcomes, strict=True)
+    }
+
+
 @pytest.mark.parametrize("with_keys", [True, False], ids=["keys", "no keys"])
 @pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
 @pytest.mark.parametrize("label", LABELS)
-async def test_what_a_verifier_accepts_has_the_tokens_own_name(label: str, jti: str | None, with_keys: bool) -> None:
-    """Every three-part writing that PyJWT or a lenient verifier accepts is read, and to the very same name."""
+async def test_what_a_verifier_accepts_has_the_same_name_or_is_refused(
+    label: str, jti: str | None, with_keys: bool
+) -> None:
+    """No writing of a token that PyJWT or a lenient verifier accepts has a name of its own."""
     signer = issuer(label)
     token = signer.sign({"sub": "alice>>>???~~~", "exp": 2_000_000_000} | ({"jti": jti} if jti else {}))
-    tokens = reader(signer.settings if with_keys else SigningSettings())
-    accepted = set()
-    for way, variant in [("itself", token), *reencodings(token)]:
-        presented = extracted(variant)
-        by_pyjwt, by_lenient = pyjwt_accepts(signer, presented), lenient_accepts(signer, presented)
-        if presented.count(".") == 2 and (by_pyjwt or by_lenient):
-            assert (await tokens.read(variant)).claims.jti == expected_name(token, jti), way
-            accepted.add(way)
-    assert {"itself", "signature padded", "scheme 'BEARER '", "padding, then =junk", "signature foreign '!' at 0"} <= (
-        accepted
-    )
-    assert ("the other s" in accepted) is label.startswith("ES")
+    names = await names_of(reader(signer.settings if with_keys else SigningSettings()), token)
+    writings = {"itself": token, **dict(reencodings(token))}
+    by_pyjwt = {way for way, writing in writings.items() if pyjwt_accepts(signer, extracted(writing))}
+    by_others = {way for way, writing in writings.items() if lenient_accepts(signer, extracted(writing))}
+    assert {names[way] for way in by_pyjwt | by_others} == {expected_name(token, jti), None}
+    assert names["itself"] == names["scheme 'BEARER '"] == names["white space after '\\n'"] == expected_name(token, jti)
+    assert {"itself", "signature padded"} <= by_pyjwt
+    assert names["signature padded"] is None or writings["signature padded"] == token
+    assert {"signature padded", "padding, then =junk", "signature foreign '!' at 0", "followed by .a.b"} <= by_others
+    assert ("the other s" in by_pyjwt) is label.startswith("ES")
 
 
 @pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
 @pytest.mark.parametrize("label", LABELS)
 async def test_with_keys_no_writing_has_another_name(label: str, jti: str | None) -> None:
-    """With keys configured any writing at all is the token itself, or an error: never an unknown, unrevoked token."""
+    """With keys every writing, whether a verifier accepts it or not, has the token's name or is refused."""
     signer = issuer(label)
     token = signer.sign({"sub": "alice"} | ({"jti": jti} if jti else {}))
-    tokens = reader(signer.settings)
-    names = set()
-    for _way, variant in reencodings(token):
-        with suppress(RequestError):
-            names.add((await tokens.read(variant)).claims.jti)
-    assert names == {expected_name(token, jti)}
-
-
-@pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
-async def test_without_keys_a_careless_verifier_meets_no_other_name(jti: str | None) -> None:
-    """Also without keys, what a verifier accepts that takes the first three of more parts is never another token."""
-    signer = issuer("HS256")
-    token = signer.sign({"sub": "alice"} | ({"jti": jti} if jti else {}))
-    tokens = reader(SigningSettings())
-    refused = set()
-    for way, variant in reencodings(token):
-        if lenient_accepts(signer, extracted(variant)):
-            try:
-                assert (await tokens.read(variant)).claims.jti == expected_name(token, jti), way
-            except RequestError:
-                refused.add(way)
-    assert refused == {"followed by .", "followed by .junk", "followed by ..", "followed by .a.b", "followed by .a.b.c"}
+    names = await names_of(reader(signer.settings), token)
+    assert {*names.values()} == {expected_name(token, jti), None}
 
 
 @pytest.mark.parametrize("with_keys", [True, False], ids=["keys", "no keys"])
@@ -164,27 +154,16 @@ async def test_the_json_serializations_are_refused(with_keys: bool) -> None:
     """A JWS in JSON is another writing of the compact one, and must not pass for an opaque token of another name."""
     signer = issuer("RS256")
     tokens = reader(signer.settings if with_keys else SigningSettings())
-    written = [variant for way, variant in reencodings(signer.sign({"sub": "alice"})) if "JSON" in way]
+    written = [variant.replace(" ", "") for way, variant in reencodings(signer.sign({"sub": "alice"})) if "JSON" in way]
     assert len(written) == 4
     for variant in written:
         with pytest.raises(UnsupportedToken):
             await tokens.read(variant)
 
 
-async def test_without_keys_nothing_hidden_in_the_hashed_part() -> None:
-    """A token that is named by its hash is refused where a verifier could clean its signing input into another."""
-    token = issuer("HS256").sign({"sub": "alice"})
-    tokens = reader(SigningSettings())
-    for way, variant in reencodings(token):
-        if way.startswith(("header foreign", "payload foreign")):
-            with suppress(InvalidToken):
-                read = await tokens.read(variant)
-                assert read.claims.jti == expected_name(token, None), way
-
-
 async def test_two_tokens_have_two_names() -> None:
     """The name tells tokens apart that differ in any claim, with the same key and header."""
     signer = issuer("HS256")
     tokens = reader(signer.settings)
-    names = {(await tokens.read(signer.sign({"sub": "alice", "iat": iat}))).claims.jti for iat in range(20)}
+    names = {(await tokens.read(signer.sign({"sub": "alice", "iat": iat}))).claims.value_of("jti") for iat in range(20)}
     assert len(names) == 20

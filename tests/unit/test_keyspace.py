@@ -2,14 +2,14 @@
 
 from hypothesis import given, settings, strategies as st
 
-from revocation_client.model import CLAIM_NAMES, ClaimName
+from revocation_client.claims import CLAIMS, ClaimName
 from revocation_service.store.keyspace import Keyspace
 
 texts = st.text(max_size=20)
 
 
 @settings(deadline=None)
-@given(prefix=texts, claim=st.sampled_from(CLAIM_NAMES), value=texts)
+@given(prefix=texts, claim=st.sampled_from([*CLAIMS]), value=texts)
 def test_a_key_tells_its_claim_and_value(prefix: str, claim: ClaimName, value: str) -> None:
     """The name of a record's key reads back, under any prefix."""
     keyspace = Keyspace(prefix)

@@ -1,18 +1,17 @@
 """The mirror against a plain model: a dictionary of merged revocations, looked through whole at every question."""
 
-import itertools
 import math
 import random
-import tracemalloc
-from collections.abc import Collection, Hashable
+import threading
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from revocation_client.mirror import DUE_SECONDS, NEVER, SHARED_ENDS, Mirror, Table
-from revocation_client.model import CLAIM_NAMES, ClaimName, Claims, Revocation, first_covering, merge
-from revocation_client.sieve import Sieve
+from revocation_client.claims import CLAIMS, ClaimName, Claims
+from revocation_client.mirror import SHARDS, SWEPT_ENTRIES, Mirror
+from revocation_client.revocation import Revocation, first_covering, merge
 from tests.scale import scaled
 
 many = settings(max_examples=scaled(150, 20_000), deadline=None)
@@ -30,7 +29,7 @@ class Plain:
         """Merge it; whether that changed what is known."""
         self.expire(now)
         end = revocation.expires_at
-        end = None if end is None or end >= NEVER else float(math.ceil(end))
+        end = None if end is None else float(math.ceil(end))
         revocation = Revocation(revocation.claim, revocation.value, end, None, revocation.issued_before)
         if end is not None and end < now:
             return False
@@ -62,7 +61,7 @@ cutoffs = st.none() | st.sampled_from([0.0, 0.5, -100.0, 60.0]) | st.floats(-100
 @st.composite
 def revocations(draw: st.DrawFn) -> Revocation:
     """Any revocation; its times are offsets from the start."""
-    claim = draw(st.sampled_from(CLAIM_NAMES))
+    claim = draw(st.sampled_from([*CLAIMS]))
     end, cutoff = draw(ends), None if claim == "jti" else draw(cutoffs)
     value = "" if claim == "all" else draw(values)
     moved = None if cutoff is None else START + cutoff
@@ -72,15 +71,19 @@ def revocations(draw: st.DrawFn) -> Revocation:
 steps = st.builds(Step, st.sampled_from([0.0, 0.1, 1.0, 61.0, 301.0]) | st.floats(0, 50), st.none() | revocations())
 some_value = st.none() | values
 iats = st.sampled_from([None, math.nan, math.inf, START, START + 61, START + 1e6]) | st.floats(START - 200, START + 200)
-questions = st.builds(Claims, some_value, some_value, some_value, some_value, iats, st.booleans())
+questions = st.builds(
+    lambda iat, *identifiers: Claims.of(iat, **dict(zip(CLAIMS, identifiers, strict=True))),
+    iats,
+    *[some_value] * 4,
+    st.none() | st.just(""),
+)
 
 
-@pytest.mark.parametrize("whole_values", [False, True])
 @many
 @given(history=st.lists(steps, max_size=40), asked=st.lists(questions, min_size=1, max_size=8))
-def test_it_answers_as_the_plain_model_does(whole_values: bool, history: list[Step], asked: list[Claims]) -> None:
+def test_it_answers_as_the_plain_model_does(history: list[Step], asked: list[Claims]) -> None:
     """After every step of any history, every question is answered as the rule over all merged records answers it."""
-    mirror, plain, now = Mirror(whole_values=whole_values), Plain(), START
+    mirror, plain, now = Mirror(late_seconds=0), Plain(), START
     for step in history:
         now += step.passes
         if step.revocation is None:
@@ -94,27 +97,30 @@ def test_it_answers_as_the_plain_model_does(whole_values: bool, history: list[St
             assert found is None or plain.records[found.claim, found.value] == found
         for (claim, value), record in plain.records.items():
             assert mirror.held(claim, value, now) == record
-        if whole_values:
-            assert {(each.claim, each.value): each for each in mirror.entries(now)} == plain.records
+        assert {(each.claim, each.value): each for each in mirror.entries(now)} == plain.records
 
 
-@pytest.mark.parametrize("whole_values", [False, True])
+def sweep(mirror: Mirror, now: float) -> None:
+    """Remove everything that has ended."""
+    for _ in range(2 * SHARDS * len(CLAIMS)):
+        mirror.expire(now)
+
+
 @pytest.mark.parametrize("claim", ["jti", "sid"])
-def test_it_finds_each_of_many_that_come_and_go(whole_values: bool, claim: ClaimName) -> None:
-    """Through growth, ends and what comes after them, of either kind of key: what lives is found, and nothing else."""
-    mirror, now, dice = Mirror(whole_values=whole_values), START, random.Random(1)
+def test_it_finds_each_of_many_that_come_and_go(claim: ClaimName) -> None:
+    """While revocations are added, end and are swept: every live one is found, and nothing else."""
+    mirror, now, dice = Mirror(), START, random.Random(1)
     ends: dict[str, float] = {}
     for number in range(scaled(12_000, 200_000)):
         now += 0.25
         value = f"v{number}"
         ends[value] = now + dice.choice((10, 200, 900))
         mirror.add(Revocation(claim, value, ends[value], None), now)
+        mirror.expire(now)
         if number % 1000 == 999:
-            mirror.expire(now)
             living = {value for value, end in ends.items() if math.ceil(end) >= now}
             for asked in (*ends, *(f"other-{each}" for each in range(1000))):
-                claims = Claims(jti=asked) if claim == "jti" else Claims(sid=asked)
-                assert (mirror.covering(claims, now) is not None) == (asked in living)
+                assert (mirror.covering(Claims(((claim, asked),)), now) is not None) == (asked in living)
             ends = {value: end for value, end in ends.items() if end >= now - 1000}
 
 
@@ -122,7 +128,7 @@ def test_it_finds_each_of_many_that_come_and_go(whole_values: bool, claim: Claim
 @given(added=st.lists(revocations(), max_size=30), seed=st.integers())
 def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> None:
     """Whatever the order, and however often: the same revocations leave the same mirror."""
-    one, other = Mirror(whole_values=True), Mirror(whole_values=True)
+    one, other = Mirror(), Mirror()
     for revocation in added:
         one.add(revocation, START)
     again = added * 2
@@ -134,95 +140,90 @@ def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> 
 
 def test_alive_at_decides_which_revocations_have_ended_and_now_whether_an_iat_is_ahead() -> None:
     """Without `alive_at`, `now` decides both."""
-    mirror, fresh, old = Mirror(), Claims(sub="alice", iat=START), Claims(sub="alice", iat=START - 601)
+    mirror, fresh, old = Mirror(), Claims.of(sub="alice", iat=START), Claims.of(sub="alice", iat=START - 601)
     mirror.add(Revocation("sub", "alice", START + 60, None, START - 600), START)
     assert mirror.covering(fresh, START) is None
-    assert mirror.covering(fresh, START, alive_at=START - 3600) is None
+    assert mirror.covering(fresh, START, lambda: START - 3600) is None
     assert mirror.covering(fresh, START - 3600) is not None
     assert mirror.covering(old, START + 61) is None
-    assert mirror.covering(old, START + 61, alive_at=START) is not None
+    assert mirror.covering(old, START + 61, lambda: START) is not None
 
 
-def test_what_ended_is_forgotten_by_and_by() -> None:
-    """Each call looks at no more than it may; in the end nothing is left, and what was given a longer life stays."""
-    mirror = Mirror()
-    for number in range(1000):
-        mirror.add(Revocation("jti", f"v{number}", START + number % 100, None), START)
+def test_a_sweep_is_bounded_and_goes_on_from_where_it_stopped() -> None:
+    """It walks through a bounded number of entries; in the end only what was given a longer life is left."""
+    mirror, number_of_entries = Mirror(), 4 * SWEPT_ENTRIES
+    for number in range(number_of_entries):
+        mirror.add(Revocation("sub", f"v{number}", START + number % 100, None, START), START)
     for number in range(10):
-        mirror.add(Revocation("jti", f"v{number}", START + 10_000, None), START)
-    later = START + 100 + 2 * DUE_SECONDS
-    sizes = []
-    for _ in range(20):
-        mirror.expire(later, most=100)
+        mirror.add(Revocation("sub", f"v{number}", START + 10_000, None, START), START)
+    later = START + 102
+    sizes = [len(mirror)]
+    for _ in range(5):
+        mirror.expire(later)
         sizes.append(len(mirror))
-    assert sizes[0] >= 900
-    assert all(earlier - after <= 100 for earlier, after in itertools.pairwise(sizes))
-    assert len(mirror) == 10
-    assert all(mirror.covering(Claims(jti=f"v{number}"), later) for number in range(10))
-    for _ in range(20):
-        mirror.expire(START + 10_000 + 2 * DUE_SECONDS)
+    assert all(before - after <= SWEPT_ENTRIES + 3 * number_of_entries / SHARDS for before, after in pairwise(sizes))
+    assert sizes[-1] == 10
+    assert all(mirror.covering(Claims.of(sub=f"v{number}"), later) for number in range(10))
+    sweep(mirror, START + 10_002)
     assert len(mirror) == 0
 
 
-def test_one_that_is_lengthened_again_and_again_takes_no_more_room() -> None:
-    """A subject that is logged out every second for a day leaves one entry, and the memory of one."""
+def test_a_claim_that_is_added_later_is_swept_too() -> None:
+    """Also when the sweep of another claim was under way."""
     mirror = Mirror()
-    cutoff = Revocation("sub", "alice", START, None, START)
-    mirror.add(cutoff._replace(expires_at=START + 1e6), START)
-    tracemalloc.start()
-    try:
-        for second in range(86_400):
-            mirror.add(cutoff._replace(expires_at=START + 1e6 + second, issued_before=START + second), START + second)
-        grown, _peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
+    mirror.add(Revocation("jti", "a", START, None), START)
+    mirror.expire(START)
+    mirror.add(Revocation("sid", "b", START, None), START)
+    sweep(mirror, START + 2)
+    assert len(mirror) == 0
+
+
+def test_late_seconds_keeps_and_accepts_what_ended_a_moment_ago() -> None:
+    """It covers nothing any more, and is there for subscribers whose clocks are behind."""
+    mirror = Mirror(late_seconds=60)
+    assert mirror.add(Revocation("jti", "a", START, None), START + 59)
+    assert not mirror.add(Revocation("jti", "b", START, None), START + 61)
+    sweep(mirror, START + 60)
+    assert mirror.covering(Claims.of(jti="a"), START + 1) is None
+    assert [each.value for each in mirror.entries(START)] == ["a"]
+    sweep(mirror, START + 61)
+    assert len(mirror) == 0
+
+
+def test_a_subject_that_is_revoked_again_and_again_is_one_entry() -> None:
+    """Each revocation moves its end and its cutoff on."""
+    mirror = Mirror()
+    for second in range(10_000):
+        mirror.add(Revocation("sub", "alice", START + 1e6 + second, None, START + second), START + second)
     assert len(mirror) == 1
-    assert grown < 200 * SHARED_ENDS, "what it keeps is bounded"
+    assert mirror.held("sub", "alice", START) == Revocation("sub", "alice", START + 1_009_999, None, START + 9999)
 
 
-@pytest.mark.parametrize("spread_seconds", [3600, 30 * 86_400])
-def test_what_an_entry_takes(spread_seconds: int) -> None:
-    """At most 120 bytes an entry, whether the ends lie close together or each in a second of its own."""
-    count = scaled(60_000, 1_000_000)
-    dice = random.Random(1)
-    mirror = Mirror()
-    tracemalloc.start()
-    try:
-        for _ in range(count):
-            mirror.add(Revocation("jti", dice.randbytes(16).hex(), START + dice.random() * spread_seconds, None), START)
-        size, _peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    buckets = spread_seconds // DUE_SECONDS * 400  # the same for however many entries
-    assert len(mirror) == count
-    assert (size - buckets) / count < 120
-
-
-def test_what_has_no_end_has_none() -> None:
+def test_what_has_no_expiry_never_ends() -> None:
     """A foreign writer's record without an expiry, or with an absurd one, covers for good."""
-    mirror = Mirror(whole_values=True)
+    mirror = Mirror()
     mirror.add(Revocation("jti", "a", None, None), START)
     mirror.add(Revocation("jti", "b", 1e300, None), START)
-    mirror.expire(START + 1e9)
-    for value in "ab":
-        found = mirror.covering(Claims(jti=value), float(NEVER))
-        assert found is not None
-        assert found.expires_at is None
+    sweep(mirror, START + 1e12)
+    found = [mirror.covering(Claims.of(jti=value), START + 1e12) for value in "ab"]
+    assert [each and each.expires_at for each in found] == [None, 1e300]
 
 
-def test_what_could_not_be_marked_is_not_held() -> None:
-    """For want of memory, say: held but not let through, it would never be found, nor ever be put again."""
+def test_a_thread_that_looks_up_a_subject_while_it_is_revoked_never_sees_it_without_its_cutoff() -> None:
+    """A token that was issued after the cutoff is not revoked, however often another thread adds to the mirror."""
+    mirror, done = Mirror(), threading.Event()
+    later = Claims.of(sub="alice", iat=START + 50)
+    found: list[Revocation | None] = []
 
-    class Failing(Sieve):
-        def add(self, hashed: int, held: Collection[Hashable]) -> None:
-            raise MemoryError
+    def look() -> None:
+        while not done.is_set():
+            found.append(mirror.covering(later, START + 100))
 
-    table = Table(whole_values=True)
-    sieve, table.sieve = table.sieve, Failing(hash)
-    with pytest.raises(MemoryError):
-        table.put("a", 2_000_000_000, None)
-    assert table.get("a") is None
-    table.sieve = sieve
-    table.put("a", 2_000_000_000, None)
-    assert table.get("a") == 2_000_000_000
-    assert table.may_hold("a")
+    thread = threading.Thread(target=look)
+    thread.start()
+    for number in range(20_000):
+        mirror.add(Revocation("sub", "alice", START + 1000 + number, None, START + number / 1000), START)
+    done.set()
+    thread.join()
+    assert found
+    assert set(found) == {None}

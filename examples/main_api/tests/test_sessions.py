@@ -106,12 +106,12 @@ async def test_no_refresh_slips_through_a_logout_all(api: Api, revocations: InMe
     """However a refresh and a logout-all overlap, what the refresh handed out is dead after the logout."""
     for head_start_seconds in (-0.02, -0.01, 0.0, 0.01, 0.02, 0.03, 0.05):
         pair = await api.log_in()
-        revocations.latency_seconds = 0.04  # each of the two asks once, and then revokes
+        revocations.service.latency_seconds = 0.04  # each of the two asks once, and then revokes
         logout = asyncio.create_task(_after(max(0.0, -head_start_seconds), api.log_out(pair, LOGOUT_ALL)))
         refresh = asyncio.create_task(_after(max(0.0, head_start_seconds), api.refresh(pair)))
         assert (await logout).status_code == 204
         refreshed = await refresh
-        revocations.latency_seconds = 0
+        revocations.service.latency_seconds = 0
         assert is_refused(await api.me(pair))
         assert refreshed.status_code in {200, 401}
         if refreshed.status_code == 200:

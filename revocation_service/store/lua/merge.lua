@@ -4,7 +4,7 @@
 -- Shared: max_lifetime, leeway, skew (seconds), nonce (of the log entries), log_max (about how many entries the log keeps),
 -- wall (the caller's clock), and restore, which is true where records are written back as they stand.
 -- Each: claim, value, and where they apply exp, expires_in, issued_before, cutoff_is_now, reason, revoked_by; a restored
--- one expires_at and revoked_at. The merge is that of `merge` in the client's model.py.
+-- one expires_at and revoked_at. The merge is `merge` of revocation_client/revocation.py.
 -- This server's clock decides what has expired and what lies too far ahead.
 --
 -- Returns for each {result}, or {result, record, expires_at, was_foreign, changed}. The result is one of revoked,

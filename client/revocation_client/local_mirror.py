@@ -1,0 +1,205 @@
+"""What a process can say about tokens from its own memory, and for how long that may be believed. Does no I/O.
+
+"Revoked" may always be believed, because a revocation is final. "Not revoked" needs a recent proof that nothing is
+missing. While the feed is connected and the proof is at most `ASK_AFTER_SECONDS` old, memory answers by itself
+(`verdict`). Otherwise the service is asked first, and memory decides only if the service does not answer, until
+`max_staleness_seconds` after the proof (`fallback`).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, NamedTuple
+
+from revocation_client.claims import CLAIMS
+from revocation_client.counters import Tally
+from revocation_client.expiry_clock import ExpiryClock
+from revocation_client.jwt_reader import HASH_PREFIX
+from revocation_client.mirror import Mirror
+from revocation_client.questions import CheckRequest
+from revocation_client.results import Verdict
+from revocation_client.revocation import Revocation, iat_unusable
+from revocation_client.schema import VALUE_MAX_CHARACTERS
+
+ASK_AFTER_SECONDS: Final = 3.0
+"""Age of the last proof from which the service is asked, although the feed is connected: it may have gone silent."""
+
+Clock = Callable[[], float]
+"""Returns seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorStatus:
+    """The state of the memory at one moment."""
+
+    name: Literal["connecting", "synced", "stale"]
+    """`synced`: the feed is connected and fresh; `stale`: it was, and the service is asked; `connecting`: not yet."""
+    since: float
+    """When that began, in epoch seconds."""
+    last_error: str | None
+    """Why the last stream ended, or could not be opened; None while one goes on."""
+    age_seconds: float | None
+    """For how long a revocation may have been acknowledged and be missing here; None if nothing was proven yet."""
+    entries: int
+    """Number of revocations held, including ended ones that are not removed yet."""
+    complete: bool
+    """False while the feed does not carry everything (foreign writers), or was not understood.
+
+    Memory then says only what is revoked.
+    """
+
+
+class _Proof(NamedTuple):
+    """What is proven of the mirror. It is replaced as a whole, so every thread sees one consistent state."""
+
+    since: float
+    """Wall time at which the feed was connected or disconnected."""
+    monotonic: float = -math.inf
+    wall: float = -math.inf
+    """The time until which nothing is missing, by both clocks."""
+    connected: bool = False
+    complete: bool = True
+
+
+class LocalMirror:
+    """The revocations that this process knows of. Any thread may ask; one thread adds."""
+
+    def __init__(
+        self,
+        max_staleness_seconds: float,
+        tally: Tally,
+        wall: Clock,
+        monotonic: Clock,
+        *,
+        expiry_clock: ExpiryClock | None = None,
+    ) -> None:
+        self.revocations = Mirror()
+        self._expiry_clock = expiry_clock or ExpiryClock(wall, monotonic)
+        self._max_staleness_seconds = max_staleness_seconds
+        self._ask_after_seconds = min(ASK_AFTER_SECONDS, max_staleness_seconds)
+        self._tally = tally
+        self._wall = wall
+        self._monotonic = monotonic
+        self._proof = _Proof(wall())
+        self._members = [(member, name) for name, claim in CLAIMS.items() for member in claim.members]
+        self._every_token = [name for name, claim in CLAIMS.items() if not claim.members]
+
+    def _holds(self, proof: _Proof, max_age_seconds: float) -> bool:
+        """Return whether a proof is at most so old by both clocks: one may stop while the machine is suspended."""
+        wall = self._wall() - proof.wall
+        return self._monotonic() - proof.monotonic <= max_age_seconds and 0 <= wall <= max_age_seconds
+
+    def _is_synced(self, proof: _Proof) -> bool:
+        return proof.connected and self._holds(proof, self._ask_after_seconds)
+
+    @property
+    def synced(self) -> bool:
+        """True while the feed is connected and its last proof is at most `ASK_AFTER_SECONDS` old."""
+        return self._is_synced(self._proof)
+
+    def admits(self, question: object) -> bool:
+        """Return whether memory alone says that a token with these claims is not revoked: the fast path.
+
+        False if it cannot tell, or if anything about the claims is unusual; `verdict` then judges them in full.
+        """
+        proof = self._proof  # judged before the lookups: what another thread learns and proves meanwhile must not count
+        if type(question) is not dict or not (proof.connected and proof.complete):
+            return False
+        jti = question.get("jti")
+        if type(jti) is not str or jti.startswith(HASH_PREFIX) or not self._holds(proof, self._ask_after_seconds):
+            return False
+        held, holds = self.revocations.shards, self.revocations.holds
+        for member, name in self._members:
+            value = question.get(member)
+            if value is None:
+                continue
+            if type(value) is not str or not value.isprintable() or not 0 < len(value) <= VALUE_MAX_CHARACTERS:
+                return False
+            if name in held and holds(name, value):
+                return False
+        for name in self._every_token:
+            if name in held and holds(name, ""):
+                return False
+        self._tally.add("mirror_not_revoked")
+        return True
+
+    def verdict(self, asked: CheckRequest) -> Verdict | None:
+        """Return the verdict of memory alone; None if the service has to be asked.
+
+        About a whole token memory only says that it is revoked: whether it is genuine is for the service to say.
+        """
+        proof = self._proof
+        return self._verdict(asked, may_deny=proof.complete and self._is_synced(proof))
+
+    def can_decide(self, asked: CheckRequest) -> bool:
+        """Return whether `fallback` would give a verdict now."""
+        proof = self._proof
+        return asked.token is None and proof.complete and self._holds(proof, self._max_staleness_seconds)
+
+    def revoked(self, asked: CheckRequest) -> Verdict | None:
+        """Return the verdict "revoked" if memory knows that; None otherwise."""
+        return self._verdict(asked, may_deny=False)
+
+    def fallback(self, asked: CheckRequest) -> Verdict | None:
+        """Return the verdict of memory if the service does not answer; None if the policy has to decide."""
+        return self._verdict(asked, may_deny=self.can_decide(asked))
+
+    def _verdict(self, asked: CheckRequest, *, may_deny: bool) -> Verdict | None:
+        """Look the token up. `may_deny` is decided before: what another thread proves meanwhile must not count."""
+        wall, claims = self._wall(), asked.claims
+        found = self.revocations.covering(claims, wall, self._expiry_clock.now)
+        if found is None and (not may_deny or asked.token is not None):
+            return None
+        self._tally.add("mirror_not_revoked" if found is None else "mirror_revoked")
+        return Verdict(
+            revoked=found is not None,
+            source="mirror",
+            revocation=found,
+            considered=claims.considered,
+            expired=None if asked.token is None else asked.token.exp is not None and asked.token.exp <= wall,
+            stale_seconds=self._age_seconds(),
+            iat_unusable=iat_unusable(found, claims, wall, self.revocations.skew_seconds),
+        )
+
+    def learn(self, revocation: Revocation) -> None:
+        """Add a revocation; nothing is ever taken back."""
+        self.revocations.add(revocation, self._expiry_clock.now())
+
+    def expire(self) -> None:
+        """Remove some of the revocations that have ended."""
+        self.revocations.expire(self._expiry_clock.now())
+
+    def mark_fresh(self, age_seconds: float, *, complete: bool, connected: bool) -> None:
+        """Note a proof that everything acknowledged until `age_seconds` ago is here.
+
+        With `complete=False` the feed does not carry everything. With `connected=False` the service is leaving: it has
+        to be asked, although its feed still goes on.
+        """
+        proof, monotonic, wall = self._proof, self._monotonic(), self._wall()
+        since = proof.since if connected == proof.connected else wall
+        times = max(proof[1:3], (monotonic - age_seconds, wall - age_seconds))
+        self._proof = _Proof(since, *times, connected, complete)
+
+    def mark_disconnected(self) -> None:
+        """Have the service asked from now on; memory decides only if the service does not answer."""
+        if self._proof.connected:
+            self._proof = self._proof._replace(since=self._wall(), connected=False)
+
+    def mark_unproven(self) -> None:
+        """Take back every proof: from now on memory says only what is revoked."""
+        self._proof = _Proof(self._wall())
+
+    def _age_seconds(self) -> float | None:
+        age = self._monotonic() - self._proof.monotonic
+        return age if math.isfinite(age) else None
+
+    def status(self, last_error: str | None) -> MirrorStatus:
+        """Return the state at this moment."""
+        proof, age = self._proof, self._age_seconds()
+        name: Literal["connecting", "synced", "stale"] = "connecting" if age is None else "stale"
+        since = proof.since
+        if self._is_synced(proof):
+            name = "synced"
+        elif proof.connected:  # and silent
+            since = max(since, proof.wall + self._ask_after_seconds)
+        return MirrorStatus(name, since, last_error, age, len(self.revocations), proof.complete)

@@ -1,0 +1,1 @@
+"""The HTTP API of the service: routes, API keys, bodies, and a file for each resource."""

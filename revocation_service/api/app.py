@@ -1,0 +1,158 @@
+"""The composition root of the service: `create_app(settings)`, and `serve(settings)`, which runs it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from functools import cache
+from typing import Final
+from urllib.parse import quote
+
+import structlog
+from aiohttp import web
+
+from revocation_service.api.auth import caller_finder, protected_mode
+from revocation_service.api.bodies import BATCH_BODY_MAX_BYTES
+from revocation_service.api.check import check, check_batch
+from revocation_service.api.dependencies import BROADCASTER, FIND_CALLER, IN_FLIGHT, REVOCATIONS
+from revocation_service.api.feed import feed
+from revocation_service.api.readiness import Readiness
+from revocation_service.api.revocations import look_up
+from revocation_service.api.revoke import revoke
+from revocation_service.broadcaster import Broadcaster
+from revocation_service.http.in_flight import InFlight
+from revocation_service.http.middleware import Middleware, Observe
+from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES
+from revocation_service.http.serving import (
+    KEEPALIVE_SECONDS,
+    LIMITS,
+    OPTIONS,
+    Drain,
+    Listener,
+    serve as serve_until_stopped,
+)
+from revocation_service.metrics import Metrics
+from revocation_service.replication.mirror_sync import MirrorSync
+from revocation_service.revocations import Revocations
+from revocation_service.settings import Settings, StoreSettings
+from revocation_service.signing_keys import SigningKeys
+from revocation_service.store.embedded import EmbeddedRedis
+from revocation_service.store.store import Store
+from revocation_service.store.topology import topology
+from revocation_service.tokens import TokenReader
+
+START_SECONDS: Final = 5.0
+"""How long the start waits for the first heartbeat."""
+
+_FREQUENT: Final = frozenset({"/check", "/check/batch", "/healthz", "/readyz", "/metrics"})
+"""Routes whose requests are logged at level debug."""
+
+_log = structlog.get_logger()
+
+
+async def serve(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises SettingsError if the start fails."""
+    server = runner(settings)
+    listener = Listener(server, settings.host, settings.port, "REVOCATION_HOST and REVOCATION_PORT")
+
+    def tell_subscribers() -> None:
+        server.app[BROADCASTER].leave()
+
+    await serve_until_stopped([listener], Drain(server.app[IN_FLIGHT], settings.drain_seconds, tell_subscribers))
+
+
+def runner(settings: Settings, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:
+    """Return the application with the limits of its connections."""
+    return web.AppRunner(create_app(settings), keepalive_timeout=keepalive_seconds, **OPTIONS, **LIMITS)
+
+
+def create_app(settings: Settings) -> web.Application:
+    """Return the service as an aiohttp application, which opens its resources at its start and closes them at its end.
+
+    Raises SettingsError, here or at its start.
+    """
+    metrics, in_flight = Metrics(), InFlight()
+    app = web.Application(client_max_size=BATCH_BODY_MAX_BYTES)
+    app[FIND_CALLER], app[IN_FLIGHT] = caller_finder(settings.api_keys), in_flight
+    app[EXPOSITION] = metrics.exposition
+    if settings.protected:
+        app.middlewares.append(protected_mode)
+    Middleware(in_flight, _observer(metrics, log_all=settings.log_level == "debug")).install(app)
+    app.add_routes(
+        [
+            web.post("/revoke", revoke),
+            web.get("/check", check, allow_head=False),
+            web.post("/check", check),
+            web.post("/check/batch", check_batch),
+            web.get("/revocations", look_up, allow_head=False),
+            web.get("/feed", feed, allow_head=False),
+            *PROBES,
+        ]
+    )
+    app.cleanup_ctx.append(_resources(settings, metrics))
+    app.on_shutdown.append(_end_streams)
+    return app
+
+
+def _observer(metrics: Metrics, *, log_all: bool) -> Observe:
+    """Return what counts and logs a request by its route: labels never hold what a client sent."""
+    series = cache(metrics.requests.labels)  # a lookup by labels takes longer than to count
+
+    def observe(request: web.Request, status: int, seconds: float) -> None:
+        resource = request.match_info.route.resource
+        route, method = (resource.canonical, request.method) if resource else ("(none)", "(any)")
+        series(route, method, status).observe(seconds)
+        if log_all or route not in _FREQUENT:
+            log = _log.debug if route in _FREQUENT else _log.info
+            log("request", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 3))
+
+    return observe
+
+
+async def _end_streams(app: web.Application) -> None:
+    """End the feed before aiohttp waits for requests in flight. From then on no revocation is acknowledged."""
+    app[BROADCASTER].end()
+
+
+def _resources(settings: Settings, metrics: Metrics) -> Callable[[web.Application], AsyncIterator[None]]:
+    keys = SigningKeys(settings.signing)
+
+    async def resources(app: web.Application) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            await keys.start()
+            stack.push_async_callback(keys.close)
+            store_settings = await _start_embedded(settings.store, stack)
+            store = Store(topology(store_settings), store_settings, settings.limits, metrics)
+            stack.push_async_callback(store.aclose)
+            sync = await _mirror_sync(store, settings, metrics, stack)
+            app[BROADCASTER] = Broadcaster(sync, settings.mirror.feed_max_subscribers, metrics)
+            stack.push_async_callback(app[BROADCASTER].aclose)
+            app[REVOCATIONS] = Revocations(store, sync, TokenReader(keys, settings.signing), settings.limits, metrics)
+            readiness = Readiness(store, sync, keys, app[IN_FLIGHT])
+            await readiness.start()
+            stack.push_async_callback(readiness.aclose)
+            app[COMPONENTS] = readiness.components
+            yield
+
+    return resources
+
+
+async def _mirror_sync(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> MirrorSync:
+    """Start the sync of this process's mirror. Wait for the first heartbeat, or for START_SECONDS."""
+    sync = MirrorSync(store, settings.mirror, metrics, private=settings.store.embedded_directory is not None)
+    await sync.start()
+    stack.push_async_callback(sync.aclose)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(START_SECONDS):
+            await sync.heard.wait()
+    return sync
+
+
+async def _start_embedded(settings: StoreSettings, stack: AsyncExitStack) -> StoreSettings:
+    """Start the private Redis if the URL is `embedded:`, and return the settings with its address and password."""
+    directory = settings.embedded_directory
+    if directory is None:
+        return settings
+    embedded = await stack.enter_async_context(EmbeddedRedis(directory, server_bin=settings.server_bin))
+    _log.info("embedded_redis_started", directory=str(directory), pid=embedded.pid)
+    return replace(settings, url=f"unix://{quote(embedded.socket_path)}", password=embedded.password)

@@ -1,0 +1,19 @@
+"""What handlers find in the application, each under a typed key."""
+
+from collections.abc import Callable
+from typing import Final
+
+from aiohttp import web
+
+from revocation_service.api_keys import ApiKey
+from revocation_service.broadcaster import Broadcaster
+from revocation_service.http.in_flight import InFlight
+from revocation_service.revocations import Revocations
+
+FindCaller = Callable[[str], ApiKey]
+
+FIND_CALLER: Final[web.AppKey[FindCaller | None]] = web.AppKey("find_caller")
+"""Finds the API key in an Authorization header; None without keys."""
+BROADCASTER: Final = web.AppKey("broadcaster", Broadcaster)
+IN_FLIGHT: Final = web.AppKey("in_flight", InFlight)
+REVOCATIONS: Final = web.AppKey("revocations", Revocations)

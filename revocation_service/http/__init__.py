@@ -1,0 +1,1 @@
+"""What the service and the gateway share of HTTP: serving, the middleware, problems and probes."""

@@ -1,0 +1,95 @@
+"""Problem responses, `application/problem+json` (RFC 9457), and the table from an error to its status."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import ClassVar, Final
+
+import structlog
+from aiohttp import web
+
+from revocation_client.schema import SchemaError, dumps
+from revocation_service import errors
+
+REALM: Final = 'Bearer realm="revocation-service"'
+
+_STATUS: Final[dict[type[Exception], int]] = {
+    errors.Unauthorized: 401,
+    errors.InsufficientScope: 403,
+    errors.ProtectedMode: 403,
+    errors.NoSuchRevocation: 404,
+    errors.RequestError: 400,
+    errors.Unavailable: 503,
+}
+"""The status of each error of the service; the first row that fits counts."""
+
+_log = structlog.get_logger()
+
+
+class HttpError(errors.ServiceError):
+    """An error that exists only in HTTP; its class states the status."""
+
+    status: ClassVar[int] = 500
+    keeps_connection: ClassVar[bool] = True
+    """False if the next request on the connection might be misread."""
+
+
+def problem(status: int, detail: str, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return a problem response."""
+    given = {"Content-Type": "application/problem+json", "Cache-Control": "no-store", **(headers or {})}
+    return web.Response(status=status, body=dumps(_members(status, detail, code)), headers=given)
+
+
+def _members(status: int, detail: str, code: str) -> dict[str, object]:
+    """Return the members of a problem (RFC 9457 section 3.1); for `about:blank`, the title is the status' phrase."""
+    title = HTTPStatus(status).phrase
+    return {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
+
+
+def problem_members(error: errors.ServiceError) -> dict[str, object]:
+    """Return the members of an error's problem."""
+    return _members(_status(error), error.detail, error.code)
+
+
+def _status(error: errors.ServiceError) -> int:
+    if isinstance(error, HttpError):
+        return error.status
+    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+
+
+def problem_of(error: Exception) -> web.Response:
+    """Return the problem response for an error. An unknown error is logged, and the response says nothing about it."""
+    if isinstance(error, SchemaError):
+        error = errors.InvalidRequest(str(error))
+    if isinstance(error, errors.ServiceError):
+        response = problem(_status(error), error.detail, error.code, _headers(error))
+        if isinstance(error, HttpError) and not error.keeps_connection:
+            response.force_close()
+        return response
+    if isinstance(error, web.HTTPException):
+        return _problem_of_aiohttp(error)
+    _log.error("internal_error", error=error)
+    response = problem(500, "an unexpected error; the log has it under this X-Request-ID", "internal_error")
+    response.force_close()
+    return response
+
+
+def _headers(error: errors.ServiceError) -> dict[str, str]:
+    """Return when to retry, or which credentials are needed (RFC 6750 section 3)."""
+    if isinstance(error, errors.Unavailable):
+        return {"Retry-After": str(error.retry_after_seconds)}
+    if isinstance(error, errors.Unauthorized):
+        return {"WWW-Authenticate": REALM}
+    if isinstance(error, errors.InsufficientScope):
+        return {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{error.scope}"'}
+    return {}
+
+
+def _problem_of_aiohttp(error: web.HTTPException) -> web.Response:
+    """Return the problem for what aiohttp refuses. Its texts may quote the request; those of 408 and 415 are ours."""
+    detail = error.text if error.status in {408, 415} else None
+    headers = None
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        headers = {"Allow": ", ".join(sorted(error.allowed_methods))}
+    status = HTTPStatus(error.status)
+    code = "body_too_large" if status == 413 else status.phrase.lower().replace(" ", "_")
+    return problem(status, detail or status.description, code, headers)

@@ -1,0 +1,177 @@
+"""Serve until a signal: listen, then drain, then close. The limits on what clients may hold are here too."""
+
+import asyncio
+import gc
+import logging
+import resource
+import signal
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from revocation_service.errors import SettingsError
+from revocation_service.http.in_flight import InFlight
+
+BACKLOG: Final = 2_048
+"""Connections that may wait to be accepted; a client beyond it retries only after a second."""
+
+DESCRIPTORS: Final = 65_536
+"""Limit on open files and sockets that the process asks for at its start."""
+
+FINISH_SECONDS: Final = 3.0
+"""How long requests in flight may still take once no new connection is accepted."""
+
+KEEPALIVE_SECONDS: Final = 40.0
+"""Time for the head of a request, and for silence between requests; the client library closes after 30 s of silence.
+
+aiohttp's timer starts at the connection and after each response, and no data resets it.
+"""
+
+LIMITS: Final[dict[str, Any]] = {"max_line_size": 8190, "max_field_size": 4096, "max_headers": 64}
+"""Limits on the head of a request: bytes of its first line, bytes of a field, number of fields."""
+
+OPTIONS: Final[dict[str, Any]] = {
+    "access_log": None,  # the middleware logs requests
+    "auto_decompress": False,
+    "handle_signals": False,
+    "shutdown_timeout": 0.5,  # aiohttp may wait this long twice; all waits together stay below Docker's 10 s
+}
+
+GC_THRESHOLDS: Final = (50_000, 20, 20)
+"""The first exceeds what several batches of 1,000 checks allocate, so that the collector rarely scans them."""
+
+REFUSED_SECONDS: Final = 0.2  # the garbage collector counts objects, not bytes, and would come minutes later
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """An application and the address that it listens on."""
+
+    runner: web.AppRunner
+    host: str
+    port: int
+    variables: str
+    """The settings that hold the address; errors name them."""
+    logged_as: str = "addresses"
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How the process stops after a signal: it serves for `seconds` more, then finishes the requests in flight."""
+
+    in_flight: InFlight
+    seconds: float
+    on_begin: Callable[[], None] | None = None
+    on_closed: Callable[[], Awaitable[None]] | None = None
+    """Called when no new connection is accepted."""
+
+
+async def serve(listeners: Sequence[Listener], drain: Drain) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal cuts the drain short. Raises SettingsError if the start fails."""
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    try:
+        if await _unless_signalled(signals, _start(listeners)):
+            await signals.get()
+            _log.info("draining", seconds=drain.seconds)
+            await _unless_signalled(signals, _drain(listeners, drain))
+    finally:
+        for listener in reversed(listeners):
+            await listener.runner.cleanup()
+    _log.info("stopped")
+
+
+async def _unless_signalled(signals: asyncio.Queue[int], work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work, and return True; cancel it, and return False, if a signal comes first."""
+    tasks = working, signalled = asyncio.create_task(work), asyncio.create_task(signals.get())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+        return not signalled.done()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def _start(listeners: Sequence[Listener]) -> None:
+    prepare_process()
+    for listener in listeners:
+        await listener.runner.setup()
+    for listener in listeners:
+        await _listen(listener)
+    _tune_garbage_collection()
+    addresses = {each.logged_as: [_url(*address[:2]) for address in each.runner.addresses] for each in listeners}
+    _log.info("serving", **addresses)
+
+
+def prepare_process() -> None:
+    """Allow many connections, and keep requests that are not HTTP out of the log."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, DESCRIPTORS) if hard >= 0 else DESCRIPTORS  # below 0: no limit
+    if 0 <= soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    logger = logging.getLogger("aiohttp.server")
+    logger.setLevel(logging.DEBUG)  # the level of unknown methods
+    logger.addFilter(RefusedHeads())
+
+
+class RefusedHeads(logging.Filter):
+    """Keeps heads that are not HTTP out of the log, and frees what aiohttp keeps of them: megabytes in few objects."""
+
+    _due = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return False for an error of aiohttp's parser."""
+        refused = bool(record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+        if refused and not self._due:
+            self._due = True
+            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._collect)
+        return not refused
+
+    def _collect(self) -> None:
+        self._due = False
+        gc.collect()
+
+
+def _tune_garbage_collection() -> None:
+    """Let the garbage collector skip what was made at the start, and run less often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
+async def _listen(listener: Listener) -> None:
+    try:
+        await web.TCPSite(listener.runner, listener.host, listener.port, backlog=BACKLOG).start()
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be a name, such as a..b
+        where, why = f"{listener.host}:{listener.port}", getattr(error, "strerror", None) or "no such address"
+        detail = f"cannot listen on {where}: {why}; stop what listens there, or set {listener.variables}"
+        raise SettingsError(detail) from None
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def _drain(listeners: Sequence[Listener], drain: Drain) -> None:
+    drain.in_flight.draining = True
+    if drain.on_begin is not None:
+        drain.on_begin()
+    await asyncio.sleep(drain.seconds)
+    for site in listeners[-1].runner.sites:
+        await site.stop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(FINISH_SECONDS):
+            if drain.on_closed is not None:
+                await drain.on_closed()
+            await drain.in_flight.none()

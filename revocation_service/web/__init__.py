@@ -1,1 +1,0 @@
-"""The HTTP side: routes, callers, bodies and the form of every failure."""

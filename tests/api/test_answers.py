@@ -1,0 +1,300 @@
+"""What every answer has, whatever it says: no caching, a request id, and for a failure a problem."""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from email.utils import parsedate_to_datetime
+from time import time
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from structlog.testing import capture_logs
+
+from revocation_service.http.in_flight import InFlight
+from revocation_service.http.middleware import Middleware
+from tests.api.serving import API_KEYS, KEYS, Answer, Service, Start, bearer, request_bytes, talk
+from tests.redis_processes import free_port
+
+ROUTES = {
+    "/revoke": {"POST"},
+    "/check": {"GET", "POST"},
+    "/check/batch": {"POST"},
+    "/revocations": {"GET"},
+    "/healthz": {"GET", "HEAD"},
+    "/readyz": {"GET", "HEAD"},
+    "/metrics": {"GET", "HEAD"},
+}
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND")
+
+
+async def every_kind(service: Service) -> dict[int, Answer]:
+    """An answer of each status that this service can be brought to."""
+    await service.revoke({"jti": "a"})
+    return {
+        200: await service.post("/check", {"jti": "a"}),
+        400: await service.post("/revoke", {}),
+        401: await service.get("/check", {"jti": "a"}, headers={"Authorization": ""}),
+        403: await service.post("/revoke", {"all": True}, headers=bearer("revoker")),
+        404: await service.get("/nowhere"),
+        405: await service.get("/revoke"),
+        413: await service.send("/revoke", b" " * (64 * 1024 + 1)),
+        415: await service.send("/revoke", b"{}", "text/plain"),
+    }
+
+
+async def test_no_answer_may_be_cached(service: Service) -> None:
+    """Every answer carries Cache-Control: no-store, the probes' too."""
+    for status, answer in (await every_kind(service)).items():
+        assert answer.status == status
+        assert answer.headers.getall("Cache-Control") == ["no-store"]
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert (await service.get(path)).headers["Cache-Control"] == "no-store"
+
+
+async def test_every_failure_is_a_problem(service: Service) -> None:
+    """RFC 9457 with type, title, status, detail, and a stable code."""
+    codes = {
+        400: "invalid_request",
+        401: "unauthorized",
+        403: "insufficient_scope",
+        404: "not_found",
+        405: "method_not_allowed",
+        413: "body_too_large",
+        415: "unsupported_media_type",
+    }
+    answers = await every_kind(service)
+    assert {status: answer.problem for status, answer in answers.items() if status != 200} == codes
+
+
+async def test_every_answer_has_a_request_id_of_its_own(service: Service) -> None:
+    """Without one sent, each answer has another."""
+    ids = [answer.headers["X-Request-ID"] for answer in (await every_kind(service)).values()]
+    assert len(set(ids)) == len(ids)
+    assert all(re.fullmatch("[A-Za-z0-9._-]{1,64}", one) for one in ids)
+
+
+@pytest.mark.parametrize("given", ["a", "A.b_c-9", "x" * 64])
+async def test_a_good_request_id_is_kept(service: Service, given: str) -> None:
+    """One that the caller sends comes back, with success and with failure."""
+    for path in ("/healthz", "/nowhere", "/check"):
+        assert (await service.get(path, headers={"X-Request-ID": given})).headers["X-Request-ID"] == given
+
+
+@pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a,b", "é", 'a"b', "a/b", "{}"])
+async def test_another_request_id_is_replaced(service: Service, given: str) -> None:
+    """What is longer, or holds other characters, does not come back and does not harm."""
+    answer = await service.get("/healthz", headers={"X-Request-ID": given})
+    assert answer.status == 200
+    assert answer.headers["X-Request-ID"] != given
+    assert re.fullmatch("[A-Za-z0-9._-]{1,64}", answer.headers["X-Request-ID"])
+
+
+async def test_no_key_is_401_with_a_challenge(service: Service) -> None:
+    """Without a key, and with an unknown one: 401, WWW-Authenticate: Bearer."""
+    for given in (None, f"Bearer {KEYS['ops']}x"):
+        service.headers = {"Authorization": given} if given else {}
+        for path in ("/check?jti=a", "/revocations?claim=jti&value=a"):
+            answer = await service.get(path)
+            assert (answer.status, answer.problem) == (401, "unauthorized")
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer ")
+
+
+async def test_the_caller_is_judged_before_the_body(service: Service) -> None:
+    """Without a key nobody learns what is wrong with a body."""
+    for path in ("/revoke", "/check", "/check/batch"):
+        for body in (b"{", b"x" * 100_000):
+            answer = await service.send(path, body, "text/plain", headers={"Authorization": ""})
+            assert answer.status == 401
+
+
+@pytest.mark.parametrize("path", ROUTES)
+async def test_other_methods_are_405_with_allow(service: Service, path: str) -> None:
+    """A method that a route does not have is 405, and Allow lists those that it has."""
+    for method in METHODS:
+        answer = await service.request(method, path)
+        if method in ROUTES[path]:
+            assert answer.status != 405
+            continue
+        assert answer.status == 405
+        assert set(answer.headers["Allow"].split(", ")) == ROUTES[path]
+        if method != "HEAD":
+            assert answer.problem == "method_not_allowed"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/revoke/", "/REVOKE", "//revoke", "/revoke/x", "/check/", "/docs", "/%2e%2e/revoke", "/a%0ab"]
+)
+async def test_other_paths_are_404(service: Service, path: str) -> None:
+    """Only the stated routes are there, in their very writing."""
+    answer = await service.request("GET", path)
+    assert (answer.status, answer.problem) == (404, "not_found")
+
+
+@pytest.mark.parametrize("path", ["/revoke", "/check", "/check/batch"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        "text/plain",
+        "multipart/form-data; boundary=x",
+        "application/x-json",
+        "text/json",
+        "application/json, text/plain",
+        ";",
+        "json",
+    ],
+)
+async def test_another_content_type_is_415(service: Service, path: str, content_type: str) -> None:
+    """Bodies are JSON or a form; anything else is 415, whatever it holds."""
+    answer = await service.send(path, b'{"jti":"a"}', content_type)
+    assert (answer.status, answer.problem) == (415, "unsupported_media_type")
+
+
+async def test_a_missing_content_type_is_415(service: Service) -> None:
+    """Nothing is guessed from the body."""
+    raw = await talk(service, request_bytes("POST /revoke HTTP/1.1", body=b'{"jti":"a"}'))
+    assert raw.statuses == [415]
+
+
+@pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/json ;x"])
+async def test_case_and_parameters_do_not_matter(service: Service, content_type: str) -> None:
+    """A content type is compared without case, its parameters aside (RFC 9110 section 8.3.1)."""
+    assert (await service.send("/revoke", b'{"jti":"a"}', content_type)).status == 200
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity", "GZIP", "gzip, gzip", ""])
+@pytest.mark.parametrize("path", ["/revoke", "/check", "/check/batch"])
+async def test_any_content_encoding_is_415(service: Service, path: str, encoding: str) -> None:
+    """Nothing is decompressed; a body with any Content-Encoding is refused."""
+    headers = ("Content-Type: application/json", f"Content-Encoding: {encoding}")
+    raw = await talk(service, request_bytes(f"POST {path} HTTP/1.1", *headers, body=b'{"jti":"a"}'))
+    assert raw.statuses == [415]
+    assert b"unsupported_media_type" in raw.data
+
+
+@pytest.mark.parametrize("path", ["/revoke", "/check"])
+async def test_64_kib_are_the_limit(service: Service, path: str) -> None:
+    """To the byte: 64 KiB are read, one more is 413."""
+    body = b'{"jti":"a"}'
+    assert (await service.send(path, body.ljust(64 * 1024))).status == 200
+    assert (await service.send(path, body.ljust(64 * 1024 + 1))).status == 413
+
+
+async def test_a_body_that_says_nothing_of_its_size_has_the_same_limit(service: Service) -> None:
+    """Sent in chunks it is cut off at 64 KiB."""
+
+    async def long() -> AsyncIterator[bytes]:
+        for _ in range(1000):
+            yield b" " * 1024
+
+    answer = await service.request("POST", "/revoke", data=long(), headers={"Content-Type": "application/json"})
+    assert (answer.status, answer.problem) == (413, "body_too_large")
+
+
+async def test_503_says_when_to_come_back(start: Start) -> None:
+    """The store away: Retry-After in whole seconds, beside what every answer has."""
+    service = await start(API_KEYS=API_KEYS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    answer = await service.get("/check", {"jti": "a"})
+    assert (answer.status, answer.problem) == (503, "store_unavailable")
+    assert answer.headers["Retry-After"].isdigit()
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers["X-Request-ID"]
+
+
+async def test_a_fault_of_ours_tells_nothing() -> None:
+    """500 is a problem like the others: no trace, no message; the request id leads to the log, and it is counted."""
+
+    async def failing(_request: web.Request) -> web.Response:
+        raise ZeroDivisionError("secret-in-a-message")
+
+    observed: list[int] = []
+    app = web.Application()
+    app.router.add_get("/failing", failing)
+    Middleware(InFlight(), lambda _request, status, _seconds: observed.append(status)).install(app)
+    with capture_logs() as logged:
+        async with TestClient(TestServer(app)) as client, client.get("/failing") as response:
+            answer = Answer(response.status, response.headers, await response.read())
+    assert (answer.status, answer.problem) == (500, "internal_error")
+    assert (answer.headers["Cache-Control"], bool(answer.headers["X-Request-ID"])) == ("no-store", True)
+    assert b"secret-in-a-message" not in answer.body
+    assert b"ZeroDivisionError" not in answer.body
+    assert observed == [500]
+    assert [event["event"] for event in logged if event["log_level"] == "error"] == ["internal_error"]
+
+
+async def test_there_are_no_cors_headers(service: Service) -> None:
+    """No answer allows a web page anything, a preflight request included."""
+    asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    answers = [await service.request("OPTIONS", path, headers=asking) for path in ROUTES]
+    answers += [await service.get(path, headers=asking) for path in ROUTES]
+    assert not [name for answer in answers for name in answer.headers if name.lower().startswith("access-control")]
+
+
+async def test_requests_in_one_breath_are_answered_in_order(service: Service) -> None:
+    """Pipelining: several requests in one segment get their answers in order, a failure among them too."""
+    await service.revoke({"jti": "a"})
+    pieces = [
+        request_bytes("GET /check?jti=a HTTP/1.1"),
+        request_bytes("GET /nowhere HTTP/1.1"),
+        request_bytes("POST /revoke HTTP/1.1", "Content-Type: application/json", body=b'{"jti":"b"}'),
+        request_bytes("GET /revoke HTTP/1.1"),
+        request_bytes("GET /healthz HTTP/1.1", key=None),
+    ]
+    raw = await talk(service, b"".join(pieces), answers=len(pieces))
+    assert raw.statuses == [200, 404, 200, 405, 200]
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+async def test_a_success_says_the_same_however_the_connection_goes_on(service: Service, revoked: bool) -> None:
+    """Status, headers and body of a check: over a connection that stays, one that closes, and HTTP/1.0."""
+    if revoked:
+        await service.revoke({"jti": "a"})
+    question, asked = "GET /check?jti=a", "X-Request-ID: one"
+    stays = await talk(service, request_bytes(f"{question} HTTP/1.1", asked))
+    others = [
+        await talk(service, request_bytes(f"{question} HTTP/1.1", asked, "Connection: close")),
+        await talk(service, request_bytes(f"{question} HTTP/1.0", asked)),
+        await talk(service, request_bytes(f"{question} HTTP/1.0", asked, "Connection: keep-alive")),
+    ]
+    assert not stays.closed
+    for other in others:
+        assert _said(other.data) == _said(stays.data)
+
+
+def _said(answer: bytes) -> tuple[bytes, set[bytes], bytes]:
+    """Status, headers but the date and those of the connection, and body."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    line, *headers = head.split(b"\r\n")
+    dates = [header for header in headers if header.startswith(b"Date: ")]
+    assert len(dates) == 1
+    assert parsedate_to_datetime(dates[0].decode()[6:]).timestamp() == pytest.approx(time(), abs=5)
+    left = {header for header in headers if not header.startswith((b"Connection:", b"Date:"))}
+    return line.partition(b" ")[2], left, body
+
+
+async def test_who_reads_no_answers_is_sent_no_more(service: Service) -> None:
+    """Questions by the ten thousand on one connection, and no answer taken: the service stops reading."""
+    reader, writer = await asyncio.open_connection(str(service.url.host), service.port)
+    question = request_bytes("GET /check?jti=a HTTP/1.1") * 100
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 200_000:
+            writer.write(question)
+            async with asyncio.timeout(1):
+                await writer.drain()
+            sent += 100
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    del reader
+    assert sent < 200_000
+
+
+async def test_a_body_is_never_the_next_request(service: Service) -> None:
+    """A GET with a body that looks like a request: the body is skipped, not carried out."""
+    smuggled = request_bytes("POST /revoke HTTP/1.1", "Content-Type: application/json", body=b'{"jti":"smuggled"}')
+    both = request_bytes("GET /healthz HTTP/1.1", body=smuggled) + request_bytes("GET /nowhere HTTP/1.1")
+    raw = await talk(service, both, answers=2)
+    assert raw.statuses == [200, 404]
+    assert not (await service.check({"jti": "smuggled"}))["revoked"]

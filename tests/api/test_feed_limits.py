@@ -1,0 +1,662 @@
+"""`GET /feed` under stress: too many or too slow subscribers, full speed, shutdown, and requests of foreign clients."""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import math
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import pytest
+
+from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode, encode
+from revocation_client.mirror import Mirror
+from revocation_client.revocation import Revocation
+from revocation_client.sse import Parser
+from revocation_service.api.dependencies import BROADCASTER, IN_FLIGHT
+from revocation_service.api.feed import WRITE_SECONDS
+from revocation_service.broadcaster import (
+    CHUNK_MAX_BYTES,
+    EVENT_MAX_REVOCATIONS,
+    WRITERS_PER_TURN,
+    Broadcaster,
+    SharedSnapshot,
+    Source,
+    Subscription,
+)
+from revocation_service.metrics import Metrics
+from revocation_service.replay_buffer import REPLAY_MAX_BYTES
+from tests.api.serving import ANSWER_SECONDS, API_KEYS, Service, Start, request_bytes, serving, talk
+from tests.api.test_feed import Follower, following, in_step, is_synced
+from tests.redis_processes import Process, eventually, standalone
+from tests.scale import scaled
+
+FOLLOW: Final = request_bytes("GET /feed HTTP/1.1")
+LONG: Final = "\U0001f600" * 250
+"""So long a value is about 3 kB in an event."""
+LONG_BYTES: Final = 3_000
+SOCKETS_BYTES: Final = 8 * 1024 * 1024
+"""What two sockets may hold between them."""
+CONNECTS: Final = scaled(500, 5_000)
+REVOCATIONS: Final = scaled(300, 10_000)
+WRITERS: Final = 12
+RACERS: Final = 100
+"""So many followers at most, all in one process with both services."""
+
+
+@pytest.fixture
+async def feeding(start: Start) -> Service:
+    """A service that is in step, with the four keys of `KEYS`."""
+    return await in_step(await start(API_KEYS=API_KEYS))
+
+
+@pytest.fixture
+async def flooded() -> AsyncIterator[Service]:
+    """A service on a Redis of its own, which looks every second for what others wrote there."""
+    async with standalone() as server, serving(server, API_KEYS=API_KEYS, RESCAN_SECONDS="1") as service:
+        yield await in_step(service)
+
+
+async def flood(service: Service, values: list[str]) -> None:
+    """Have others revoke all of these."""
+    for first in range(0, len(values), 500):
+        pipeline = service.redis.pipeline(transaction=False)
+        for value in values[first : first + 500]:
+            pipeline.set(service.keyspace.key("jti", value), "1", ex=600)
+        await pipeline.execute()
+
+
+def long_values(size: int) -> list[str]:
+    """So many that they make so many bytes of changes."""
+    return [f"{number:06}{LONG}" for number in range(size // LONG_BYTES)]
+
+
+async def followers(service: Service, count: int) -> bool:
+    """Return whether there are so many subscribers."""
+    return await service.metric("revocation_feed_subscribers") == count
+
+
+class Deaf:
+    """A subscriber that asks for the feed and reads nothing of it before `rest`."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.setblocking(False)
+
+    async def __aenter__(self) -> "Deaf":
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(self._socket, ("127.0.0.1", self._port))
+        await loop.sock_sendall(self._socket, FOLLOW)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._socket.close()
+
+    async def rest(self) -> bytes:
+        """Read to the end of the connection."""
+        read = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while some := await asyncio.get_running_loop().sock_recv(self._socket, 1 << 20):
+                read += some
+        return bytes(read)
+
+
+class Told:
+    """A subscriber that takes one chunk of its stream at a time."""
+
+    def __init__(self, broadcaster: Broadcaster, cursor: str | None = None) -> None:
+        self._broadcaster = broadcaster
+        self._subscription = broadcaster.subscribe(cursor)
+        self._chunks = self._subscription.chunks()
+        self._parser = Parser()
+        self._events: list[Event] = []
+
+    async def event(self) -> Event:
+        """Return the next event. Raises StopAsyncIteration at the end of the stream."""
+        while not self._events:
+            messages = self._parser.feed(await anext(self._chunks))
+            self._events += [event for event, _unknown in map(decode, messages) if event is not None]
+        return self._events.pop(0)
+
+    async def rest(self) -> list[Event]:
+        """Return all events to the end of the stream."""
+        events = []
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                events.append(await self.event())
+        return events
+
+    async def part(self) -> Snapshot | Synced | Reset:
+        """Return the next part of the snapshot, or what comes instead of it."""
+        while not isinstance(event := await self.event(), Snapshot | Synced | Reset):
+            pass
+        return event
+
+    async def all(self) -> set[str]:
+        """Return the values in the rest of the snapshot."""
+        told: set[str] = set()
+        while isinstance(part := await self.part(), Snapshot):
+            told |= {one.value for one in part.revocations}
+        assert isinstance(part, Synced)
+        return told
+
+    async def changes(self, number: int) -> list[str]:
+        """Return the values of the next changes, at least so many."""
+        told: list[str] = []
+        while len(told) < number:
+            event = await self.event()
+            told += [one.value for one in event.revocations] if isinstance(event, Change) else []
+        return told
+
+    async def leave(self) -> None:
+        """Read no more."""
+        await self._chunks.aclose()
+        self._broadcaster.unsubscribe(self._subscription)
+
+
+class Breaking(Mirror):
+    """A mirror that runs out of memory after some of its entries."""
+
+    def __init__(self, entries: int) -> None:
+        super().__init__()
+        self._entries = entries
+
+    def entries(self, now: float) -> Iterator[Revocation]:
+        """Yield some entries, and raise."""
+        for number in range(self._entries):
+            yield Revocation("jti", f"{number}", now, None)
+        raise MemoryError
+
+
+NOW: Final = 1_900_000_000.0
+"""A time at which everything lives, in epoch seconds."""
+
+
+class Learning:
+    """A source whose mirror learns what a test says."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        self.mirror = Mirror()
+        self.complete = True
+        self._listeners: list[Callable[[list[Revocation]], None]] = []
+        self.learn(*values)
+
+    def learn(self, *values: str) -> None:
+        """Learn that these tokens are revoked."""
+        new = [Revocation("jti", value, 2_000_000_000.0, None) for value in values]
+        for each in new:
+            self.mirror.add(each, NOW)
+        for listener in self._listeners:
+            listener(new)
+
+    def told(self) -> Iterator[Revocation]:
+        """Return all that it learned."""
+        return self.mirror.entries(NOW)
+
+    def feeds(self) -> bool:
+        """Return True."""
+        return True
+
+    def staleness(self) -> float:
+        """Return 0: what was learned is all there is."""
+        return 0.0
+
+    def subscribe(self, listener: Callable[[list[Revocation]], None]) -> Callable[[], None]:
+        """Call the listener in `learn`."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+
+@contextlib.asynccontextmanager
+async def broadcasting(source: Source) -> AsyncIterator[Broadcaster]:
+    """A broadcaster of this source, closed at the end."""
+    broadcaster = Broadcaster(source, 1_000, Metrics())
+    async with asyncio.timeout(ANSWER_SECONDS):
+        try:
+            yield broadcaster
+        finally:
+            await broadcaster.aclose()
+
+
+def snapshots_in_memory(others: Sequence[SharedSnapshot] = ()) -> list[SharedSnapshot]:
+    """Return the snapshots that this process holds, but for others, which an earlier test may have left.
+
+    Without a garbage collection: a snapshot must be freed at once.
+    """
+    known = {id(each) for each in others}
+    return [each for each in gc.get_objects() if isinstance(each, SharedSnapshot) and id(each) not in known]
+
+
+async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
+    """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After, until a subscriber is cut off."""
+    service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="2"))
+    _reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(FOLLOW)
+    async with following(service) as follower:
+        await eventually(lambda: followers(service, 2), "two followers")
+        answer = await service.get("/feed")
+        assert (answer.status, answer.problem) == (503, "too_many_subscribers")
+        assert int(answer.headers["Retry-After"]) >= 1
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()  # with a RST
+        await eventually(lambda: followers(service, 1), "one follower")
+        async with following(service) as other:
+            await other.until(is_synced)
+        await follower.until(is_synced)
+
+
+async def test_no_subscriber_is_accepted_where_none_is_allowed(start: Start) -> None:
+    """FEED_MAX_SUBSCRIBERS=0 is a service without a feed; its other answers are as before."""
+    service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="0"))
+    assert (await service.get("/feed")).problem == "too_many_subscribers"
+    assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
+
+
+async def test_a_subscriber_that_is_too_slow_is_cut_off_and_its_neighbour_is_not(flooded: Service) -> None:
+    """More waits for it than the bound, so it is ended long before a write would time out; the other gets all."""
+    async with Deaf(flooded.port) as deaf, following(flooded) as follower:
+        await asyncio.gather(follower.until(is_synced), eventually(lambda: followers(flooded, 2), "both"))
+        values, began = long_values(REPLAY_MAX_BYTES + SOCKETS_BYTES), time.monotonic()
+        cut = eventually(lambda: followers(flooded, 1), "the end of the deaf one")
+        await asyncio.gather(flood(flooded, values), cut, follower.until_told(*values))
+        assert time.monotonic() - began < WRITE_SECONDS
+        assert await flooded.metric('revocation_feed_streams_ended_total{reason="too_slow"}') == 1
+        assert len(await deaf.rest()) < SOCKETS_BYTES
+        assert follower.told(Change) == set(values)
+
+
+async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
+    """More has changed since than is remembered: reset and a snapshot; a cursor from the end is still good."""
+    async with following(flooded) as follower:
+        await follower.until(is_synced)
+        old = follower.cursor
+        values = long_values(REPLAY_MAX_BYTES + (1 << 20))
+        await asyncio.gather(flood(flooded, values), follower.until_told(*values))
+    async with following(flooded, old) as back, following(flooded, follower.cursor) as late:
+        await asyncio.gather(back.until(is_synced), late.until(is_synced))
+    assert Reset("unknown_cursor") in back.events
+    assert back.known.keys() == follower.known.keys()
+    assert set(late.names[: late.names.index("Synced")]) == {"Heartbeat"}
+
+
+async def test_a_subscriber_whose_changes_were_dropped_is_told_only_to_resync() -> None:
+    """Once the buffer drops the first change that it lacks, it gets no later one, and its neighbour gets all."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        slow, quick = Told(broadcaster), Told(broadcaster)
+        await slow.all()
+        await quick.all()
+        learned: list[str] = []
+        while broadcaster.buffer.start == 0:
+            learned.append(f"{len(learned):06}{'x' * 250}")
+            source.learn(learned[-1])
+            if len(learned) % 1000 == 0:
+                assert await quick.changes(1000) == learned[-1000:]
+        assert await quick.changes(len(learned) % 1000) == learned[len(learned) // 1000 * 1000 :]
+        assert [event for event in await slow.rest() if not isinstance(event, Heartbeat)] == [Reset("too_slow")]
+
+
+async def test_a_blocked_subscriber_is_ended_without_reading() -> None:
+    """`on_end` is called within a heartbeat of the loss, though the subscriber asks for nothing."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        subscription = broadcaster.subscribe(None)
+        ended = asyncio.Event()
+        subscription.on_end = ended.set
+        while broadcaster.buffer.start == 0:
+            source.learn(f"{broadcaster.buffer.end:06}{'x' * 250}")
+        await ended.wait()
+        assert subscription.ended == "too_slow"
+
+
+async def test_others_have_their_turn_while_many_subscribers_are_told() -> None:
+    """In one iteration of the event loop a bounded number is written to, of a snapshot and of changes; all get all."""
+    written: list[int] = []
+    synced: list[int] = []
+    told: list[int] = []
+
+    async def read(subscription: Subscription, number: int) -> None:
+        async with contextlib.aclosing(subscription.chunks()) as chunks:
+            async for chunk in chunks:
+                written.append(number)
+                synced.extend([number] * chunk.count(b"event: synced"))
+                told.extend([number] * chunk.count(b'"told"'))
+
+    source = Learning(f"{number}" for number in range(5 * EVENT_MAX_REVOCATIONS))
+    async with broadcasting(source) as broadcaster, asyncio.TaskGroup() as group:
+        number = 3 * WRITERS_PER_TURN + 1
+        tasks = [group.create_task(read(broadcaster.subscribe(None), each)) for each in range(number)]
+        turns = []
+        await asyncio.sleep(0)  # each writes its first heartbeat
+        assert len(written) == number
+        while len(told) < number:
+            if len(synced) == number:
+                source.learn("told")
+                synced.clear()
+            before = len(written)
+            await asyncio.sleep(0)
+            turns.append(len(written) - before)
+        for task in tasks:
+            task.cancel()
+    assert max(turns) <= WRITERS_PER_TURN
+    assert sorted(told) == list(range(number))
+
+
+async def test_a_burst_is_told_to_its_end() -> None:
+    """More than an event or a chunk holds, learned at once and one by one: each once, in order, nothing left out."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        subscriber = Told(broadcaster)
+        await subscriber.all()
+        values = [f"{number:06}" for number in range(32 * EVENT_MAX_REVOCATIONS + 1)]
+        assert len(values) * len(values[0]) < CHUNK_MAX_BYTES * 4
+        source.learn(*values[: len(values) // 2])
+        for value in values[len(values) // 2 :]:
+            source.learn(value)
+        assert await subscriber.changes(len(values)) == values
+
+
+async def test_subscribers_that_come_while_a_snapshot_is_read_share_it() -> None:
+    """It is encoded once, stays while a subscriber reads it, and a newcomer gets what changed since as changes."""
+    source, held = Learning(), [f"{number}" for number in range(3 * EVENT_MAX_REVOCATIONS)]
+    others = snapshots_in_memory()
+    source.learn(*held)
+    async with broadcasting(source) as broadcaster:
+        first = Told(broadcaster)
+        assert isinstance(await first.part(), Snapshot)
+        for number in range(4):
+            source.learn(f"later-{number}")
+            late = Told(broadcaster)
+            assert await late.all() >= set(held)
+            assert len(snapshots_in_memory(others)) == 1
+            assert await late.changes(number + 1) == [f"later-{each}" for each in range(number + 1)]
+        assert not await first.all() >= set(held), "it had a part before"
+        assert await first.changes(4) == [f"later-{number}" for number in range(4)]
+        assert len(snapshots_in_memory(others)) == 0
+        assert len(await Told(broadcaster).all()) == len(held) + 4
+
+
+async def test_an_unread_snapshot_is_freed_at_once() -> None:
+    """After the last reader left in the middle, or never began, as after one that stays and has read it."""
+    source = Learning(f"{number}" for number in range(3 * EVENT_MAX_REVOCATIONS))
+    others = snapshots_in_memory()
+    async with broadcasting(source) as broadcaster:
+        for parts in (0, 1, 2):
+            reader = Told(broadcaster)
+            for _ in range(parts):
+                assert isinstance(await reader.part(), Snapshot)
+            assert len(snapshots_in_memory(others)) == 1
+            await reader.leave()
+            del reader
+            assert len(snapshots_in_memory(others)) == 0
+        staying = Told(broadcaster)
+        await staying.all()
+        assert len(snapshots_in_memory(others)) == 0
+
+
+async def test_a_snapshot_whose_changes_were_dropped_is_not_shared() -> None:
+    """Its reader has to resync, and a newcomer gets a snapshot that has everything."""
+    source = Learning(f"{number}" for number in range(2 * EVENT_MAX_REVOCATIONS))
+    async with broadcasting(source) as broadcaster:
+        slow = Told(broadcaster)
+        assert isinstance(await slow.part(), Snapshot)
+        while broadcaster.buffer.start == 0:
+            source.learn(f"{broadcaster.buffer.end:06}{'x' * 250}")
+        late = Told(broadcaster)
+        assert len(await late.all()) == len(source.mirror)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while isinstance(part := await slow.part(), Snapshot):
+                pass
+        assert part == Reset("too_slow")
+
+
+async def test_a_snapshot_with_a_gap_syncs_no_subscriber() -> None:
+    """Encoding fails for the subscriber that came first; one that shares the snapshot gets an error too."""
+    source = Learning()
+    source.mirror = Breaking(EVENT_MAX_REVOCATIONS + 1)
+    async with broadcasting(source) as broadcaster:
+        subscribers = Told(broadcaster), Told(broadcaster)
+        for each in subscribers:
+            assert isinstance(await each.part(), Snapshot)
+        with pytest.raises(MemoryError):
+            await subscribers[0].part()
+        with pytest.raises(RuntimeError):
+            await subscribers[1].part()
+
+
+async def test_a_foreign_key_of_any_length_harms_no_subscriber(flooded: Service) -> None:
+    """One of 9 MB, and many that are far too long together: what a question can name is told, to newcomers too."""
+    values = {"a", "b" * 256, "\U0001f600" * 256}
+    async with following(flooded) as follower:
+        await follower.until(is_synced)
+        for value in (*values, "x" * 9_000_000, *(f"{number}" + "y" * 40_000 for number in range(300))):
+            await flooded.redis.set(flooded.keyspace.key("jti", value), "1", ex=600)
+        await follower.until_told(*values)
+        await follower.until_vouched()
+    async with following(flooded, "unknown") as late:
+        await late.until(is_synced)
+    assert late.told(Snapshot) | late.told(Change) == follower.told(Change) == values
+
+
+async def test_an_end_is_told(redis: Process) -> None:
+    """At shutdown every stream ends with that word, a newcomer is 503 feed_unavailable, and it is over at once."""
+    async with contextlib.AsyncExitStack() as stack:
+        service = await in_step(await stack.enter_async_context(serving(redis, API_KEYS=API_KEYS)))
+        async with following(service) as one, following(service) as two:
+            await asyncio.gather(one.until(is_synced), two.until(is_synced))
+            began = time.monotonic()
+            service.app[BROADCASTER].end()  # as `drain` does last
+            assert (await service.get("/feed")).problem == "feed_unavailable"
+            await asyncio.gather(one.end(), two.end(), stack.aclose())
+            assert time.monotonic() - began < 2
+            assert one.events[-1] == two.events[-1] == Reset("shutdown")
+
+
+async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_acknowledges(feeding: Service) -> None:
+    """Its subscribers hear `reset shutdown`, and then of each revocation until the end; new ones are refused."""
+    async with following(feeding) as follower:
+        await follower.until(is_synced)
+        feeding.app[BROADCASTER].leave()
+        await feeding.revoke({"jti": "while leaving", "expires_in": 600})
+        await follower.until_told("while leaving")
+        assert follower.events.index(Reset("shutdown")) < next(
+            place for place, event in enumerate(follower.events) if isinstance(event, Change)
+        )
+        await follower.until_vouched()
+        assert (await feeding.get("/feed")).problem == "feed_unavailable"
+        feeding.app[BROADCASTER].end()
+        await follower.end()
+
+
+async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before() -> None:
+    """More than a chunk, and not told yet: all of it comes before the end."""
+    source = Learning()
+    async with broadcasting(source) as broadcaster:
+        subscriber = Told(broadcaster)
+        await subscriber.all()
+        values = [f"last-{number}" for number in range(32 * EVENT_MAX_REVOCATIONS)]
+        for value in values:
+            source.learn(value)
+        broadcaster.end()
+        events = await subscriber.rest()
+        assert [one.value for event in events if isinstance(event, Change) for one in event.revocations] == values
+        assert [event for event in events if isinstance(event, Reset)] == [Reset("shutdown")] * 2
+        assert events[-1] == Reset("shutdown")
+
+
+async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: Service) -> None:
+    """503 shutting_down with Retry-After, because no subscriber could hear of it; a check is still answered."""
+    feeding.app[BROADCASTER].end()
+    answer = await feeding.post("/revoke", {"jti": "too late", "expires_in": 600})
+    assert (answer.status, answer.problem) == (503, "shutting_down")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert (await feeding.check({"jti": "too late"}))["revoked"] is True, "it may have been stored"
+
+
+async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well() -> None:
+    """The snapshot goes on to `synced`, and then the subscriber hears that it has to ask."""
+    async with broadcasting(Learning(f"{number}" for number in range(2 * EVENT_MAX_REVOCATIONS))) as broadcaster:
+        told = Told(broadcaster)
+        assert isinstance(await told.part(), Snapshot)
+        broadcaster.leave()
+        parts = [await told.part() for _ in range(3)]
+        assert [type(part) for part in parts] == [Snapshot, Synced, Reset]
+
+
+async def test_one_who_does_not_read_holds_up_no_end(flooded: Service) -> None:
+    """Told to go, and blocked in the middle of something: cut off in a moment, and nothing is in flight any more."""
+    async with Deaf(flooded.port) as deaf:
+        await eventually(lambda: followers(flooded, 1), "the deaf one")
+        async with following(flooded) as follower:
+            values = long_values(SOCKETS_BYTES + (1 << 20))
+            await asyncio.gather(flood(flooded, values), follower.until_told(*values))
+        flooded.app[IN_FLIGHT].draining = True
+        flooded.app[BROADCASTER].end()
+        async with asyncio.timeout(WRITE_SECONDS / 3):
+            await flooded.app[IN_FLIGHT].none()
+            await eventually(lambda: followers(flooded, 0), "the end of the stream")
+        assert b"shutdown" not in await deaf.rest()
+
+
+async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
+    """Hundreds that connect and drop, before and after the first byte: none is counted, and no task is left."""
+    async with following(feeding) as early:
+        await early.until(is_synced)  # from the first subscriber on, the feed has a task of its own
+    await eventually(lambda: followers(feeding, 0), "no subscriber")
+    tasks = len(asyncio.all_tasks())
+
+    async def come_and_go(number: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", feeding.port)
+        writer.write(FOLLOW)
+        if number % 2:
+            assert await reader.read(10)
+        if number % 3:
+            writer.transport.abort()
+        writer.close()
+
+    for first in range(0, CONNECTS, 50):
+        await asyncio.gather(*(come_and_go(number) for number in range(first, first + 50)))
+    assert await feeding.metric('revocation_feed_streams_total{kind="begun"}') > 0
+    await eventually(lambda: followers(feeding, 0), "no subscriber")
+
+    async def none_left() -> bool:
+        return len(asyncio.all_tasks()) <= tasks
+
+    await eventually(none_left, "no task of theirs")
+
+
+async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list[object]]:
+    """The header that a bare socket gets, and the events until all is told."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    try:
+        writer.write(request_bytes(line, *headers))
+        async with asyncio.timeout(ANSWER_SECONDS):
+            header = await reader.readuntil(b"\r\n\r\n")
+            body = await reader.readuntil(b"event: synced")
+    finally:
+        writer.transport.abort()
+    return header, [decode(message)[0] for message in Parser().feed(body)]
+
+
+async def test_a_half_closed_connection_is_a_closed_one(feeding: Service) -> None:
+    """Who ends his side has left: the connection is closed, and he is not counted."""
+    assert (await talk(feeding, FOLLOW, answers=2, half_close=True)).closed
+    await eventually(lambda: followers(feeding, 0), "no subscriber")
+
+
+async def test_http_1_0_gets_the_same_without_chunks(feeding: Service) -> None:
+    """The plain events, behind a header that promises no length and no other request."""
+    await feeding.revoke({"jti": "a"})
+    header, events = await begun(feeding, "GET /feed HTTP/1.0")
+    assert header.startswith(b"HTTP/1.0 200 OK\r\n")
+    assert not any(name in header.lower() for name in (b"transfer-encoding", b"content-length", b"keep-alive"))
+    assert [type(event) for event in events] == [Heartbeat, Snapshot]
+
+
+async def test_a_request_behind_is_not_answered(feeding: Service) -> None:
+    """Pipelined after /feed: the stream goes on, nothing stands between its events, and its end is the connection's."""
+    talking = asyncio.create_task(talk(feeding, FOLLOW + request_bytes("POST /revoke HTTP/1.1"), answers=2))
+    await eventually(lambda: followers(feeding, 1), "the follower")
+    feeding.app[BROADCASTER].end()
+    raw = await talking
+    assert raw.closed
+    assert raw.data.count(b"HTTP/1.1") == 1
+    assert raw.data.endswith(b"\r\n0\r\n\r\n")
+    assert encode(Reset("shutdown")) in raw.data
+
+
+@pytest.mark.parametrize("character", ["\r", "\n", "\0"])
+async def test_a_cursor_that_is_no_header_is_no_request(feeding: Service, character: str) -> None:
+    """CR, LF and NUL in Last-Event-ID are 400, and no stream begins."""
+    raw = await talk(feeding, request_bytes("GET /feed HTTP/1.1", f"Last-Event-ID: a{character}b"))
+    assert raw.statuses == [400]
+    streamed = 'revocation_http_request_duration_seconds_count{method="GET",route="/feed",status="200"}'
+    assert await feeding.metric(streamed) == 0
+    assert await followers(feeding, 0)
+
+
+async def test_two_cursors_are_none_that_is_known(feeding: Service) -> None:
+    """Two Last-Event-ID, each good by itself: reset, rather than a choice."""
+    async with following(feeding) as follower:
+        await follower.until(is_synced)
+    cursor = f"Last-Event-ID: {follower.cursor}"
+    _header, events = await begun(feeding, "GET /feed HTTP/1.0", cursor, cursor)
+    assert events[1] == Reset("unknown_cursor")
+
+
+async def test_nothing_slips_between_snapshot_and_changes(start: Start) -> None:
+    """Followers come and come back at full speed of writing at two services: each gets every acknowledged revocation.
+
+    And none is vouched for before it is told.
+    """
+    services = [await in_step(await start(API_KEYS=API_KEYS, KEY_PREFIX="race:")) for _ in range(2)]
+    acknowledged: dict[str, float] = {}
+    numbers = itertools.count()
+
+    async def write() -> None:
+        while (number := next(numbers)) < REVOCATIONS:
+            body = {"jti": f"race-{number}", "expires_in": 600}
+            while (answer := await services[number % 2].post("/revoke", body)).status == 503:
+                pass  # the machine is busy, and Redis did not answer in time: nothing was acknowledged
+            assert answer.status == 200, answer
+            acknowledged[answer.json["value"]] = time.monotonic()
+
+    writing = asyncio.gather(*(write() for _ in range(WRITERS)))
+    async with asyncio.TaskGroup() as following_all:
+        tasks: list[asyncio.Task[list[Follower]]] = []
+        while not writing.done():
+            if len(tasks) < RACERS:
+                service = services[len(tasks) % 2]
+                tasks.append(following_all.create_task(_in_two_parts(service, writing)))
+            await asyncio.sleep(0.02)
+    await writing
+    assert len(acknowledged) == REVOCATIONS
+    assert len(tasks) > 5
+    for task in tasks:
+        told: set[str] = set()
+        for event in itertools.chain.from_iterable(part.events for part in task.result()):
+            if isinstance(event, Snapshot | Change):
+                told |= {one.value for one in event.revocations}
+            if isinstance(event, Heartbeat) and math.isfinite(event.behind_seconds):
+                proven = event.sent_at - event.behind_seconds
+                assert not {value for value, at in acknowledged.items() if at < proven} - told
+        assert told == acknowledged.keys()
+
+
+async def _in_two_parts(service: Service, writing: "asyncio.Future[list[None]]") -> list[Follower]:
+    """One who breaks off soon, and goes on from there until all is told."""
+    async with following(service) as first:
+        await first.until(is_synced)
+        await first.hear()
+    async with following(service, first.cursor) as second:
+        await second.until(is_synced)
+        while not writing.done():
+            await second.hear()
+        await second.until_vouched()
+    return [first, second]

@@ -1,0 +1,306 @@
+"""The rule and the merge, against a plain model of what the contract says of them."""
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings, strategies as st
+
+from revocation_client.claims import CLAIMS, ClaimName, Claims
+from revocation_client.revocation import (
+    DEFAULT_CLOCK_SKEW_SECONDS,
+    Revocation,
+    covers,
+    first_covering,
+    iat_unusable,
+    issued_at,
+    merge,
+)
+from tests.scale import scaled
+
+many = settings(max_examples=scaled(100, 5000), deadline=None)
+
+NOW = 1_750_000_000.0
+LIVE = NOW + 1000
+
+names = st.sampled_from([*CLAIMS])
+values = st.sampled_from(["a", "b"])
+moments = st.one_of(
+    st.sampled_from([NOW - 10, NOW - 1, NOW, NOW + 0.5, NOW + 1, NOW + 59, NOW + 60, NOW + 61, NOW + 1e6]),
+    st.floats(NOW - 100, NOW + 100),
+    st.integers(int(NOW) - 100, int(NOW) + 100).map(float),
+)
+issuances = st.one_of(
+    st.none(), moments, st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -1.0, 1e308, NOW + 60.000001])
+)
+
+
+@st.composite
+def revocations(draw: st.DrawFn, claim: ClaimName | None = None, value: str | None = None) -> Revocation:
+    """Any record, mostly about the same few values."""
+    chosen = draw(names) if claim is None else claim
+    value = draw(values) if value is None else value
+    return Revocation(
+        chosen,
+        "" if chosen == "all" else value,
+        draw(st.none() | moments),
+        draw(st.none() | moments),
+        draw(st.none() | moments),
+        draw(st.none() | st.sampled_from(["", "one", "two", "é", "停", "\U0001f512"])),
+        draw(st.none() | st.sampled_from(["", "api", "ops"])),
+    )
+
+
+@st.composite
+def questions(draw: st.DrawFn) -> Claims:
+    """Claims of a token, or some of them."""
+    some = st.none() | values
+    values_of = {
+        name: draw(some) if claim.members else draw(st.sampled_from([None, ""])) for name, claim in CLAIMS.items()
+    }
+    return Claims.of(draw(issuances), **values_of)
+
+
+def plainly_covers(revocation: Revocation, claims: Claims, now: float, skew: float) -> bool:
+    """The rule once more, sentence by sentence as the contract has it."""
+    about = claims.value_of(revocation.claim) == revocation.value
+    dead = revocation.expires_at is not None and revocation.expires_at < now
+    if not about or dead:
+        return False
+    if revocation.issued_before is None:
+        return True
+    believable = claims.iat is not None and math.isfinite(claims.iat) and claims.iat <= now + skew
+    return not believable or (claims.iat is not None and claims.iat <= revocation.issued_before)
+
+
+@many
+@given(revocations(), questions(), st.sampled_from([0.0, 1.0, 60.0, 3600.0]))
+def test_the_rule_is_what_the_contract_says(revocation: Revocation, claims: Claims, skew: float) -> None:
+    """`covers` agrees with the sentences of the contract on any record and any claims."""
+    assert covers(revocation, claims, NOW, skew) is plainly_covers(revocation, claims, NOW, skew)
+
+
+@many
+@given(st.lists(revocations(), max_size=8), questions())
+def test_any_one_that_covers_revokes(records: list[Revocation], claims: Claims) -> None:
+    """Of several revocations the first that covers is found, and one is found exactly if there is one."""
+    found = first_covering(records, claims, NOW)
+    covering = [record for record in records if plainly_covers(record, claims, NOW, DEFAULT_CLOCK_SKEW_SECONDS)]
+    assert found is (covering[0] if covering else None)
+
+
+@many
+@given(st.lists(moments, min_size=1, max_size=6), moments)
+def test_of_several_cutoffs_the_greatest_decides(cutoffs: list[float], iat: float) -> None:
+    """A token is revoked if the greatest cutoff covers it, in whatever order the cutoffs are looked at."""
+    records = [Revocation("sub", "alice", LIVE, NOW, cutoff) for cutoff in cutoffs]
+    claims = Claims.of(sub="alice", iat=iat)
+    expected = covers(Revocation("sub", "alice", LIVE, NOW, max(cutoffs)), claims, NOW)
+    for order in itertools.islice(itertools.permutations(records), 24):
+        assert (first_covering(order, claims, NOW) is not None) is expected
+
+
+@pytest.mark.parametrize("claim", [name for name, claim in CLAIMS.items() if claim.cutoff != "never"])
+@pytest.mark.parametrize(
+    ("iat", "revoked"),
+    [
+        (NOW - 11, True),
+        (NOW - 10, True),  # the very second of the cutoff
+        (NOW - 10 + 1e-3, False),
+        (NOW - 9, False),
+        (NOW, False),
+        (NOW + 60, False),  # as far ahead as clocks may differ
+        (NOW + 60.001, True),  # nobody's clock
+        (1e30, True),
+        (None, True),
+        (math.nan, True),
+        (math.inf, True),
+        (-math.inf, True),
+        (0.0, True),
+        (-5.0, True),
+    ],
+)
+def test_the_edges_of_a_cutoff(claim: ClaimName, iat: float | None, revoked: bool) -> None:
+    """The second of the cutoff is covered, a moment later is not; an `iat` that cannot be believed always is."""
+    value = "" if claim == "all" else "x"
+    record = Revocation(claim, value, LIVE, NOW, NOW - 10)
+    claims = Claims.of(sid="x", sub="x", client_id="x", iat=iat, all="")
+    assert covers(record, claims, NOW) is revoked
+
+
+def test_a_far_future_iat_escapes_no_later_cutoff() -> None:
+    """A token that says it was issued in a year is covered by today's cutoff, and by none that is about another."""
+    claims = Claims.of(sub="alice", iat=NOW + 365 * 86_400)
+    assert covers(Revocation("sub", "alice", LIVE, NOW, NOW - 1e9), claims, NOW)
+    assert not covers(Revocation("sub", "bob", LIVE, NOW, NOW), claims, NOW)
+
+
+@many
+@given(questions())
+def test_without_a_cutoff_the_iat_does_not_matter(claims: Claims) -> None:
+    """A `jti`, or a session revoked for good, is revoked whatever the token says of its age."""
+    for claim in CLAIMS:
+        value = claims.value_of(claim)
+        if value is not None:
+            assert covers(Revocation(claim, value, LIVE, NOW), claims, NOW)
+
+
+def test_a_record_dies_at_its_expiry() -> None:
+    """A record covers up to the moment of its expiry, that moment included, and no longer; one without, for good."""
+    claims = Claims.of(jti="a")
+    assert covers(Revocation("jti", "a", NOW, NOW), claims, NOW)
+    assert not covers(Revocation("jti", "a", NOW, NOW), claims, math.nextafter(NOW, math.inf))
+    assert covers(Revocation("jti", "a", None, None), claims, NOW * 100)
+
+
+@pytest.mark.parametrize("claim", [*CLAIMS])
+def test_only_what_is_considered_is_covered(claim: ClaimName) -> None:
+    """A revocation is about the claim that it names alone, and about nothing that the question leaves out."""
+    value = "" if claim == "all" else "x"
+    record = Revocation(claim, value, LIVE, NOW)
+    everything: dict[str, Any] = {
+        "jti": "x",
+        "sid": "x",
+        "sub": "x",
+        "client_id": "x",
+        "iat": NOW,
+        "all": "",
+    }
+    assert covers(record, Claims.of(**everything), NOW)
+    assert not covers(record, Claims.of(**everything | {claim: None}), NOW)
+    assert not covers(record, Claims.of(), NOW)
+    if claim != "all":
+        assert not covers(record, Claims.of(**everything | {claim: "y"}), NOW)
+
+
+@many
+@given(questions())
+def test_identifiers_are_the_values_considered(claims: Claims) -> None:
+    """`identifiers` names each claim that is considered, once, with the value that a revocation of it must have."""
+    identifiers = list(claims.identifiers)
+    assert dict(identifiers) == {claim: value for claim in CLAIMS if (value := claims.value_of(claim)) is not None}
+    assert len(identifiers) == len(dict(identifiers))
+
+
+@many
+@given(issuances, st.floats(0, 1e6))
+def test_an_iat_stands_or_is_before_everything(iat: float | None, skew: float) -> None:
+    """An `iat` is taken as it stands, or counts as issued before every cutoff; nothing in between."""
+    counted = issued_at(iat, NOW, skew)
+    if iat is not None and math.isfinite(iat) and iat <= NOW + skew:
+        assert counted == iat
+    else:
+        assert counted == -math.inf
+
+
+@many
+@given(revocations(), questions(), st.sampled_from([0.0, 1.0, 60.0, 3600.0]))
+def test_an_iat_is_unusable_where_it_cannot_be_compared_with_the_cutoff(
+    revocation: Revocation, claims: Claims, skew: float
+) -> None:
+    """True of a covering revocation with a cutoff where `iat` is absent, not finite or too far ahead; else False."""
+    if not covers(revocation, claims, NOW, skew):
+        return
+    usable = claims.iat is not None and math.isfinite(claims.iat) and claims.iat <= NOW + skew
+    assert iat_unusable(revocation, claims, NOW, skew) is (revocation.issued_before is not None and not usable)
+
+
+def test_without_a_covering_revocation_no_iat_is_unusable() -> None:
+    """It is said only of a revoked token."""
+    assert not iat_unusable(None, Claims.of(sub="a"), NOW)
+
+
+alike = revocations(claim="sub", value="a")
+
+
+@many
+@given(alike, alike)
+@example(Revocation("sub", "a", None, None), Revocation("sub", "a", None, None, None, "", ""))
+def test_merge_is_commutative(one: Revocation, other: Revocation) -> None:
+    """Which of two records comes first makes no difference."""
+    assert merge(one, other) == merge(other, one)
+
+
+@many
+@given(alike, alike, alike)
+def test_merge_is_associative(one: Revocation, two: Revocation, three: Revocation) -> None:
+    """How three records are grouped makes no difference."""
+    assert merge(merge(one, two), three) == merge(one, merge(two, three))
+
+
+@many
+@given(alike)
+def test_merge_is_idempotent(record: Revocation) -> None:
+    """A duplicate changes nothing."""
+    assert merge(record, record) == record
+
+
+@many
+@given(st.lists(alike, min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=8), st.randoms())
+def test_order_duplicates_and_late_copies_do_no_harm(
+    records: list[Revocation], repeats: list[int], dice: random.Random
+) -> None:
+    """Any history that contains the same records, in any order, with copies of any stage, ends in the same record."""
+    expected = reduce(merge, records)
+    history = records + [records[number % len(records)] for number in repeats]
+    dice.shuffle(history)
+    state = history[0]
+    stages = [state]
+    for record in history:
+        state = merge(state, record)
+        stages.append(state)
+        state = merge(state, dice.choice(stages))
+    assert state == expected
+
+
+@many
+@given(st.lists(alike, min_size=1, max_size=6))
+def test_merge_keeps_the_latest_end_and_cutoff_and_the_earliest_origin(records: list[Revocation]) -> None:
+    """The merged record is, field by field, what the contract says; the origin's fields stay together."""
+    merged = reduce(merge, records)
+    assert merged.expires_at == latest([record.expires_at for record in records])
+    assert merged.issued_before == latest([record.issued_before for record in records])
+    known = [record.revoked_at for record in records if record.revoked_at is not None]
+    assert merged.revoked_at == (min(known) if known else None)
+    origins = {(r.revoked_at, r.reason, r.revoked_by) for r in records}
+    assert (merged.revoked_at, merged.reason, merged.revoked_by) in origins
+
+
+def latest(times: Sequence[float | None]) -> float | None:
+    """The latest of some times, of which None is never reached."""
+    known = [each for each in times if each is not None]
+    return max(known) if len(known) == len(times) else None
+
+
+@many
+@given(alike, alike, issuances)
+def test_a_merged_record_covers_what_either_covers(one: Revocation, other: Revocation, iat: float | None) -> None:
+    """No token that one of the two revokes escapes the merged one: merging never un-revokes."""
+    claims = Claims.of(sub="a", iat=iat)
+    if covers(one, claims, NOW) or covers(other, claims, NOW):
+        assert covers(merge(one, other), claims, NOW)
+
+
+def test_merge_keeps_the_first_reason_with_its_actor() -> None:
+    """The reason and the actor are those of the earlier request, also where it gave none."""
+    first = Revocation("jti", "a", NOW + 1, NOW - 5, None, None, "api")
+    later = Revocation("jti", "a", NOW + 9, NOW, None, "stolen", "ops")
+    assert merge(later, first) == Revocation("jti", "a", NOW + 9, NOW - 5, None, None, "api")
+
+
+def test_a_record_of_unknown_origin_gives_way_to_one_that_is_known() -> None:
+    """What a foreign writer left has no `revoked_at`; the first request that has one gives reason and actor."""
+    foreign = Revocation("jti", "a", None, None)
+    ours = Revocation("jti", "a", NOW + 9, NOW, None, "stolen", "ops")
+    assert merge(foreign, ours) == ours._replace(expires_at=None) == merge(ours, foreign)
+
+
+@pytest.mark.parametrize("other", [Revocation("sub", "b", LIVE, NOW), Revocation("sid", "a", LIVE, NOW)])
+def test_records_of_different_tokens_are_not_merged(other: Revocation) -> None:
+    """Two records that are not of the same claim and value are an error, not a guess."""
+    with pytest.raises(ValueError, match="same claim and value"):
+        merge(Revocation("sub", "a", LIVE, NOW), other)
