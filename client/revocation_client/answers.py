@@ -67,7 +67,7 @@ def failure(answer: Answer) -> RevocationError | None:
     """Return why an answer says nothing of revocations; None for a 200 with JSON."""
     if answer.status == 200 and answer.content_type == "application/json":
         return None
-    if answer.status < 400:
+    if not 400 <= answer.status <= 599:
         return UnexpectedAnswer("the answer is no JSON, or a redirect: this is not the service", answer.status)
     with suppress(*_NOT_UNDERSTOOD):
         if answer.content_type == "application/problem+json":
@@ -127,8 +127,10 @@ def _verdict(form: Any, asked: CheckRequest) -> Verdict:
 
 def _members(form: Any, *names: str) -> dict[str, Any]:
     """Return these members of a JSON object, each of its type; numbers are sane. Raises ValueError."""
-    found = {name: form.get(name) for name in names}
-    for name, value in found.items():
-        if type(value) not in _TYPES[name] or (type(value) in (int, float) and not 0 <= value < 1e15):
+    found = {}
+    for name in names:
+        value = found[name] = form.get(name)
+        kind = type(value)
+        if kind not in _TYPES[name] or (kind in (int, float) and not 0 <= value < 1e15):
             raise ValueError(name)
     return found

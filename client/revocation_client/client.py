@@ -272,6 +272,8 @@ class RevocationClient:
                 self._tally.add("failed", not isinstance(error, ServiceUnavailable))
                 raise
             return self._counted(fallback)
+        if memory and verdict.revocation is not None:
+            memory.learn(verdict.revocation)
         learned = memory.revoked(asked) if memory and not verdict.revoked else None
         if learned is None:
             self._tally.add("revoked" if verdict.revoked else "not_revoked")

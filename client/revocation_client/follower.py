@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Final
 
+from revocation_client.backoff import backoff_seconds
 from revocation_client.counters import Tally
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
 from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode
-from revocation_client.freshness import SenderClock
 from revocation_client.http import Feed, Stream
 from revocation_client.local_mirror import Clock, LocalMirror
 from revocation_client.revocation import Revocation
+from revocation_client.sender_clock import SenderClock
 from revocation_client.sse import FeedError, Parser
 
 BEGIN_SECONDS: Final = 5.0
@@ -23,7 +24,6 @@ BEGIN_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 3.0
 """How long a stream may then be without a heartbeat or a part of the snapshot."""
 
-FIRST_BACKOFF_SECONDS: Final = 0.1
 LONGEST_BACKOFF_SECONDS: Final = 5.0
 REFUSED_BACKOFF_SECONDS: Final = 60.0
 """Backoff after a 4xx, or the fourth nonsense in a row: the next answer would most likely be the same."""
@@ -53,6 +53,12 @@ class Follower:
     def start(self) -> None:
         """Begin, on the running event loop. Returns immediately: connecting happens in the background."""
         self._task = asyncio.create_task(self._follow_forever(), name="revocation-follower")
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, _task: object) -> None:
+        """Have the service asked, and end `ready`; the application, or the loop's end, may have cancelled the task."""
+        self._mirror.mark_disconnected()
+        self._ready.set()
 
     async def aclose(self) -> None:
         """End. The mirror keeps what it knows, without a proof that it is everything."""
@@ -62,11 +68,11 @@ class Follower:
         self._mirror.mark_unproven()
 
     async def ready(self, timeout_seconds: float | None) -> bool:
-        """Wait until the mirror has been synced for the first time; return whether it has."""
+        """Wait until the mirror has been synced for the first time; return whether it has, and still follows."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._ready.wait()
-        return self._ready.is_set()
+        return self._ready.is_set() and self._task is not None and not self._task.done()
 
     async def _follow_forever(self) -> None:
         failures = 0
@@ -74,8 +80,9 @@ class Follower:
             error = await self._follow()
             failures = 1 if self._progress.steady else failures + 1
             self._note_end(error)
+            self._mirror.expire()  # without a stream there are no heartbeats to do it
             if failures > 1 or not self._progress.leaving:
-                await asyncio.sleep(backoff_seconds(failures, error))
+                await asyncio.sleep(pause_seconds(failures, error))
 
     def _note_end(self, error: RevocationError) -> None:
         """Log a refused key each time, and other errors only when the feed was synced before."""
@@ -224,10 +231,9 @@ class _Progress:
         return True
 
 
-def backoff_seconds(failures: int, error: RevocationError, jitter: Callable[[], float] = random.random) -> float:
-    """Return how long to wait before the next try: exponential with full jitter."""
+def pause_seconds(failures: int, error: RevocationError, jitter: Callable[[], float] = random.random) -> float:
+    """Return how long to wait before the next try; longer if the service refuses the key, or is not understood."""
     if isinstance(error, RequestRefused) or (isinstance(error, UnexpectedAnswer) and failures > 3):
         return REFUSED_BACKOFF_SECONDS * (0.5 + jitter() / 2)
     asked = error.retry_after_seconds if isinstance(error, ServiceUnavailable) else None
-    longest: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** min(failures - 1, 10))
-    return min(asked or 0.0, REFUSED_BACKOFF_SECONDS) + longest * jitter()
+    return backoff_seconds(failures, LONGEST_BACKOFF_SECONDS, min(asked or 0.0, REFUSED_BACKOFF_SECONDS), jitter)

@@ -2,11 +2,10 @@
 
 import asyncio
 import math
-import random
-from collections.abc import Callable
 from typing import Final
 
 from revocation_client.answers import Answer, Outcome, revoked, verdicts
+from revocation_client.backoff import backoff_seconds
 from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
 from revocation_client.counters import Tally
 from revocation_client.errors import NotStarted, RevocationError, ServiceUnavailable
@@ -18,7 +17,9 @@ from revocation_client.schema import BATCH_MAX_CHECKS, dumps
 ANSWER_SECONDS: Final = 1.0
 """How long a check waits for the service where memory could decide."""
 
-FIRST_BACKOFF_SECONDS: Final = 0.1
+SENDS: Final = 4
+"""How often a batch is posted: the pool may hand out one broken connection after another."""
+
 LONGEST_BACKOFF_SECONDS: Final = 1.6
 
 LIMITS: Final = BatchLimits(BATCH_MAX_CHECKS, BODY_MAX_BYTES - len(b'{"checks":[]}'), cancel_overdue=True)
@@ -83,14 +84,17 @@ class Service:
             return ServiceUnavailable("no answer in time")
 
     async def _send(self, asked: list[CheckRequest]) -> list[Outcome]:
-        """Post a batch, and again if the connection failed: a restart of the service breaks kept connections."""
+        """Post a batch, and again if a connection failed: a restart of the service breaks all that are kept."""
         self._tally.add("batches")
         body = b'{"checks":[%b]}' % b",".join([one.encoded for one in asked])
-        try:
-            answer = await self._post("check/batch", body)
-        except ServiceUnavailable:
-            self._tally.add("retries")
-            answer = await self._post("check/batch", body)
+        for left in reversed(range(SENDS)):
+            try:
+                answer = await self._post("check/batch", body)
+                break
+            except ServiceUnavailable:
+                if not left:
+                    raise
+                self._tally.add("retries")
         return verdicts(answer, asked)
 
     async def _post(self, path: str, body: bytes) -> Answer:
@@ -119,14 +123,8 @@ class Service:
                 error = failure
             cut_short = error.status is None and loop.time() >= until
             away = away if away and cut_short else error
-            wait = backoff_seconds(attempts, error.retry_after_seconds, random.random)
+            wait = backoff_seconds(attempts, LONGEST_BACKOFF_SECONDS, error.retry_after_seconds)
             if loop.time() + wait >= until:
                 raise ServiceUnavailable(away.detail, away.status, away.code, away.retry_after_seconds, attempts)
             self._tally.add("retries")
             await asyncio.sleep(wait)
-
-
-def backoff_seconds(attempts: int, retry_after_seconds: float | None, jitter: Callable[[], float]) -> float:
-    """Return the pause after so many attempts: exponential with full jitter, on top of what the service asks for."""
-    most: float = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (attempts - 1))
-    return (retry_after_seconds or 0.0) + most * jitter()

@@ -126,8 +126,8 @@ class InMemoryRevocationClient(RevocationClient):
     It takes the real one's options, and `clock`, which returns the time in epoch seconds. What was revoked stays with
     the client when it is closed and started again. Tokens are read, and not verified.
 
-    It has no feed: its memory holds only what was revoked through this client, which no outage takes away. Every other
-    check asks the service in memory, so that `outage` and `service.latency_seconds` show.
+    It has no feed: its memory holds only what was revoked, or seen revoked, through this client, which no outage takes
+    away. Every other check asks the service in memory, so that `outage` and `service.latency_seconds` show.
     """
 
     def __init__(

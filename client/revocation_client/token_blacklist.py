@@ -57,7 +57,7 @@ class TokenBlacklist:
     async def blacklist_token(self, jti: str, expires_in: float) -> bool:
         """Revoke the token with this `jti` for so many seconds. Return True only if it is safely stored, or expired."""
         try:
-            await self.client.revoke_jti(jti, expires_in=max(0, expires_in))
+            await self.client.revoke_jti(jti, expires_in=max(expires_in, 0))  # NaN stays NaN, which is refused
         except (RevocationError, TypeError) as error:
             _log.error("token_not_blacklisted detail=%s", error)
             return False

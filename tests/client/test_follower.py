@@ -18,7 +18,7 @@ from revocation_client.follower import (
     REFUSED_BACKOFF_SECONDS,
     SILENCE_SECONDS,
     Follower,
-    backoff_seconds,
+    pause_seconds,
 )
 from revocation_client.http import Stream
 from revocation_client.local_mirror import LocalMirror
@@ -126,7 +126,7 @@ async def test_a_stream_that_a_leaving_service_ends_is_resumed_at_once(
     server: FeedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a backoff, which would take days here; if the next stream ends at once too, there is one."""
-    monkeypatch.setattr("revocation_client.follower.FIRST_BACKOFF_SECONDS", 1e6)
+    monkeypatch.setattr("revocation_client.backoff.FIRST_BACKOFF_SECONDS", 1e6)
     monkeypatch.setattr("revocation_client.follower.LONGEST_BACKOFF_SECONDS", 1e6)
     async with server.client() as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -553,12 +553,12 @@ async def test_old_heartbeats_behind_a_long_snapshot_do_not_end_the_stream() -> 
 def test_backoff() -> None:
     """It doubles from a short one to a bound, with full jitter; what is refused is tried again once a minute."""
     away = ServiceUnavailable("gone")
-    assert [backoff_seconds(failures, away, lambda: 1.0) for failures in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.8]
-    assert backoff_seconds(1000, away, lambda: 1.0) == LONGEST_BACKOFF_SECONDS
-    assert backoff_seconds(1, away, lambda: 0.0) == 0
-    assert backoff_seconds(1, ServiceUnavailable("busy", 503, None, 2.0), lambda: 0.0) == 2.0
-    assert backoff_seconds(1, ServiceUnavailable("busy", 503, None, 1e9), lambda: 0.0) == REFUSED_BACKOFF_SECONDS
+    assert [pause_seconds(failures, away, lambda: 1.0) for failures in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.8]
+    assert pause_seconds(1000, away, lambda: 1.0) == LONGEST_BACKOFF_SECONDS
+    assert pause_seconds(1, away, lambda: 0.0) == 0
+    assert pause_seconds(1, ServiceUnavailable("busy", 503, None, 2.0), lambda: 0.0) == 2.0
+    assert pause_seconds(1, ServiceUnavailable("busy", 503, None, 1e9), lambda: 0.0) == REFUSED_BACKOFF_SECONDS
     for hopeless, failures in ((RequestRefused(401, "unauthorized", "no"), 1), (UnexpectedAnswer("?"), 4)):
-        assert backoff_seconds(failures, hopeless, lambda: 1.0) == REFUSED_BACKOFF_SECONDS
-        assert backoff_seconds(failures, hopeless, lambda: 0.0) == REFUSED_BACKOFF_SECONDS / 2
-    assert backoff_seconds(1, UnexpectedAnswer("?"), lambda: 1.0) == 0.1
+        assert pause_seconds(failures, hopeless, lambda: 1.0) == REFUSED_BACKOFF_SECONDS
+        assert pause_seconds(failures, hopeless, lambda: 0.0) == REFUSED_BACKOFF_SECONDS / 2
+    assert pause_seconds(1, UnexpectedAnswer("?"), lambda: 1.0) == 0.1

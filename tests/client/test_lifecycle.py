@@ -146,6 +146,16 @@ async def test_starting_and_closing_twice_changes_nothing() -> None:
         await client.check({"jti": "x"})
 
 
+async def test_a_close_ends_the_wait_for_the_first_synchronization() -> None:
+    """Without a service it would never end."""
+    client = RevocationClient(f"http://127.0.0.1:{free_port()}")
+    await client.start()
+    ready = asyncio.create_task(client.mirror_ready())
+    await asyncio.sleep(0)
+    await client.aclose()
+    assert await asyncio.wait_for(ready, 10) is False
+
+
 async def test_a_start_does_not_wait_for_the_service() -> None:
     """Without a service the client starts, and the policy decides: the application runs."""
     async with RevocationClient(f"http://127.0.0.1:{free_port()}") as client:

@@ -61,6 +61,47 @@ async def test_a_disconnected_client_asks_the_service_which_knows_the_latest_log
         assert client.is_revoked_now({"jti": "other"}) is None
 
 
+async def test_what_the_service_said_is_revoked_stays_revoked_when_it_goes_away(server: FeedServer) -> None:
+    """Memory learns it from the answer, not only from the feed; otherwise it would deny it while it may decide."""
+    async with synced(server) as client:
+        server.status = 503
+        server.cut()
+        await until(lambda: name(client) == "stale")
+        server.log.append(revocation("late"))
+        assert await client.is_revoked({"jti": "late"})
+        server.answers = False
+        assert (await client.check({"jti": "other"})).source == "mirror"
+        verdict = await client.check({"jti": "late"})
+        assert (verdict.revoked, verdict.source) == (True, "mirror")
+
+
+async def test_ended_revocations_are_removed_where_no_feed_ever_comes(server: FeedServer) -> None:
+    """What the answers of the service teach does not fill the memory of a client whose feed is refused."""
+    ahead = 0.0
+
+    class Ahead(RevocationClient):
+        _wall = _uptime = staticmethod(lambda: time.time() + ahead)
+
+    server.status = 503
+    async with Ahead(server.url) as client:
+        assert await client.is_revoked({"jti": "first"})
+        await until(lambda: client.mirror_status and client.mirror_status.entries == 1)
+        ahead = 3600.0
+        await until(lambda: client.mirror_status and client.mirror_status.entries == 0)
+
+
+async def test_memory_asks_once_its_follower_was_cancelled_from_outside(server: FeedServer) -> None:
+    """As the end of an event loop does to a client that was not closed: no stream is connected any more."""
+    async with synced(server) as client:
+        assert client.is_revoked_now({"jti": "other"}) is False
+        (follower,) = [task for task in asyncio.all_tasks() if task.get_name() == "revocation-follower"]
+        follower.cancel()
+        await asyncio.wait([follower])
+        assert client.is_revoked_now({"jti": "other"}) is None
+        server.log.append(revocation("late"))
+        assert await client.is_revoked({"jti": "late"})
+
+
 async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_feed_to_its_end(
     server: FeedServer,
 ) -> None:

@@ -27,10 +27,10 @@ from revocation_client import (
 )
 from revocation_client.claims import ClaimName, Claims
 from revocation_client.counters import Tally
-from revocation_client.freshness import SenderClock
 from revocation_client.local_mirror import LocalMirror
 from revocation_client.questions import check_request
 from revocation_client.revocation import Revocation, covers
+from revocation_client.sender_clock import SenderClock
 from revocation_client.testing import InMemoryRevocationClient
 from tests.client.feed_server import CLOCK, FeedServer, revocation, serving_feed
 from tests.client.test_follower import HANG_SECONDS, name, says, until

@@ -9,19 +9,19 @@ from hypothesis import given, strategies as st
 
 from revocation_client import ServiceUnavailable
 from revocation_client.answers import Answer, failure
+from revocation_client.backoff import backoff_seconds
 from revocation_client.counters import WARNING_INTERVAL_SECONDS, Tally
 from revocation_client.questions import BODY_MAX_BYTES, check_request, check_request_by_jti
 from revocation_client.schema import loads, parse_question
-from revocation_client.service import LONGEST_BACKOFF_SECONDS, backoff_seconds
 
 
 def test_pauses_grow_to_a_bound_and_are_drawn_from_zero_up() -> None:
     """Full jitter: from 0 to the exponential bound. The service's Retry-After comes on top, and is never shortened."""
-    assert [backoff_seconds(attempts, None, lambda: 1.0) for attempts in range(1, 5)] == [0.1, 0.2, 0.4, 0.8]
-    assert backoff_seconds(50, None, lambda: 1.0) == LONGEST_BACKOFF_SECONDS
-    assert backoff_seconds(1, None, lambda: 0.0) == 0
-    assert backoff_seconds(1, 1.0, lambda: 0.0) == 1.0
-    assert backoff_seconds(2, 1.0, lambda: 0.5) == 1.1
+    assert [backoff_seconds(attempts, 1.6, None, lambda: 1.0) for attempts in range(1, 5)] == [0.1, 0.2, 0.4, 0.8]
+    assert backoff_seconds(50, 1.6, None, lambda: 1.0) == 1.6
+    assert backoff_seconds(1, 1.6, None, lambda: 0.0) == 0
+    assert backoff_seconds(1, 1.6, 1.0, lambda: 0.0) == 1.0
+    assert backoff_seconds(2, 1.6, 1.0, lambda: 0.5) == 1.1
 
 
 @pytest.mark.parametrize(

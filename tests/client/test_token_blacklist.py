@@ -133,6 +133,7 @@ async def test_what_the_service_refuses_is_false_and_a_line_in_the_log(
         assert await blacklist.blacklist_token(value, 60) is False  # type: ignore[arg-type]
         assert await blacklist.is_blacklisted(value) is False  # type: ignore[arg-type]
     assert await blacklist.blacklist_token("one", "soon") is False  # type: ignore[arg-type]
+    assert await blacklist.blacklist_token("one", float("nan")) is False
     await blacklist.close()
 
 
