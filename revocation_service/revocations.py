@@ -128,8 +128,9 @@ class Revocations:
         verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
         if wanted and evidence.silent and not verdicts:
             raise StoreUnavailable(NOT_IN_TIME)
-        for revoked, counter in self._counters.items():
-            counter.inc(sum((verdict.revocation is not None) == revoked for verdict in verdicts))
+        revoked = sum(verdict.revocation is not None for verdict in verdicts)
+        self._counters[True].inc(revoked)
+        self._counters[False].inc(len(verdicts) - revoked)
         return outcomes
 
     def _mirror_answers(self, asked: Sequence[Claims]) -> bool:

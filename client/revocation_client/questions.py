@@ -12,6 +12,9 @@ from revocation_client.schema import RevokeToken, SchemaError, check_value, dump
 BODY_MAX_BYTES: Final = 1024 * 1024
 """Size of the largest batch that the service accepts."""
 
+QUESTIONS_MAX_BYTES: Final = BODY_MAX_BYTES - len(b'{"checks":[]}')
+"""Size of the questions in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
@@ -67,7 +70,7 @@ def revoke_target(form: Mapping[str, object]) -> tuple[str, str]:
 
 def _question(asked: Claims | str, claims: Claims, token: Token | None = None) -> CheckRequest:
     encoded = dumps(question_form(asked))
-    if len(encoded) + len(b'{"checks":[]}') > BODY_MAX_BYTES:
+    if len(encoded) > QUESTIONS_MAX_BYTES:
         raise RequestRefused(413, "body_too_large", "the token is larger than what the service accepts")
     return CheckRequest(encoded, claims, token)
 

@@ -10,7 +10,7 @@ from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
 from revocation_client.counters import Tally
 from revocation_client.errors import NotStarted, RevocationError, ServiceUnavailable
 from revocation_client.http import Transport
-from revocation_client.questions import BODY_MAX_BYTES, CheckRequest, revoke_target
+from revocation_client.questions import QUESTIONS_MAX_BYTES, CheckRequest, revoke_target
 from revocation_client.results import Revoked, Verdict
 from revocation_client.schema import BATCH_MAX_CHECKS, dumps
 
@@ -22,7 +22,7 @@ SENDS: Final = 4
 
 LONGEST_BACKOFF_SECONDS: Final = 1.6
 
-LIMITS: Final = BatchLimits(BATCH_MAX_CHECKS, BODY_MAX_BYTES - len(b'{"checks":[]}'), cancel_overdue=True)
+LIMITS: Final = BatchLimits(BATCH_MAX_CHECKS, QUESTIONS_MAX_BYTES, cancel_overdue=True)
 """What the service accepts as one batch, a comma after each check included."""
 
 

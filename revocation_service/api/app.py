@@ -25,10 +25,9 @@ from revocation_service.http.middleware import Middleware, Observe
 from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES
 from revocation_service.http.serving import (
     KEEPALIVE_SECONDS,
-    LIMITS,
-    OPTIONS,
     Drain,
     Listener,
+    limited_runner,
     serve as serve_until_stopped,
 )
 from revocation_service.metrics import Metrics
@@ -63,7 +62,7 @@ async def serve(settings: Settings) -> None:
 
 def runner(settings: Settings, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:
     """Return the application with the limits of its connections."""
-    return web.AppRunner(create_app(settings), keepalive_timeout=keepalive_seconds, **OPTIONS, **LIMITS)
+    return limited_runner(create_app(settings), keepalive_seconds)
 
 
 def create_app(settings: Settings) -> web.Application:

@@ -20,14 +20,7 @@ from revocation_service.http.in_flight import InFlight
 from revocation_service.http.middleware import Handler, Middleware, Observe
 from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES, Component
 from revocation_service.http.problems import HttpError
-from revocation_service.http.serving import (
-    KEEPALIVE_SECONDS,
-    LIMITS,
-    OPTIONS,
-    Drain,
-    Listener,
-    serve as serve_until_stopped,
-)
+from revocation_service.http.serving import OPTIONS, Drain, Listener, limited_runner, serve as serve_until_stopped
 
 CLIENT_KEEPALIVE_SECONDS: Final = 75.0
 """How long a client's idle connection is kept."""
@@ -65,7 +58,7 @@ def runner(settings: GatewaySettings) -> web.AppRunner:
 
 def admin_runner(gateway: web.Application) -> web.AppRunner:
     """Return the application of a gateway's probes and metrics, which listens on an address of its own."""
-    return web.AppRunner(gateway[ADMIN], keepalive_timeout=KEEPALIVE_SECONDS, **OPTIONS, **LIMITS)
+    return limited_runner(gateway[ADMIN])
 
 
 def create_app(settings: GatewaySettings) -> web.Application:
@@ -121,7 +114,7 @@ def _admin(metrics: GatewayMetrics) -> web.Application:
     admin = web.Application()
     admin.add_routes(PROBES)
     admin[EXPOSITION] = metrics.exposition
-    Middleware(InFlight(), lambda _request, _status, _seconds: None, {"Cache-Control": "no-store"}).install(admin)
+    Middleware(InFlight(), lambda _request, _status, _seconds: None).install(admin)
     return admin
 
 

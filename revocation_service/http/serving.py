@@ -73,6 +73,11 @@ class Drain:
     """Called when no new connection is accepted."""
 
 
+def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:
+    """Return the runner of an application, with the limits on what a client may hold without a key."""
+    return web.AppRunner(app, keepalive_timeout=keepalive_seconds, **OPTIONS, **LIMITS)
+
+
 async def serve(listeners: Sequence[Listener], drain: Drain) -> None:
     """Serve until SIGTERM or SIGINT; a second signal cuts the drain short. Raises SettingsError if the start fails."""
     signals: asyncio.Queue[int] = asyncio.Queue()

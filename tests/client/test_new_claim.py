@@ -41,7 +41,7 @@ def claims(device: str, iat: float = CUTOFF) -> dict[str, Any]:
 
 
 def token(device: str, iat: float = CUTOFF) -> str:
-    """Return a token with these claims, whose signature nobody verifies here."""
+    """Return a token with these claims. Its signature is not verified here."""
     parts = ({"alg": "HS256"}, claims(device, iat))
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
