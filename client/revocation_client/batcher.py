@@ -13,6 +13,9 @@ LATE_SECONDS: Final = 0.05
 TURNS: Final = 10
 """Iterations of the loop that a late deadline waits. From its bytes to its asker, an answer takes about three."""
 
+JOINING_TURNS: Final = 4
+"""Iterations of the loop that waiting questions spend after a batch returned: what its askers ask next joins them."""
+
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
@@ -153,13 +156,21 @@ class Batcher(Generic[Question, Answer]):
             task.add_done_callback(self._returned)
         self._plan_flush()
 
+    def _flush_soon(self, loop: asyncio.AbstractEventLoop, turns: int = JOINING_TURNS) -> None:
+        if turns:
+            self._next_flush = loop.call_soon(self._flush_soon, loop, turns - 1)
+        else:
+            self._flush()
+
     def _returned(self, task: asyncio.Task[list[Answer]]) -> None:
-        """Plan the next flush, then wake the askers: what they ask next does not join what waits already."""
+        """Plan the next flush, and wake the askers."""
         batch = self._under_way.pop(task)
-        if not self._under_way and self._next_flush is not None:  # it leaves at once, instead of overtaking
-            self._next_flush.cancel()
-            self._next_flush = None
-        self._plan_flush()
+        if self._under_way:
+            self._plan_flush()
+        elif self._queue:
+            if self._next_flush is not None:  # it leaves soon, instead of overtaking
+                self._next_flush.cancel()
+            self._flush_soon(task.get_loop())
         error = BatcherClosed() if task.cancelled() else task.exception()
         found = [] if error else task.result()
         if not error and len(found) != len(batch):
