@@ -55,13 +55,14 @@ class Tally:
     """Counts for one client, and warns in its log."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._numbers = dict.fromkeys(NAMES, 0)
+        self.numbers = dict.fromkeys(NAMES, 0)
+        """By the fields of `Counters`."""
         self._warnings: dict[str, Repetition] = {}
         self._clock = clock
 
     def add(self, name: str, number: int = 1) -> None:
         """Add to a counter; the name is one of the fields of `Counters`."""
-        self._numbers[name] += number
+        self.numbers[name] += number
 
     def warn(self, event: str, fields: str) -> None:
         """Log an event: the first occurrence, then at most one line a minute, with the number since the last line."""
@@ -71,4 +72,4 @@ class Tally:
 
     def snapshot(self) -> Counters:
         """Return the counters at this moment."""
-        return Counters(**self._numbers)
+        return Counters(**self.numbers)

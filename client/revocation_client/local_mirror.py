@@ -15,7 +15,7 @@ from revocation_client.claims import CLAIMS
 from revocation_client.counters import Tally
 from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.jwt_reader import HASH_PREFIX
-from revocation_client.mirror import Mirror
+from revocation_client.mirror import SHARDS, Mirror
 from revocation_client.questions import CheckRequest
 from revocation_client.results import Verdict
 from revocation_client.revocation import Revocation, iat_unusable
@@ -101,26 +101,29 @@ class LocalMirror:
         """Return whether memory alone says that a token with these claims is not revoked: the fast path.
 
         False if it cannot tell, or if anything about the claims is unusual; `verdict` then judges them in full.
+        Freshness and lookups are written out here, as `_is_synced` and `Mirror.holds` do them: calls took a fifth.
         """
         proof = self._proof  # judged before the lookups: what another thread learns and proves meanwhile must not count
         if type(question) is not dict or not (proof.connected and proof.complete):
             return False
-        jti = question.get("jti")
-        if type(jti) is not str or jti.startswith(HASH_PREFIX) or not self._holds(proof, self._ask_after_seconds):
+        jti, seconds = question.get("jti"), self._ask_after_seconds
+        if type(jti) is not str or jti[: len(HASH_PREFIX)] == HASH_PREFIX:
             return False
-        held, holds = self.revocations.shards, self.revocations.holds
+        if self._monotonic() - proof.monotonic > seconds or not 0 <= self._wall() - proof.wall <= seconds:
+            return False
+        held = self.revocations.shards
         for member, name in self._members:
             value = question.get(member)
             if value is None:
                 continue
             if type(value) is not str or not value.isprintable() or not 0 < len(value) <= VALUE_MAX_CHARACTERS:
                 return False
-            if name in held and holds(name, value):
+            if name in held and value in held[name][(hash(value) >> 20) % SHARDS][0]:
                 return False
         for name in self._every_token:
-            if name in held and holds(name, ""):
+            if name in held and self.revocations.holds(name, ""):
                 return False
-        self._tally.add("mirror_not_revoked")
+        self._tally.numbers["mirror_not_revoked"] += 1
         return True
 
     def verdict(self, asked: CheckRequest) -> Verdict | None:

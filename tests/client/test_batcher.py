@@ -97,9 +97,7 @@ async def test_what_is_asked_during_a_round_trip_leaves_when_it_ends(
     assert recorder.batches == [["first"], ["a", "b", "c"]]
 
 
-async def test_what_an_asker_asks_next_joins_what_waits_already(
-    batcher: Batcher[str, str], recorder: Recorder
-) -> None:
+async def test_what_an_asker_asks_next_joins_what_waits_already(batcher: Batcher[str, str], recorder: Recorder) -> None:
     """So under load there are fewer and larger batches: Redis and the service pay for each."""
     recorder.held = True
     first = batcher.ask("first", SECONDS)
