@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import structlog
 
-from revocation_client.repetition import Repetition
+from revocation_client.log_limit import Repetition
 
 LIBRARY_TEMPLATE_MAX_CHARACTERS: Final = 200
 WARNING_INTERVAL_SECONDS: Final = 60.0

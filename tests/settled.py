@@ -6,7 +6,7 @@ import contextlib
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from revocation_service.store.scripts import BEAT
 
 

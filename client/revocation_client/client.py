@@ -7,7 +7,6 @@ from contextlib import asynccontextmanager
 from typing import Any, Literal, Self, TypedDict, Unpack
 
 from revocation_client.counters import Counters, Tally
-from revocation_client.environment import api_key, service_url
 from revocation_client.errors import (
     ConfigurationError,
     NotStarted,
@@ -23,7 +22,15 @@ from revocation_client.local_mirror import Clock, LocalMirror, MirrorStatus
 from revocation_client.questions import CheckRequest, check_request, check_request_by_jti
 from revocation_client.results import Revoked, Verdict
 from revocation_client.revocation import Revocation
-from revocation_client.service import Service
+from revocation_client.service_calls import Service
+from revocation_client.settings import (
+    MAX_STALENESS_SECONDS,
+    REVOKE_TIMEOUT_SECONDS,
+    TIMEOUT_SECONDS,
+    api_key,
+    check_seconds,
+    service_url,
+)
 
 OnUnavailable = Literal["allow", "deny"]
 
@@ -67,18 +74,16 @@ class RevocationClient:
         *,
         api_key: str | None = None,
         mirror: bool = True,
-        max_staleness_seconds: float = 5.0,
+        max_staleness_seconds: float = MAX_STALENESS_SECONDS,
         on_unavailable: OnUnavailable = "allow",
-        timeout_seconds: float = 2.0,
-        revoke_timeout_seconds: float = 5.0,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        revoke_timeout_seconds: float = REVOKE_TIMEOUT_SECONDS,
     ) -> None:
         check_address(url, api_key)
         if on_unavailable not in ("allow", "deny"):
             raise ConfigurationError("on_unavailable", 'must be "allow" or "deny"')
         timeouts = {"timeout_seconds": timeout_seconds, "revoke_timeout_seconds": revoke_timeout_seconds}
-        for setting, seconds in (timeouts | {"max_staleness_seconds": max_staleness_seconds}).items():
-            if type(seconds) not in (int, float) or not 0 < seconds < float("inf"):
-                raise ConfigurationError(setting, "must be a number of seconds above 0")
+        check_seconds(timeouts | {"max_staleness_seconds": max_staleness_seconds})
         self._on_unavailable = on_unavailable
         self._tally = Tally()
         self._connect: Callable[[], Service] = lambda: Service(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Final
 
-from revocation_client.repetition import Repetition
+from revocation_client.log_limit import Repetition
 
 WARNING_INTERVAL_SECONDS: Final = 60.0
 

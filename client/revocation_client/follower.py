@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from typing import Final
 
-from revocation_client.backoff import backoff_seconds
 from revocation_client.counters import Tally
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
 from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode
 from revocation_client.http import Feed, Stream
 from revocation_client.local_mirror import Clock, LocalMirror
+from revocation_client.retry import FEED_BACKOFF_SECONDS, backoff_seconds
 from revocation_client.revocation import Revocation
 from revocation_client.sender_clock import SenderClock
 from revocation_client.sse import FeedError, Parser
@@ -24,7 +24,6 @@ BEGIN_SECONDS: Final = 5.0
 SILENCE_SECONDS: Final = 3.0
 """How long a stream may then be without a heartbeat or a part of the snapshot."""
 
-LONGEST_BACKOFF_SECONDS: Final = 5.0
 REFUSED_BACKOFF_SECONDS: Final = 60.0
 """Backoff after a 4xx, or the fourth nonsense in a row: the next answer would most likely be the same."""
 
@@ -236,4 +235,4 @@ def pause_seconds(failures: int, error: RevocationError, jitter: Callable[[], fl
     if isinstance(error, RequestRefused) or (isinstance(error, UnexpectedAnswer) and failures > 3):
         return REFUSED_BACKOFF_SECONDS * (0.5 + jitter() / 2)
     asked = error.retry_after_seconds if isinstance(error, ServiceUnavailable) else None
-    return backoff_seconds(failures, LONGEST_BACKOFF_SECONDS, min(asked or 0.0, REFUSED_BACKOFF_SECONDS), jitter)
+    return backoff_seconds(failures, FEED_BACKOFF_SECONDS, min(asked or 0.0, REFUSED_BACKOFF_SECONDS), jitter)

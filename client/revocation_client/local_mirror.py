@@ -109,7 +109,8 @@ class LocalMirror:
         jti, seconds = question.get("jti"), self._ask_after_seconds
         if type(jti) is not str or jti[: len(HASH_PREFIX)] == HASH_PREFIX:
             return False
-        if self._monotonic() - proof.monotonic > seconds or not 0 <= self._wall() - proof.wall <= seconds:
+        wall_age, age = self._wall() - proof.wall, self._monotonic() - proof.monotonic
+        if age > seconds or not 0 <= wall_age <= seconds:
             return False
         held = self.revocations.shards
         for member, name in self._members:

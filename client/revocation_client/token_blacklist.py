@@ -4,8 +4,8 @@ import logging
 from typing import Any, Final
 
 from revocation_client.client import RevocationClient
-from revocation_client.environment import api_key, service_url
 from revocation_client.errors import NotStarted, RevocationError
+from revocation_client.settings import api_key, service_url
 
 GIVE_UP_SECONDS: Final = 2.0
 """How long a call may take: callers of the old module expect the latency of a local Redis."""

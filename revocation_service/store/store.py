@@ -24,7 +24,7 @@ from revocation_client.schema import Result, dumps
 from revocation_service.errors import ClocksDiffer, ExpTooFar, IssuedBeforeTooFar, StoreUnavailable
 from revocation_service.metrics import Metrics
 from revocation_service.settings import Limits, StoreSettings
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from revocation_service.store.records import clock_of, found_record, merged_record
 from revocation_service.store.scripts import GET, MERGE
 from revocation_service.store.topology import ATTEMPT_SECONDS, Refused, Reply, Topology, answered

@@ -11,7 +11,7 @@ from typing import Any, Final
 from redis.asyncio import Redis
 
 from revocation_client.batcher import Batcher, BatchLimits
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from revocation_service.store.scripts import HIT
 from revocation_service.store.topology import Topology, answered
 

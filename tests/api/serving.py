@@ -20,7 +20,7 @@ from yarl import URL
 from revocation_service.api.app import runner
 from revocation_service.http.serving import KEEPALIVE_SECONDS
 from revocation_service.settings import Settings, load
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from tests.redis_processes import Process
 from tests.settled import settle
 

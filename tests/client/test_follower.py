@@ -14,7 +14,6 @@ from revocation_client.counters import Tally
 from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.feed_events import Change, Heartbeat, Reset, Snapshot, Synced, encode
 from revocation_client.follower import (
-    LONGEST_BACKOFF_SECONDS,
     REFUSED_BACKOFF_SECONDS,
     SILENCE_SECONDS,
     Follower,
@@ -22,6 +21,7 @@ from revocation_client.follower import (
 )
 from revocation_client.http import Stream
 from revocation_client.local_mirror import LocalMirror
+from revocation_client.retry import FEED_BACKOFF_SECONDS
 from revocation_client.sse import EVENT_MAX_BYTES
 from tests.client.feed_server import FeedServer, revocation, serving_feed, snapshots
 from tests.redis_processes import free_port
@@ -126,8 +126,8 @@ async def test_a_stream_that_a_leaving_service_ends_is_resumed_at_once(
     server: FeedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a backoff, which would take days here; if the next stream ends at once too, there is one."""
-    monkeypatch.setattr("revocation_client.backoff.FIRST_BACKOFF_SECONDS", 1e6)
-    monkeypatch.setattr("revocation_client.follower.LONGEST_BACKOFF_SECONDS", 1e6)
+    monkeypatch.setattr("revocation_client.retry.FIRST_BACKOFF_SECONDS", 1e6)
+    monkeypatch.setattr("revocation_client.follower.FEED_BACKOFF_SECONDS", 1e6)
     async with server.client() as client:
         assert await client.mirror_ready(HANG_SECONDS)
         server.say(Reset("shutdown"))
@@ -554,7 +554,7 @@ def test_backoff() -> None:
     """It doubles from a short one to a bound, with full jitter; what is refused is tried again once a minute."""
     away = ServiceUnavailable("gone")
     assert [pause_seconds(failures, away, lambda: 1.0) for failures in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.8]
-    assert pause_seconds(1000, away, lambda: 1.0) == LONGEST_BACKOFF_SECONDS
+    assert pause_seconds(1000, away, lambda: 1.0) == FEED_BACKOFF_SECONDS
     assert pause_seconds(1, away, lambda: 0.0) == 0
     assert pause_seconds(1, ServiceUnavailable("busy", 503, None, 2.0), lambda: 0.0) == 2.0
     assert pause_seconds(1, ServiceUnavailable("busy", 503, None, 1e9), lambda: 0.0) == REFUSED_BACKOFF_SECONDS

@@ -19,7 +19,7 @@ from revocation_client import RequestRefused, RevocationClient, ServiceUnavailab
 from revocation_client.batcher import LATE_SECONDS
 from revocation_client.feed_events import Heartbeat, Reset, encode
 from revocation_client.jwt_reader import read_token
-from revocation_client.service import ANSWER_SECONDS
+from revocation_client.service_calls import ANSWER_SECONDS
 from revocation_client.testing import InMemoryRevocationClient
 from tests.api.serving import API_KEYS, KEYS, serving
 from tests.client.feed_server import FeedServer, revocation, serving_feed

@@ -9,9 +9,9 @@ from hypothesis import given, strategies as st
 
 from revocation_client import ServiceUnavailable
 from revocation_client.answers import Answer, failure
-from revocation_client.backoff import backoff_seconds
 from revocation_client.counters import WARNING_INTERVAL_SECONDS, Tally
 from revocation_client.questions import BODY_MAX_BYTES, check_request, check_request_by_jti
+from revocation_client.retry import backoff_seconds
 from revocation_client.schema import loads, parse_question
 
 

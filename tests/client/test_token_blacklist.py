@@ -9,7 +9,7 @@ from aiohttp import web
 
 from revocation_client import ConfigurationError, NotStarted
 from revocation_client.token_blacklist import GIVE_UP_SECONDS, TokenBlacklist, token_blacklist
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from tests.api.serving import API_KEYS, KEYS, serving
 from tests.client.scripted import scripted
 from tests.client.worlds import RealWorld, real_world

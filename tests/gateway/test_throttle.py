@@ -17,7 +17,7 @@ from revocation_service.gateway.counting import Clocks
 from revocation_service.gateway.metrics import GatewayMetrics
 from revocation_service.gateway.settings import Rate, load
 from revocation_service.gateway.throttle import Throttle
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from revocation_service.store.windows import DEADLINE_SECONDS
 from tests.gateway.serving import bare_upstream, gateway_before
 from tests.gateway.throttled import Gateway, throttled

@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.settings import CLUSTER_PREFIX, StoreSettings
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 from revocation_service.store.topology import topology
 from revocation_service.store.windows import DEADLINE_SECONDS, Attempt, Tally, Windows
 from tests.redis_processes import Process, cluster, eventually, sentinel, standalone, tls_front

@@ -1,4 +1,4 @@
--- Merges revocations into their records, and appends every change of a record to the log, in one step.
+-- Merges revocations into their records, sets when they expire, and appends every change to the log, in one step.
 --
 -- KEYS: the log, then the key of each record. ARGV: JSON of what they share, then JSON of each revocation.
 -- Shared: max_lifetime, leeway, skew (seconds), nonce (of the log entries), log_max (about how many entries the log keeps),

@@ -1,11 +1,29 @@
-"""The client's settings in the environment. Nothing else in the client reads it."""
+"""The client's defaults, and its settings in the environment. Nothing else in the client reads it."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from revocation_client.errors import ConfigurationError
 
 URL, API_KEY, API_KEY_FILE = "REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"
+
+MAX_STALENESS_SECONDS: Final = 5.0
+"""How old the last proof of memory may be, where the service does not answer."""
+
+TIMEOUT_SECONDS: Final = 2.0
+"""Of one request to the service."""
+
+REVOKE_TIMEOUT_SECONDS: Final = 5.0
+"""Of a revocation, with all its tries."""
+
+
+def check_seconds(options: Mapping[str, float]) -> None:
+    """Raise ConfigurationError for an option that is no number of seconds above 0."""
+    for option, seconds in options.items():
+        if type(seconds) not in (int, float) or not 0 < seconds < float("inf"):
+            raise ConfigurationError(option, "must be a number of seconds above 0")
 
 
 def service_url() -> str:

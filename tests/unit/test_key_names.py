@@ -3,7 +3,7 @@
 from hypothesis import given, settings, strategies as st
 
 from revocation_client.claims import CLAIMS, ClaimName
-from revocation_service.store.keyspace import Keyspace
+from revocation_service.store.key_names import Keyspace
 
 texts = st.text(max_size=20)
 

@@ -1,4 +1,4 @@
-"""Build the names of the keys in Redis. No other module does."""
+"""Build the names of the keys in Redis. No other module does. `lua/merge.lua` decides when a key expires."""
 
 import re
 from typing import Final

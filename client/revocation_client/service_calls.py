@@ -5,22 +5,17 @@ import math
 from typing import Final
 
 from revocation_client.answers import Answer, Outcome, revoked, verdicts
-from revocation_client.backoff import backoff_seconds
 from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
 from revocation_client.counters import Tally
 from revocation_client.errors import NotStarted, RevocationError, ServiceUnavailable
 from revocation_client.http import Transport
 from revocation_client.questions import QUESTIONS_MAX_BYTES, CheckRequest, revoke_target
 from revocation_client.results import Revoked, Verdict
+from revocation_client.retry import BATCH_SENDS, REVOKE_BACKOFF_SECONDS, backoff_seconds
 from revocation_client.schema import BATCH_MAX_CHECKS, dumps
 
 ANSWER_SECONDS: Final = 1.0
 """How long a check waits for the service where memory could decide."""
-
-SENDS: Final = 4
-"""How often a batch is posted: the pool may hand out one broken connection after another."""
-
-LONGEST_BACKOFF_SECONDS: Final = 1.6
 
 LIMITS: Final = BatchLimits(BATCH_MAX_CHECKS, QUESTIONS_MAX_BYTES, cancel_overdue=True)
 """What the service accepts as one batch, a comma after each check included."""
@@ -87,7 +82,7 @@ class Service:
         """Post a batch, and again if a connection failed: a restart of the service breaks all that are kept."""
         self._tally.add("batches")
         body = b'{"checks":[%b]}' % b",".join([one.encoded for one in asked])
-        for left in reversed(range(SENDS)):
+        for left in reversed(range(BATCH_SENDS)):
             try:
                 answer = await self._post("check/batch", body)
                 break
@@ -123,7 +118,7 @@ class Service:
                 error = failure
             cut_short = error.status is None and loop.time() >= until
             away = away if away and cut_short else error
-            wait = backoff_seconds(attempts, LONGEST_BACKOFF_SECONDS, error.retry_after_seconds)
+            wait = backoff_seconds(attempts, REVOKE_BACKOFF_SECONDS, error.retry_after_seconds)
             if loop.time() + wait >= until:
                 raise ServiceUnavailable(away.detail, away.status, away.code, away.retry_after_seconds, attempts)
             self._tally.add("retries")

@@ -1,10 +1,18 @@
-"""The one backoff of the client, for revocations and for the feed. Pure."""
+"""How often and how long the client tries again: `service_calls.py` and `follower.py` use this. Pure."""
 
 import random
 from collections.abc import Callable
 from typing import Final
 
 FIRST_BACKOFF_SECONDS: Final = 0.1
+REVOKE_BACKOFF_SECONDS: Final = 1.6
+"""The longest pause between two tries of a revocation, which end at `revoke_timeout_seconds`."""
+
+FEED_BACKOFF_SECONDS: Final = 5.0
+"""The longest pause between two streams of the feed."""
+
+BATCH_SENDS: Final = 4
+"""How often a batch is posted: the pool may hand out one broken connection after another."""
 
 
 def backoff_seconds(
