@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 from redis.asyncio import Redis
 
-from bench.baseline import WITHOUT_HIREDIS
 from bench.load import Load
 from bench.parts import API_KEY, AUTH
 from revocation_client import RevocationClient
@@ -21,7 +20,7 @@ async def calls(call: Call, *, concurrent: int, seconds: float) -> Load:
     """`concurrent` tasks that call one after another, for a time."""
     numbers = itertools.count()
     latencies: list[float] = []
-    began = time.perf_counter()
+    began, cpu = time.perf_counter(), time.process_time()
     until = began + seconds
 
     async def one_after_another() -> None:
@@ -32,7 +31,7 @@ async def calls(call: Call, *, concurrent: int, seconds: float) -> Load:
             latencies.append(now - before)
 
     await asyncio.gather(*(one_after_another() for _ in range(concurrent)))
-    return Load(len(latencies), time.perf_counter() - began, latencies)
+    return Load(len(latencies), time.perf_counter() - began, latencies, time.process_time() - cpu)
 
 
 @asynccontextmanager
@@ -41,8 +40,7 @@ async def ways(service: int, redis_url: str, asked: int) -> AsyncIterator[dict[s
     url = f"http://127.0.0.1:{service}"
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(RevocationClient(url, api_key=API_KEY, mirror=False))
-        redis = await stack.enter_async_context(Redis.from_url(redis_url, **WITHOUT_HIREDIS))
-        hiredis = await stack.enter_async_context(Redis.from_url(redis_url))
+        redis = await stack.enter_async_context(Redis.from_url(redis_url))
         session = await stack.enter_async_context(aiohttp.ClientSession(url, headers=AUTH))
 
         async def through_the_client(number: int) -> object:
@@ -51,9 +49,6 @@ async def ways(service: int, redis_url: str, asked: int) -> AsyncIterator[dict[s
         async def in_process(number: int) -> object:
             return await redis.exists(f"token_blacklist:bench-{number * 7919 % asked}")
 
-        async def with_hiredis(number: int) -> object:
-            return await hiredis.exists(f"token_blacklist:bench-{number * 7919 % asked}")
-
         async def bare_request(number: int) -> object:
             async with session.get(f"/check?jti=bench-{number * 7919 % asked}") as answer:
                 return await answer.read()
@@ -61,6 +56,5 @@ async def ways(service: int, redis_url: str, asked: int) -> AsyncIterator[dict[s
         yield {
             "client": through_the_client,
             "in-process": in_process,
-            "hiredis": with_hiredis,
             "request": bare_request,
         }

@@ -1,25 +1,21 @@
-"""The baselines, each a server of its own: `python -m bench.baseline bare|hiredis|redis asyncio|uvloop PORT REDIS_URL`.
+"""The baselines, each a server of its own: `python -m bench.baseline bare|redis asyncio|uvloop PORT REDIS_URL`.
 
-bare     an aiohttp handler that answers a constant: what the framework alone reaches
-hiredis  the same handler with one Redis command per request, by redis-py's default client with hiredis beside it
-redis    the same without hiredis: what `pip install redis` gives
+bare   an aiohttp handler that answers a constant: what the framework alone reaches
+redis  the same handler with one Redis command per request, by redis-py's default client, with hiredis beside it
 
 on asyncio, which is what `web.run_app` gives and is usually written, or on uvloop, which the service brings itself.
 """
 
 import asyncio
 import sys
-from typing import Any, Final
+from typing import Final
 
 import uvloop
 from aiohttp import web
-from redis._parsers import _AsyncRESP3Parser
 from redis.asyncio import Redis
 
 ANSWER: Final = b'{"revoked":false}'
 CLIENT: Final = web.AppKey("client", Redis)
-WITHOUT_HIREDIS: Final[dict[str, Any]] = {"parser_class": _AsyncRESP3Parser}
-"""Options that make redis-py read replies as it does where only redis-py is installed."""
 
 
 async def bare(_request: web.Request) -> web.Response:
@@ -37,7 +33,7 @@ def main() -> None:
     """Serve one baseline."""
     kind, loop, port, url = sys.argv[1:]
     app = web.Application()
-    app[CLIENT] = Redis.from_url(url, **(WITHOUT_HIREDIS if kind == "redis" else {}))
+    app[CLIENT] = Redis.from_url(url)
     app.router.add_get("/check", bare if kind == "bare" else with_redis)
     made = (uvloop if loop == "uvloop" else asyncio).new_event_loop()
     web.run_app(app, host="127.0.0.1", port=int(port), access_log=None, print=lambda _line: None, loop=made)

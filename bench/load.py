@@ -15,6 +15,8 @@ class Load:
     answers: int
     seconds: float
     latencies: list[float]
+    cpu_seconds: float = 0.0
+    """Of this process, where the caller is measured."""
 
     @property
     def per_second(self) -> float:
