@@ -14,7 +14,7 @@ import structlog
 
 from revocation_client.claims import CLAIMS, ClaimName, Claims
 from revocation_client.revocation import Revocation, first_covering, iat_unusable
-from revocation_client.schema import Question, Result, RevokeClaim, RevokeToken
+from revocation_client.schema import Question, Result, RevokeRequest
 from revocation_service.errors import ExpRequired, NoSuchRevocation, ServiceError, StoreUnavailable
 from revocation_service.metrics import Metrics
 from revocation_service.replication.mirror_sync import MirrorSync
@@ -85,13 +85,13 @@ class Revocations:
         self._exp_too_far = RepeatedWarning("exp_too_far")
         self._iat_unusable = RepeatedWarning("iat_unusable")
 
-    async def revoke(self, request: RevokeToken | RevokeClaim, revoked_by: str | None) -> Revoked:
+    async def revoke(self, request: RevokeRequest, revoked_by: str | None) -> Revoked:
         """Revoke what the request names. When this returns, the revocation is stored safely.
 
         Raises RequestError, Unavailable.
         """
-        if isinstance(request, RevokeToken):
-            token = await self._tokens.read(request.token)
+        if request.claim == "token":
+            token = await self._tokens.read(request.value)
             put, verified = _put_token(token, request, revoked_by), token.verified
         else:
             put, verified = _put_claim(request, revoked_by), False
@@ -223,12 +223,12 @@ def _claims_of(subject: _Subject) -> Claims:
     return subject.claims if isinstance(subject, Token) else subject
 
 
-def _put_claim(request: RevokeClaim, revoked_by: str | None) -> Put:
+def _put_claim(request: RevokeRequest, revoked_by: str | None) -> Put:
     return Put(
         claim=request.claim,
         value=request.value,
-        exp=request.lifetime.exp,
-        expires_in=request.lifetime.expires_in,
+        exp=request.exp,
+        expires_in=request.expires_in,
         issued_before=request.issued_before,
         cutoff_is_now=CLAIMS[request.claim].cutoff == "always" and request.issued_before is None,
         reason=request.reason,
@@ -236,16 +236,16 @@ def _put_claim(request: RevokeClaim, revoked_by: str | None) -> Put:
     )
 
 
-def _put_token(token: Token, request: RevokeToken, revoked_by: str | None) -> Put:
+def _put_token(token: Token, request: RevokeRequest, revoked_by: str | None) -> Put:
     """Return the revocation of a token. It lives until the token's `exp`, or a later one that the caller states."""
-    if token.exp is None and not request.lifetime.stated:
+    if token.exp is None and request.exp is None and request.expires_in is None:
         raise ExpRequired("the token has no exp: send exp or expires_in with it")
-    exps = [exp for exp in (token.exp, request.lifetime.exp) if exp is not None]
+    exps = [exp for exp in (token.exp, request.exp) if exp is not None]
     return Put(
         claim="jti",
         value=token.name,
         exp=max(exps, default=None),
-        expires_in=request.lifetime.expires_in,
+        expires_in=request.expires_in,
         reason=request.reason,
         revoked_by=revoked_by,
     )

@@ -11,7 +11,6 @@ from revocation_client.errors import (
     TokenNeeded,
     TokenRevoked,
     UnexpectedAnswer,
-    WrongEventLoop,
 )
 from revocation_client.local_mirror import MirrorStatus
 from revocation_client.results import Revoked, Source, Verdict
@@ -35,5 +34,4 @@ __all__ = [
     "TokenRevoked",
     "UnexpectedAnswer",
     "Verdict",
-    "WrongEventLoop",
 ]

@@ -3,22 +3,17 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Literal, Self, TypedDict, Unpack
 
-from revocation_client.counters import Counters, Tally
-from revocation_client.errors import (
-    ConfigurationError,
-    NotStarted,
-    RevocationError,
-    ServiceUnavailable,
-    TokenRevoked,
-    WrongEventLoop,
-)
+from revocation_client.counters import Counters
+from revocation_client.errors import ConfigurationError, NotStarted, ServiceUnavailable, TokenRevoked
 from revocation_client.expiry_clock import ExpiryClock, uptime
 from revocation_client.follower import Follower
-from revocation_client.http import Http, Transport, check_address
+from revocation_client.http import Http, check_address
 from revocation_client.local_mirror import Clock, LocalMirror, MirrorStatus
+from revocation_client.log_limit import Warnings
 from revocation_client.questions import CheckRequest, check_request, check_request_by_jti
 from revocation_client.results import Revoked, Verdict
 from revocation_client.revocation import Revocation
@@ -67,6 +62,8 @@ class RevocationClient:
 
     _wall: Clock = staticmethod(time.time)
     _uptime: Clock = staticmethod(uptime)
+    _feeds = True
+    """False for the stand-in, which has no feed."""
 
     def __init__(  # noqa: PLR0913 - each by its name; contract, section 8
         self,
@@ -85,18 +82,16 @@ class RevocationClient:
         timeouts = {"timeout_seconds": timeout_seconds, "revoke_timeout_seconds": revoke_timeout_seconds}
         check_seconds(timeouts | {"max_staleness_seconds": max_staleness_seconds})
         self._on_unavailable = on_unavailable
-        self._tally = Tally()
-        self._connect: Callable[[], Service] = lambda: Service(
-            self._transport(url, api_key), tally=self._tally, **timeouts
-        )
-        expiry_clock = ExpiryClock(self._wall, self._uptime)
-        memory = LocalMirror(max_staleness_seconds, self._tally, self._wall, time.monotonic, expiry_clock=expiry_clock)
+        self._counters = Counters()
+        self._warnings = Warnings()
+        self._connect: Callable[[], Service] = lambda: Service(self._http(url, api_key), self._counters, **timeouts)
+        clock = ExpiryClock(self._wall, self._uptime)
+        memory = LocalMirror(max_staleness_seconds, self._counters, self._wall, time.monotonic, expiry_clock=clock)
         self._memory = memory if mirror else None
         self._service: Service | None = None
         self._follower: Follower | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
 
-    def _transport(self, url: str, api_key: str | None) -> Transport:
+    def _http(self, url: str, api_key: str | None) -> Http:
         return Http(url, api_key)
 
     @classmethod
@@ -110,37 +105,33 @@ class RevocationClient:
     @property
     def counters(self) -> Counters:
         """What the client has done so far."""
-        return self._tally.snapshot()
+        return replace(self._counters)
 
     async def start(self) -> None:
         """Start on the running event loop. Returns immediately: connecting happens in the background.
 
-        Raises WrongEventLoop if the client is started on another one.
+        Raises NotStarted if the client is started on another one.
         """
-        if self._loop is not None and not self._loop.is_closed():
+        if self._service is not None and not self._service.loop.is_closed():
             self._started()
             return
-        self._loop = asyncio.get_running_loop()
         self._service = self._connect()
-        if self._memory is not None and isinstance(feed := self._service.transport, Http):
-            self._follower = Follower(feed, self._memory, self._tally, wall=self._wall, monotonic=time.monotonic)
+        if self._memory is not None and self._feeds:
+            feed = self._service.http.feed
+            self._follower = Follower(feed, self._memory, self._counters, wall=self._wall, monotonic=time.monotonic)
             self._follower.start()
 
     async def aclose(self) -> None:
         """Close the connections. A closed client can be started again, on any event loop."""
-        if self._loop is None:
+        if self._service is None or self._service.loop.is_closed():  # a closed loop took its connections with it
             return
-        service = None if self._loop.is_closed() else self._started()  # a closed loop took its connections with it
-        follower = self._follower
-        self._loop = self._service = self._follower = None
+        service, follower = self._started(), self._follower
+        self._service = self._follower = None
         if self._memory is not None:
             self._memory.mark_unproven()
-        if service is not None:
-            try:
-                if follower is not None:
-                    await follower.aclose()
-            finally:
-                await service.aclose()
+        async with aclosing(service):
+            if follower is not None:
+                await follower.aclose()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -156,10 +147,8 @@ class RevocationClient:
             yield
 
     def _started(self) -> Service:
-        if self._service is None:
+        if self._service is None or self._service.loop is not asyncio.get_running_loop():
             raise NotStarted
-        if self._loop is not asyncio.get_running_loop():
-            raise WrongEventLoop
         return self._service
 
     async def check(self, question: Question, token: str | None = None) -> Verdict:
@@ -168,17 +157,13 @@ class RevocationClient:
         `question` is all the claims of the token, verified by the application: `jti`, `sid`, `sub`, `client_id` (or
         `azp`) and `iat` count. With them, `token` names a token whose claims have no usable `jti`. Or `question` is
         the token itself, with or without `Bearer `.
-        Raises TokenNeeded, RequestRefused, UnexpectedAnswer, NotStarted, WrongEventLoop.
+        Raises TokenNeeded, RequestRefused, UnexpectedAnswer, NotStarted.
         """
         return await self._decide(check_request(question, token))
 
     async def check_many(self, questions: Iterable[Question]) -> list[Verdict]:
-        """Return the verdicts, in order. Raises the first error, after all questions have been answered."""
-        found = await asyncio.gather(*map(self.check, questions), return_exceptions=True)
-        for error in found:
-            if isinstance(error, BaseException):
-                raise error
-        return [verdict for verdict in found if isinstance(verdict, Verdict)]
+        """Return the verdicts, in order. Raises the first error."""
+        return list(await asyncio.gather(*map(self.check, questions)))
 
     async def check_jti(self, jti: str) -> Verdict:
         """Return whether this `jti` itself is revoked, where nothing else is known of the token.
@@ -246,8 +231,7 @@ class RevocationClient:
 
     def _admits(self, question: Question) -> bool:
         """Return whether memory admits these claims. Raises as `_started`: it would be raised at times otherwise."""
-        if self._loop is not asyncio.get_running_loop():
-            self._started()
+        self._started()
         return self._memory is not None and self._memory.admits(question)
 
     async def _decide(self, asked: CheckRequest) -> Verdict:
@@ -259,35 +243,32 @@ class RevocationClient:
     def _policy(self, error: ServiceUnavailable) -> Verdict:
         """Return the verdict of `on_unavailable`, and count and log it."""
         denied = self._on_unavailable == "deny"
-        self._tally.add("policy_denied" if denied else "policy_allowed")
-        self._tally.warn("revocation_service_unavailable", f"policy={self._on_unavailable} detail={error}")
+        self._counters.policy_denied += denied
+        self._counters.policy_allowed += not denied
+        self._warnings.warn("revocation_service_unavailable", f"policy={self._on_unavailable} detail={error}")
         return Verdict(revoked=denied, source="policy")
 
     async def _ask(self, asked: CheckRequest) -> Verdict:
         """Return what memory says, else the service, else memory again. Raises ServiceUnavailable for the policy."""
         service, memory = self._started(), self._memory
-        verdict = memory.verdict(asked) if memory else None
-        if verdict is not None:
-            return self._counted(verdict)
-        try:
-            verdict = await service.check(asked, memory_can_decide=memory is not None and memory.can_decide(asked))
-        except RevocationError as error:
-            fallback = memory.fallback(asked) if memory and isinstance(error, ServiceUnavailable) else None
-            if fallback is None:
-                self._tally.add("failed", not isinstance(error, ServiceUnavailable))
-                raise
-            return self._counted(fallback)
-        if memory and verdict.revocation is not None:
-            memory.learn(verdict.revocation)
-        learned = memory.revoked(asked) if memory and not verdict.revoked else None
-        if learned is None:
-            self._tally.add("revoked" if verdict.revoked else "not_revoked")
-        return self._counted(learned or verdict)
+        if memory is None:
+            return self._counted(await service.check(asked, memory_can_decide=False))
+        verdict = memory.verdict(asked)
+        if verdict is None:
+            try:
+                verdict = await service.check(asked, memory_can_decide=memory.can_decide(asked))
+            except ServiceUnavailable:
+                verdict = memory.verdict(asked, alone=False)
+                if verdict is None:
+                    raise
+            else:
+                verdict = memory.compared(asked, verdict)
+        return self._counted(verdict)
 
     def _counted(self, verdict: Verdict) -> Verdict:
         if verdict.iat_unusable and verdict.revocation is not None:
-            self._tally.add("iat_unusable")
-            self._tally.warn("iat_unusable", f"claim={verdict.revocation.claim}")
+            self._counters.iat_unusable += 1
+            self._warnings.warn("iat_unusable", f"claim={verdict.revocation.claim}")
         return verdict
 
     async def revoke(self, token: str, **options: Unpack[Options]) -> Revoked:
@@ -326,9 +307,9 @@ class RevocationClient:
         try:
             done = await service.revoke({name: value for name, value in members.items() if value is not None})
         except BaseException:
-            self._tally.add("revocations_failed")
+            self._counters.revocations_failed += 1
             raise
-        self._tally.add("revocations")
+        self._counters.revocations += 1
         if self._memory is not None and done.result != "expired":
             self._memory.learn(Revocation(done.claim, done.value, done.expires_at, done.revoked_at, done.issued_before))
         return done

@@ -42,19 +42,12 @@ class TokenNeeded(RevocationError):
 
 @dataclass(eq=False)
 class NotStarted(RevocationError):
-    """The client has no connections, because it was not started or is closed."""
+    """The client has no connections on this event loop: it was not started on it, or is closed."""
 
     detail: str = (
-        "the client is not started, or is closed: use FastAPI(lifespan=client.lifespan), or `async with client:`;"
-        " Starlette's TestClient runs a lifespan only as `with TestClient(app):`"
+        "the client is not started on this event loop, or is closed: use FastAPI(lifespan=client.lifespan), or"
+        " `async with client:`; Starlette's TestClient runs a lifespan only as `with TestClient(app):`"
     )
-
-
-@dataclass(eq=False)
-class WrongEventLoop(RevocationError):
-    """The client belongs to another event loop."""
-
-    detail: str = "the client was started on another event loop: make one client for each event loop"
 
 
 @dataclass(eq=False)

@@ -19,13 +19,12 @@ not of this form is a `FeedError`: what the stream said before still holds, beca
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from revocation_client.claims import CLAIMS
 from revocation_client.revocation import DEFAULT_CLOCK_SKEW_SECONDS, Revocation
-from revocation_client.schema import check_seconds, number
+from revocation_client.schema import check_seconds, number, optional_seconds
 from revocation_client.sse import FeedError, Message
 
 ROW_COLUMNS: Final = 4
@@ -75,19 +74,23 @@ class Reset(NamedTuple):
 Event = Snapshot | Synced | Change | Heartbeat | Reset
 
 
+_KINDS: Final[dict[str, type[Event]]] = {kind.__name__.lower(): kind for kind in get_args(Event)}
+"""The class of each event. Its fields are the members of its JSON, but for the cursor, which is the event's `id`."""
+
+
 def encode(event: Event) -> bytes:
     """Return the text of an event. Raises ValueError for a time that is no finite number."""
-    name = type(event).__name__.lower()
-    form = {member: getattr(event, member) for member in _FORMS[name][1]}
+    form = event._asdict()
+    cursor = form.pop("cursor", None)
     if isinstance(event, Snapshot | Change):
         form["revocations"] = [
             [one.claim, one.value, number(one.expires_at), number(one.issued_before)] for one in event.revocations
         ]
     elif isinstance(event, Heartbeat) and event.behind_seconds == math.inf:
         form["behind_seconds"] = None
-    cursor = f"id: {event.cursor}\n" if isinstance(event, Synced | Change) else ""
+    head = f"event: {type(event).__name__.lower()}\n" + (f"id: {cursor}\n" if cursor else "")
     data = json.dumps(form, separators=(",", ":"), allow_nan=False)
-    return f"event: {name}\n{cursor}data: {data}\n\n".encode("ascii")
+    return f"{head}data: {data}\n\n".encode("ascii")
 
 
 def decode(message: Message) -> tuple[Event | None, str | None]:
@@ -95,68 +98,54 @@ def decode(message: Message) -> tuple[Event | None, str | None]:
 
     Raises FeedError.
     """
-    if message.event not in _FORMS:
+    if message.event not in _KINDS:
         return None, f"the event {message.event!r:.40}"
-    kind, readers = _FORMS[message.event]
     try:
         form = json.loads(message.data)
-        members = {name: read(form[name]) for name, read in readers.items()}
-        if kind in (Synced, Change):
-            members["cursor"] = _cursor(message.id)
-        return kind(**members), _unknown(form, readers)
+        return _event(message, form), _unknown(form, _KINDS[message.event]._fields)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         raise FeedError(f"an event named {message.event} is not of its form") from None
 
 
-def _unknown(form: dict[str, Any], readers: dict[str, Any]) -> str | None:
+def _event(message: Message, form: Any) -> Event:
+    match message.event, form:
+        case "snapshot", {"revocations": list(rows)}:
+            return Snapshot(_revocations(rows))
+        case "change", {"revocations": list(rows)}:
+            return Change(_cursor(message), _revocations(rows))
+        case "synced", {"complete": bool(complete), "clock_skew_seconds": skew}:
+            return Synced(_cursor(message), complete, check_seconds("clock_skew_seconds", skew))
+        case "heartbeat", {"behind_seconds": behind, "sent_at": sent_at, "complete": bool(complete)}:
+            behind = math.inf if behind is None else check_seconds("behind_seconds", behind)
+            return Heartbeat(behind, check_seconds("sent_at", sent_at), complete)
+        case "reset", {"reason": why}:  # one of a later version ends the stream, as `lost` does
+            return Reset(why if why in get_args(Why) else "lost")
+    raise ValueError
+
+
+def _unknown(form: dict[str, Any], known: Sequence[str]) -> str | None:
     """Return the name of a member, or of the claim of a row, that this version does not know."""
-    unknown = [f"the member {name!r:.40}" for name in form.keys() - readers.keys()]
+    unknown = [f"the member {name!r:.40}" for name in form.keys() - known]
     for row in form.get("revocations", ()):
         if row[0] not in CLAIMS or len(row) > ROW_COLUMNS:
             unknown.append(f"a revocation by {row[0]!r:.40}")
     return unknown[0] if unknown else None
 
 
-def _cursor(cursor: str | None) -> str:
-    """Return a cursor if it may stand in a header."""
-    if cursor is None or not re.fullmatch(r"[!-~]{1,200}", cursor):
+def _cursor(message: Message) -> str:
+    """Return the cursor of an event if it may stand in a header."""
+    if message.id is None or not re.fullmatch(r"[!-~]{1,200}", message.id):
         raise ValueError
-    return cursor
+    return message.id
 
 
-def _revocations(rows: object) -> list[Revocation]:
+def _revocations(rows: list[Any]) -> list[Revocation]:
     """Return the revocations by known claims."""
-    if not isinstance(rows, list):
-        raise TypeError
     return [_revocation(*row[:ROW_COLUMNS]) for row in rows if row[0] in CLAIMS]
 
 
 def _revocation(claim: str, value: object, expires_at: object, issued_before: object) -> Revocation:
     if not isinstance(value, str):
         raise TypeError
-    end = None if expires_at is None else _seconds(expires_at)
-    return Revocation(claim, value, end, None, None if issued_before is None else _seconds(issued_before))
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
-
-
-_seconds: Final = partial(check_seconds, "a time")
-
-_FORMS: Final[dict[str, tuple[Callable[..., Event], dict[str, Callable[[object], Any]]]]] = {
-    "snapshot": (Snapshot, {"revocations": _revocations}),
-    "synced": (Synced, {"complete": _flag, "clock_skew_seconds": _seconds}),
-    "change": (Change, {"revocations": _revocations}),
-    "heartbeat": (
-        Heartbeat,
-        {"behind_seconds": lambda it: math.inf if it is None else _seconds(it), "sent_at": _seconds, "complete": _flag},
-    ),
-    "reset": (Reset, {"reason": lambda it: it if it in get_args(Why) else "lost"}),
-}
-"""The class of each event, and how each member of its JSON is read. The cursor of an event is its `id`.
-
-A reset for a reason of a later version ends the stream, as `lost` does.
-"""
+    end, cutoff = optional_seconds("expires_at", expires_at), optional_seconds("issued_before", issued_before)
+    return Revocation(claim, value, end, None, cutoff)

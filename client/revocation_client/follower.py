@@ -3,29 +3,23 @@
 import asyncio
 import logging
 import math
-import random
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
 from typing import Final
 
-from revocation_client.counters import Tally
+from revocation_client.counters import Counters
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
 from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode
-from revocation_client.http import Feed, Stream
 from revocation_client.local_mirror import Clock, LocalMirror
+from revocation_client.log_limit import Warnings
 from revocation_client.retry import FEED_BACKOFF_SECONDS, backoff_seconds
-from revocation_client.revocation import Revocation
-from revocation_client.sender_clock import SenderClock
 from revocation_client.sse import FeedError, Parser
 
 BEGIN_SECONDS: Final = 5.0
-"""Timeout for a stream to begin."""
+"""Timeout for the first event of a stream."""
 
 SILENCE_SECONDS: Final = 3.0
 """How long a stream may then be without a heartbeat or a part of the snapshot."""
-
-REFUSED_BACKOFF_SECONDS: Final = 60.0
-"""Backoff after a 4xx, or the fourth nonsense in a row: the next answer would most likely be the same."""
 
 STEADY_SECONDS: Final = 10.0
 """How long a stream must be synced for the next backoff to be a short one again."""
@@ -33,19 +27,23 @@ STEADY_SECONDS: Final = 10.0
 CLOCK_STEP_SECONDS: Final = 1.0
 """By how much two clocks may move against each other before the stream is begun again."""
 
+Feed = Callable[[str | None], AsyncGenerator[bytes]]
+"""Returns the bytes of a stream that resumes at a cursor: `Http.feed`."""
+
 _log = logging.getLogger("revocation_client")
 
 
 class Follower:
     """Follows one feed into one mirror, in a task of its own from `start` to `aclose`."""
 
-    def __init__(self, feed: Feed, mirror: LocalMirror, tally: Tally, *, wall: Clock, monotonic: Clock) -> None:
+    def __init__(self, feed: Feed, mirror: LocalMirror, counters: Counters, *, wall: Clock, monotonic: Clock) -> None:
         self.last_error: str | None = None
         """Why the last stream ended or could not be opened; None once a later one is synced."""
         self._feed = feed
         self._mirror = mirror
-        self._tally = tally
+        self._counters = counters
         self._progress = _Progress(mirror, wall, monotonic)
+        self._warnings = Warnings(monotonic)
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -81,29 +79,27 @@ class Follower:
             self._note_end(error)
             self._mirror.expire()  # without a stream there are no heartbeats to do it
             if failures > 1 or not self._progress.leaving:
-                await asyncio.sleep(pause_seconds(failures, error))
+                await asyncio.sleep(backoff_seconds(failures, FEED_BACKOFF_SECONDS))
 
     def _note_end(self, error: RevocationError) -> None:
-        """Log a refused key each time, and other errors only when the feed was synced before."""
         self._mirror.mark_disconnected()
-        if isinstance(error, RequestRefused) and error.status in (401, 403):
-            _log.error("revocation_mirror_refused status=%d code=%s detail=%s", error.status, error.code, error.detail)
-        elif self.last_error is None:
-            _log.warning("revocation_mirror_disconnected detail=%s", error)
         self.last_error = str(error)
+        if isinstance(error, RequestRefused) and error.status in (401, 403):
+            fields = f"status={error.status} code={error.code} detail={error.detail}"
+            self._warnings.warn("revocation_mirror_refused", fields, logging.ERROR)
+        else:
+            self._warnings.warn("revocation_mirror_disconnected", f"detail={error}")
 
     async def _follow(self) -> RevocationError:
         """Follow one stream to its end; return why it ended."""
         self._progress.begin_stream()
         try:
-            with closing(await self._feed.feed(self._progress.cursor, seconds=BEGIN_SECONDS)) as stream:
-                self._tally.add("streams")
-                await self._read(stream)
+            await self._read()
             return ServiceUnavailable("the service shut down" if self._progress.leaving else "the feed ended")
         except RevocationError as error:
             return error
         except TimeoutError:
-            return ServiceUnavailable(f"the feed was silent for {SILENCE_SECONDS:g} s")
+            return ServiceUnavailable("the feed was silent for too long")
         except FeedError as error:
             self._progress.cursor = None
             return UnexpectedAnswer(str(error))
@@ -111,24 +107,21 @@ class Follower:
             _log.error("revocation_mirror_failed error=%s", type(fault).__name__, exc_info=fault)
             return UnexpectedAnswer(f"a fault of the client itself ({type(fault).__name__})")
 
-    async def _read(self, stream: Stream) -> None:
+    async def _read(self) -> None:
         """Apply the events of a stream until it ends. Raises RevocationError, TimeoutError, FeedError."""
-        loop, parser = asyncio.get_running_loop(), Parser()
-        async with asyncio.timeout(SILENCE_SECONDS) as silence:
-            while chunk := await stream.read():
+        loop, parser, begun = asyncio.get_running_loop(), Parser(), False
+        async with asyncio.timeout(BEGIN_SECONDS) as silence, aclosing(self._feed(self._progress.cursor)) as chunks:
+            async for chunk in chunks:
+                self._counters.streams += not begun
+                begun = True
                 for event, unknown in map(decode, parser.feed(chunk)):
                     silence.reschedule(loop.time() + SILENCE_SECONDS)
-                    if isinstance(event, Synced):
-                        self._tally.add("snapshots", self._progress.cursor is None)
+                    self._counters.snapshots += isinstance(event, Synced) and self._progress.cursor is None
                     self._progress.apply(event, unknown)
-                    self._note_synced()
+                    if self._mirror.synced:
+                        self.last_error = None
+                        self._ready.set()
                     await asyncio.sleep(0)  # the application's turn: a snapshot may be long
-
-    def _note_synced(self) -> None:
-        if (self.last_error is not None or not self._ready.is_set()) and self._mirror.synced:
-            _log.info("revocation_mirror_synced entries=%d", len(self._mirror.revocations))
-            self.last_error = None
-            self._ready.set()
 
 
 class _Progress:
@@ -168,9 +161,9 @@ class _Progress:
                 self._beat(event)
             case Snapshot(revocations):
                 self._start_over()
-                self._learn(revocations)
+                self._mirror.learn(*revocations)
             case Change(cursor, revocations):
-                self._learn(revocations)
+                self._mirror.learn(*revocations)
                 self.cursor = self.cursor and cursor  # in the middle of a snapshot there is none
             case Synced(cursor, _complete, skew_seconds):
                 self._mirror.revocations.skew_seconds = skew_seconds
@@ -188,10 +181,6 @@ class _Progress:
         self.cursor, self._synced_at = None, None
         self._mirror.mark_disconnected()
 
-    def _learn(self, revocations: Sequence[Revocation]) -> None:
-        for revocation in revocations:
-            self._mirror.learn(revocation)
-
     def _note_unknown(self, unknown: str) -> None:
         """Have memory say only what is revoked until the client is restarted. Logged once."""
         if self._understood:
@@ -203,36 +192,44 @@ class _Progress:
         """Take a heartbeat. One before `synced` only tells the sender's clock."""
         if self._note_clock_step():
             raise ServiceUnavailable("the wall clock was changed, or the machine was suspended")
-        now, complete = self._monotonic(), beat.complete and self._understood
+        now = self._monotonic()
         late_seconds = now - self._sender.to_local(beat.sent_at, now)
         self._mirror.expire()
         if self._synced_at is None:
             return
-        if math.isfinite(beat.behind_seconds):
-            age_seconds = late_seconds + beat.behind_seconds
-            self._mirror.mark_fresh(age_seconds, complete=complete, connected=not self.leaving)
-        elif not complete:
-            self._mirror.mark_unproven()
+        age_seconds, complete = late_seconds + beat.behind_seconds, beat.complete and self._understood
+        connected = not self.leaving and math.isfinite(age_seconds)
+        self._mirror.mark_fresh(age_seconds, complete=complete, connected=connected)
         if late_seconds > CLOCK_STEP_SECONDS and self.steady:
             raise ServiceUnavailable("the sender's clock has drifted, or the stream began late: it is resumed")
 
     def _note_clock_step(self) -> bool:
         """Return whether the wall clock has moved against the monotonic clock: what was proven may not hold any more.
 
-        If it was set back, revocations may have seemed to end too early: a whole snapshot is needed.
+        A whole snapshot is then needed: while the wall clock was ahead, revocations may have seemed to end too early.
         """
         before, self._wall_offset = self._wall_offset, self._wall() - self._monotonic()
         if abs(self._wall_offset - before) <= CLOCK_STEP_SECONDS:
             return False
         self._mirror.mark_unproven()
-        if self._wall_offset < before:
-            self.cursor = None
+        self.cursor = None
         return True
 
 
-def pause_seconds(failures: int, error: RevocationError, jitter: Callable[[], float] = random.random) -> float:
-    """Return how long to wait before the next try; longer if the service refuses the key, or is not understood."""
-    if isinstance(error, RequestRefused) or (isinstance(error, UnexpectedAnswer) and failures > 3):
-        return REFUSED_BACKOFF_SECONDS * (0.5 + jitter() / 2)
-    asked = error.retry_after_seconds if isinstance(error, ServiceUnavailable) else None
-    return backoff_seconds(failures, FEED_BACKOFF_SECONDS, min(asked or 0.0, REFUSED_BACKOFF_SECONDS), jitter)
+class SenderClock:
+    """The monotonic clock of the sender of one stream, in seconds of the monotonic clock here.
+
+    Their distance is estimated as the smallest one seen on the stream, where the first heartbeat counts as sent when
+    the stream was requested. That errs only towards too old: what a frozen process finds in its buffer proves nothing
+    fresh.
+    """
+
+    def __init__(self, asked_at: float) -> None:
+        self._asked_at = asked_at
+        self._distance: float | None = None
+
+    def to_local(self, sent_at: float, now: float) -> float:
+        """Return when a heartbeat that is read now was sent, or an earlier time."""
+        first = self._asked_at if self._distance is None else sent_at + self._distance
+        self._distance = min(first, now) - sent_at
+        return sent_at + self._distance

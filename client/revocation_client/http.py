@@ -1,9 +1,8 @@
 """HTTP to the service, over one aiohttp session that belongs to one event loop. It does not interpret answers."""
 
-import asyncio
 import re
-from collections.abc import Awaitable
-from typing import Final, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -26,33 +25,6 @@ ANSWER_MAX_BYTES: Final = 8 * 1024 * 1024
 _URL: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
 
 Result = TypeVar("Result")
-
-
-class Transport(Protocol):
-    """Carries requests to the service: `Http`, or the stand-in's."""
-
-    async def post(self, path: str, body: bytes) -> Answer:
-        """Post JSON; return the answer. Raises ServiceUnavailable, UnexpectedAnswer, NotStarted."""
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-
-
-class Stream(Protocol):
-    """The raw bytes of the feed."""
-
-    async def read(self) -> bytes:
-        """Return the next bytes; none at the end. Raises ServiceUnavailable."""
-
-    def close(self) -> None:
-        """Close the connection."""
-
-
-class Feed(Protocol):
-    """Opens streams of the feed: `Http`."""
-
-    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
-        """Open a stream that resumes at `cursor`. Raises RequestRefused, ServiceUnavailable, UnexpectedAnswer."""
 
 
 class Http:
@@ -78,7 +50,7 @@ class Http:
         await self._session.close()
 
     async def post(self, path: str, body: bytes) -> Answer:
-        """Post JSON; see `Transport`."""
+        """Post JSON; return the answer. Raises ServiceUnavailable, UnexpectedAnswer, NotStarted."""
         if self._session.closed:
             raise NotStarted
         return await _told(self._post(path, body))
@@ -87,35 +59,24 @@ class Http:
         async with self._session.post(f"{self._url}/{path}", data=body, allow_redirects=False) as response:
             return await _whole(response)
 
-    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
-        """Open a stream; see `Feed`."""
-        return await _told(self._feed(cursor, seconds))
+    async def feed(self, cursor: str | None) -> AsyncGenerator[bytes]:
+        """Yield the raw bytes of the feed, resumed at `cursor`, until it ends.
 
-    async def _feed(self, cursor: str | None, seconds: float) -> Stream:
+        Raises RequestRefused, ServiceUnavailable, UnexpectedAnswer.
+        """
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if cursor is not None:
             headers["Last-Event-ID"] = cursor
-        async with asyncio.timeout(seconds):
-            response = await self._session.get(f"{self._url}/feed", headers=headers, allow_redirects=False)
+        response = await _told(self._session.get(f"{self._url}/feed", headers=headers, allow_redirects=False))
+        try:
             encoded = response.headers.get("Content-Encoding", "identity") != "identity"
-            if response.status == 200 and response.content_type == "text/event-stream" and not encoded:
-                return _HttpStream(response)
-            try:
-                failed = None if response.status == 200 else failure(await _whole(response))
+            if response.status != 200 or response.content_type != "text/event-stream" or encoded:
+                failed = None if response.status == 200 else failure(await _told(_whole(response)))
                 raise failed or UnexpectedAnswer("the answer is no event stream: this is not the service's feed", 200)
-            finally:
-                response.close()
-
-
-class _HttpStream:
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-
-    async def read(self) -> bytes:
-        return await _told(self._response.content.readany())
-
-    def close(self) -> None:
-        self._response.close()
+            while chunk := await _told(response.content.readany()):
+                yield chunk
+        finally:
+            response.close()
 
 
 def check_address(url: str, api_key: str | None) -> None:
@@ -152,8 +113,6 @@ async def _told(exchange: Awaitable[Result]) -> Result:
 
 def _failed(error: Exception) -> RevocationError:
     """Return ServiceUnavailable where there was no answer; UnexpectedAnswer where it is not the service's."""
-    if isinstance(error, TimeoutError):
-        return ServiceUnavailable("no answer in time")
     if isinstance(error, aiohttp.ClientSSLError):
         return UnexpectedAnswer("the server speaks no TLS, or its certificate is not trusted")
     if isinstance(error, aiohttp.ClientResponseError):

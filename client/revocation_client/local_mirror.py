@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 from revocation_client.claims import CLAIMS
-from revocation_client.counters import Tally
+from revocation_client.counters import Counters
 from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.jwt_reader import HASH_PREFIX
 from revocation_client.mirror import SHARDS, Mirror
@@ -67,7 +67,7 @@ class LocalMirror:
     def __init__(
         self,
         max_staleness_seconds: float,
-        tally: Tally,
+        counters: Counters,
         wall: Clock,
         monotonic: Clock,
         *,
@@ -77,7 +77,7 @@ class LocalMirror:
         self._expiry_clock = expiry_clock or ExpiryClock(wall, monotonic)
         self._max_staleness_seconds = max_staleness_seconds
         self._ask_after_seconds = min(ASK_AFTER_SECONDS, max_staleness_seconds)
-        self._tally = tally
+        self._counters = counters
         self._wall = wall
         self._monotonic = monotonic
         self._proof = _Proof(wall())
@@ -124,37 +124,37 @@ class LocalMirror:
         for name in self._every_token:
             if name in held and self.revocations.holds(name, ""):
                 return False
-        self._tally.numbers["mirror_not_revoked"] += 1
+        self._counters.mirror_not_revoked += 1
         return True
 
-    def verdict(self, asked: CheckRequest) -> Verdict | None:
-        """Return the verdict of memory alone; None if the service has to be asked.
+    def can_decide(self, asked: CheckRequest, *, alone: bool = False) -> bool:
+        """Return whether memory may say "not revoked" if the service does not answer, or `alone`, without asking it.
 
         About a whole token memory only says that it is revoked: whether it is genuine is for the service to say.
         """
         proof = self._proof
-        return self._verdict(asked, may_deny=proof.complete and self._is_synced(proof))
+        if asked.token is not None or not proof.complete:
+            return False
+        return self._is_synced(proof) if alone else self._holds(proof, self._max_staleness_seconds)
 
-    def can_decide(self, asked: CheckRequest) -> bool:
-        """Return whether `fallback` would give a verdict now."""
-        proof = self._proof
-        return asked.token is None and proof.complete and self._holds(proof, self._max_staleness_seconds)
+    def verdict(self, asked: CheckRequest, *, alone: bool = True) -> Verdict | None:
+        """Return the verdict of memory; None if it knows of no revocation, and cannot decide (`can_decide`)."""
+        return self._verdict(asked, may_deny=self.can_decide(asked, alone=alone))
 
-    def revoked(self, asked: CheckRequest) -> Verdict | None:
-        """Return the verdict "revoked" if memory knows that; None otherwise."""
-        return self._verdict(asked, may_deny=False)
-
-    def fallback(self, asked: CheckRequest) -> Verdict | None:
-        """Return the verdict of memory if the service does not answer; None if the policy has to decide."""
-        return self._verdict(asked, may_deny=self.can_decide(asked))
+    def compared(self, asked: CheckRequest, said: Verdict) -> Verdict:
+        """Learn from the verdict of the service. Return it, or "revoked" if memory has heard of that meanwhile."""
+        if said.revocation is not None:
+            self.learn(said.revocation)
+        return said if said.revoked else self._verdict(asked, may_deny=False) or said
 
     def _verdict(self, asked: CheckRequest, *, may_deny: bool) -> Verdict | None:
         """Look the token up. `may_deny` is decided before: what another thread proves meanwhile must not count."""
         wall, claims = self._wall(), asked.claims
         found = self.revocations.covering(claims, wall, self._expiry_clock.now)
-        if found is None and (not may_deny or asked.token is not None):
+        if found is None and not may_deny:
             return None
-        self._tally.add("mirror_not_revoked" if found is None else "mirror_revoked")
+        self._counters.mirror_revoked += found is not None
+        self._counters.mirror_not_revoked += found is None
         return Verdict(
             revoked=found is not None,
             source="mirror",
@@ -165,9 +165,10 @@ class LocalMirror:
             iat_unusable=iat_unusable(found, claims, wall, self.revocations.skew_seconds),
         )
 
-    def learn(self, revocation: Revocation) -> None:
-        """Add a revocation; nothing is ever taken back."""
-        self.revocations.add(revocation, self._expiry_clock.now())
+    def learn(self, *revocations: Revocation) -> None:
+        """Add revocations; nothing is ever taken back."""
+        for revocation in revocations:
+            self.revocations.add(revocation, self._expiry_clock.now())
 
     def expire(self) -> None:
         """Remove some of the revocations that have ended."""

@@ -86,12 +86,11 @@ class Mirror:
         `alive_at()` decides which revocations have ended, and defaults to `now`. It is only called to judge an entry.
         """
         for claim, value in claims.identifiers:
-            if not self.holds(claim, value):
+            if (found := self.get(claim, value)) is None:
                 continue
-            found = self.held(claim, value, now if alive_at is None else alive_at())
-            cutoff = None if found is None else found.issued_before
-            if found and (cutoff is None or issued_at(claims.iat, now, self.skew_seconds) <= cutoff):
-                return found
+            (end, cutoff), alive = found, now if alive_at is None else alive_at()
+            if end >= alive and (cutoff is None or issued_at(claims.iat, now, self.skew_seconds) <= cutoff):
+                return self.held(claim, value, alive)
         return None
 
     def held(self, claim: ClaimName, value: str, now: float) -> Revocation | None:

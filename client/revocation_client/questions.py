@@ -2,18 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from revocation_client.claims import Claims
 from revocation_client.errors import RequestRefused, TokenNeeded
 from revocation_client.jwt_reader import Token, TokenError, claims_of, read_token, stated_name
-from revocation_client.schema import RevokeToken, SchemaError, check_value, dumps, parse_revoke, question_form
-
-BODY_MAX_BYTES: Final = 1024 * 1024
-"""Size of the largest batch that the service accepts."""
-
-QUESTIONS_MAX_BYTES: Final = BODY_MAX_BYTES - len(b'{"checks":[]}')
-"""Size of the questions in it."""
+from revocation_client.schema import SchemaError, check_value, dumps, parse_revoke, question_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +28,7 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
     try:
         if isinstance(question, str) and token is None:
             read = read_token(question)
-            return _question(read.text, read.claims, read)
+            return CheckRequest(dumps(question_form(read.text)), read.claims, read)
         if not isinstance(question, Mapping):
             raise TypeError(
                 "a question is a token (str), or its claims (a mapping), perhaps with the token beside them"
@@ -48,7 +41,7 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
         claims = claims_of(question, name)
     except (TokenError, SchemaError) as error:
         raise _refused(error, "invalid_token") from None
-    return _question(claims, claims)
+    return CheckRequest(dumps(question_form(claims)), claims)
 
 
 def check_request_by_jti(jti: str) -> CheckRequest:
@@ -63,16 +56,9 @@ def revoke_target(form: Mapping[str, object]) -> tuple[str, str]:
     """Return claim and value of the revocation that a request asks for. Raises RequestRefused, as the service would."""
     try:
         asked = parse_revoke(form)
-        return ("jti", read_token(asked.token).name) if isinstance(asked, RevokeToken) else (asked.claim, asked.value)
+        return ("jti", read_token(asked.value).name) if asked.claim == "token" else (asked.claim, asked.value)
     except (TokenError, SchemaError) as error:
         raise _refused(error, "invalid_request") from None
-
-
-def _question(asked: Claims | str, claims: Claims, token: Token | None = None) -> CheckRequest:
-    encoded = dumps(question_form(asked))
-    if len(encoded) > QUESTIONS_MAX_BYTES:
-        raise RequestRefused(413, "body_too_large", "the token is larger than what the service accepts")
-    return CheckRequest(encoded, claims, token)
 
 
 def _refused(error: TokenError | SchemaError, code: str) -> RequestRefused:

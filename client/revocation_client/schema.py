@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from revocation_client.claims import CLAIMS, ClaimName, Claims
+from revocation_client.claims import CLAIMS, Claim, ClaimName, Claims
 from revocation_client.revocation import Revocation
 
 VALUE_MAX_CHARACTERS: Final = 256
@@ -34,34 +34,16 @@ class SchemaError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Lifetime:
-    """The lifetime of a revocation as the caller states it: until `exp`, for `expires_in` seconds, or not stated."""
-
-    exp: float | None = None
-    expires_in: float | None = None
-
-    @property
-    def stated(self) -> bool:
-        """True if the caller gave either of them."""
-        return self.exp is not None or self.expires_in is not None
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeToken:
-    """A request to revoke one token, given whole."""
-
-    token: str
-    lifetime: Lifetime
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RevokeClaim:
-    """A request to revoke every token whose claim has this value."""
+class RevokeRequest:
+    """A request to revoke every token whose claim has this value, or one token, given whole."""
 
     claim: ClaimName
+    """`token` for a whole token, which `value` then is."""
     value: str
-    lifetime: Lifetime = Lifetime()
+    exp: float | None = None
+    """When the revocation ends, in epoch seconds; None if the caller does not say."""
+    expires_in: float | None = None
+    """In how many seconds it ends, which the caller may say instead."""
     issued_before: float | None = None
     reason: str | None = None
 
@@ -129,6 +111,11 @@ def check_seconds(field: str, value: object) -> float:
     return seconds
 
 
+def optional_seconds(field: str, value: object) -> float | None:
+    """Return a time or a duration as `check_seconds` does, and None for null. Raises SchemaError."""
+    return None if value is None else check_seconds(field, value)
+
+
 def issued_at_of(value: object) -> float | None:
     """Return the `iat` of a token; None if it is no time: the token then counts as issued before every cutoff."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -157,40 +144,27 @@ def check_reason(value: object) -> str | None:
     return value
 
 
-def parse_revoke(body: object) -> RevokeToken | RevokeClaim:
+def parse_revoke(body: object) -> RevokeRequest:
     """Parse the body of `POST /revoke`. Raises SchemaError."""
     members = _object(body, "body")
-    form = _only_form(members)
-    has_cutoff = form in CLAIMS and CLAIMS[form].cutoff != "never"
-    _no_others(members, {form, "exp", "expires_in", "reason"} | ({"issued_before"} if has_cutoff else set()))
-    lifetime, reason = _lifetime(members), check_reason(members.get("reason"))
-    if form == "token":
-        return RevokeToken(check_token(members["token"]), lifetime, reason)
-    value = check_value(form, members[form]) if CLAIMS[form].members else _no_value(form, members[form])
-    return RevokeClaim(form, value, lifetime, _optional_seconds(members, "issued_before"), reason)
-
-
-def _only_form(members: Mapping[str, object]) -> str:
     forms = [name for name in ("token", *CLAIMS) if name in members]
     if len(forms) != 1:
         raise SchemaError("body", f"must have exactly one of token, {', '.join(CLAIMS)}")
-    return forms[0]
-
-
-def _lifetime(members: Mapping[str, object]) -> Lifetime:
-    lifetime = Lifetime(_optional_seconds(members, "exp"), _optional_seconds(members, "expires_in"))
-    if lifetime.exp is not None and lifetime.expires_in is not None:
+    form, claim = forms[0], CLAIMS.get(forms[0])
+    times = {"exp", "expires_in"} | ({"issued_before"} if claim and claim.cutoff != "never" else set())
+    _no_others(members, {form, "reason"} | times)
+    if {"exp", "expires_in"} <= members.keys():
         raise SchemaError("body", "must have at most one of exp and expires_in")
-    return lifetime
+    value = check_token(members[form]) if claim is None else _value(claim, members[form])
+    stated = {name: check_seconds(name, members[name]) for name in times & members.keys()}
+    return RevokeRequest(form, value, reason=check_reason(members.get("reason")), **stated)
 
 
-def _optional_seconds(members: Mapping[str, object], field: str) -> float | None:
-    return check_seconds(field, members[field]) if field in members else None
-
-
-def _no_value(form: str, value: object) -> str:
+def _value(claim: Claim, value: object) -> str:
+    if claim.members:
+        return check_value(claim.name, value)
     if value is not True:
-        raise SchemaError(form, "must be true")
+        raise SchemaError(claim.name, "must be true")
     return ""
 
 

@@ -11,11 +11,10 @@ from revocation_client.answers import Answer
 from revocation_client.claims import CLAIMS
 from revocation_client.client import RevocationClient
 from revocation_client.errors import ServiceUnavailable
-from revocation_client.http import Transport
+from revocation_client.http import Http
 from revocation_client.jwt_reader import TokenError, read_token
 from revocation_client.revocation import DEFAULT_CLOCK_SKEW_SECONDS, Revocation, first_covering, iat_unusable, merge
 from revocation_client.schema import (
-    RevokeToken,
     SchemaError,
     dumps,
     loads,
@@ -29,7 +28,7 @@ MAX_TOKEN_LIFETIME_SECONDS: Final = 30 * 24 * 3600.0
 """The default of the service's REVOCATION_MAX_TOKEN_LIFETIME_SECONDS."""
 
 
-class MemoryService:
+class MemoryService(Http):
     """A service in memory. It answers as the real one does, by the same rule and the same merge."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -61,63 +60,60 @@ class MemoryService:
     def at(self, claim: str, value: str) -> Revocation | None:
         """Return the live revocation of this claim and value."""
         found = self.records.get((claim, value))
-        return found if found and found.expires_at is not None and found.expires_at > self._clock() else None
+        return found if found and self._lives(found) else None
+
+    def _lives(self, revocation: Revocation) -> bool:
+        return revocation.expires_at is not None and revocation.expires_at > self._clock()
 
     def _check(self, element: object) -> dict[str, Any]:
-        now, question = self._clock(), parse_question(element)
-        token = read_token(question) if isinstance(question, str) else None
-        claims = question if token is None else token.claims
+        now, asked = self._clock(), parse_question(element)
+        token = read_token(asked) if isinstance(asked, str) else None
+        claims = token.claims if token else asked
         assert not isinstance(claims, str)
-        covering = first_covering(filter(None, itertools.starmap(self.at, claims.identifiers)), claims, now)
-        form = {"revoked": covering is not None, "considered": claims.considered, "verified": False, "source": "redis"}
-        if covering is not None:
-            form |= {"revocation": revocation_form(covering), "iat_unusable": iat_unusable(covering, claims, now)}
-        if token is not None:
-            form["expired"] = token.exp is not None and token.exp <= now
-        return form
+        found = first_covering(filter(None, itertools.starmap(self.at, claims.identifiers)), claims, now)
+        form = {"revoked": found is not None, "considered": claims.considered, "verified": False, "source": "redis"}
+        if found is not None:
+            form |= {"revocation": revocation_form(found), "iat_unusable": iat_unusable(found, claims, now)}
+        return form if token is None else form | {"expired": token.exp is not None and token.exp <= now}
 
     def _revoke(self, body: object) -> dict[str, Any]:
-        given, now = self._requested(body), self._clock()
-        result, record = "revoked", given
-        if given.expires_at is not None and given.expires_at <= now:
-            result, record = "expired", Revocation(given.claim, given.value, given.expires_at, None, None, given.reason)
-        else:
-            if stored := self.at(given.claim, given.value):
-                record = merge(stored, given)
-                result = "already_revoked" if record.issued_before == stored.issued_before else "revoked"
-            self.records[given.claim, given.value] = record
-        return {"result": result, "verified": False} | revocation_form(record)
-
-    def _requested(self, body: object) -> Revocation:
-        """Return the revocation that a request asks for. Raises SchemaError, TokenError (contract, section 2)."""
-        asked, now = parse_revoke(body), self._clock()
-        lifetime, cutoff = asked.lifetime, None
-        ends = [lifetime.exp, None if lifetime.expires_in is None else now + lifetime.expires_in]
-        if isinstance(asked, RevokeToken):
-            token = read_token(asked.token)
+        """Do what a request asks for (contract, section 2). Raises SchemaError, TokenError."""
+        now, asked = self._clock(), parse_revoke(body)
+        claim, value, cutoff = asked.claim, asked.value, asked.issued_before
+        ends = [asked.exp, None if asked.expires_in is None else now + asked.expires_in]
+        if claim == "token":
+            token = read_token(value)
             claim, value = "jti", token.name
             ends.append(token.exp)
-            if ends == [None] * 3:
+            if not any(end is not None for end in ends):
                 raise TokenError("the token has no exp: send exp or expires_in with it", "exp_required")
-        else:
-            claim, value, cutoff = asked.claim, asked.value, asked.issued_before
-            if cutoff is None and CLAIMS[claim].cutoff == "always":
-                cutoff = now
-        last = max(now, cutoff or now)
-        if last > now + DEFAULT_CLOCK_SKEW_SECONDS:
+        elif cutoff is None and CLAIMS[claim].cutoff == "always":
+            cutoff = now
+        if cutoff is not None and cutoff > now + DEFAULT_CLOCK_SKEW_SECONDS:
             raise TokenError("issued_before lies too far ahead", "issued_before_too_far")
-        expires_at = max((end for end in ends if end is not None), default=last + MAX_TOKEN_LIFETIME_SECONDS)
-        if expires_at > now + MAX_TOKEN_LIFETIME_SECONDS + DEFAULT_CLOCK_SKEW_SECONDS:
+        last = max(now, cutoff or now) + MAX_TOKEN_LIFETIME_SECONDS
+        end = max((end for end in ends if end is not None), default=last)
+        if end > last + DEFAULT_CLOCK_SKEW_SECONDS:
             raise TokenError("the end is further away than REVOCATION_MAX_TOKEN_LIFETIME_SECONDS", "exp_too_far")
-        return Revocation(claim, value, expires_at, now, cutoff, asked.reason)
+        return self._store(Revocation(claim, value, end, now, cutoff, asked.reason))
+
+    def _store(self, asked: Revocation) -> dict[str, Any]:
+        result, stored = "revoked", self.at(asked.claim, asked.value)
+        if not self._lives(asked):
+            result, asked = "expired", asked._replace(revoked_at=None, issued_before=None)
+        else:
+            asked = merge(stored, asked) if stored else asked
+            if stored and asked.issued_before == stored.issued_before:
+                result = "already_revoked"
+            self.records[asked.claim, asked.value] = asked
+        return {"result": result, "verified": False} | revocation_form(asked)
 
 
 def _result(act: Callable[[object], dict[str, Any]], asked: object) -> dict[str, Any]:
     try:
         return act(asked)
     except (SchemaError, TokenError) as error:
-        code = error.code if isinstance(error, TokenError) else "invalid_request"
-        return {"error": {"status": 400, "code": code, "detail": str(error)}}
+        return {"error": {"status": 400, "code": getattr(error, "code", "invalid_request"), "detail": str(error)}}
 
 
 class InMemoryRevocationClient(RevocationClient):
@@ -130,6 +126,8 @@ class InMemoryRevocationClient(RevocationClient):
     away. Every other check asks the service in memory, so that `outage` and `service.latency_seconds` show.
     """
 
+    _feeds = False
+
     def __init__(
         self, url: str = "http://in-memory.invalid", *, clock: Callable[[], float] = time.time, **options: Any
     ) -> None:
@@ -137,7 +135,7 @@ class InMemoryRevocationClient(RevocationClient):
         self.service = MemoryService(clock)
         super().__init__(url, **options)
 
-    def _transport(self, url: str, api_key: str | None) -> Transport:
+    def _http(self, url: str, api_key: str | None) -> Http:
         return self.service
 
     async def mirror_ready(self, timeout_seconds: float | None = None) -> bool:

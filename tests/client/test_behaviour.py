@@ -355,6 +355,6 @@ async def test_counters_tell_what_happened(client: RevocationClient) -> None:
     await client.revoke_jti("counted")
     await asyncio.gather(*(client.check(claims(jti="counted")) for _ in range(3)), client.check(claims()))
     after = client.counters
-    assert (after.checks, after.revoked, after.not_revoked, after.failed) == (4, 3, 1, 0)
+    assert (after.revoked, after.not_revoked, after.failed) == (3, 1, 0)
     assert (after.batches, after.requests, after.revocations, after.retries) == (1, 2, 1, 0)
-    assert before.checks == before.revocations == 0
+    assert before.revoked == before.revocations == 0

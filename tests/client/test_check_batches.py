@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from revocation_client import NotStarted, RequestRefused, RevocationClient, ServiceUnavailable
-from revocation_client.questions import BODY_MAX_BYTES
+from revocation_client.service_calls import BODY_MAX_BYTES
 from tests.client.scripted import Gate, Scripted, as_the_service, not_revoked, scripted
 
 
@@ -36,7 +36,7 @@ async def test_concurrent_checks_are_one_request(client: RevocationClient, serve
     found = await asyncio.gather(*(client.check_jti(str(number)) for number in range(64)))
     assert [verdict.revoked for verdict in found] == [number % 2 == 1 for number in range(64)]
     assert server.asked == [[str(number) for number in range(64)]]
-    assert (client.counters.batches, client.counters.checks) == (1, 64)
+    assert (client.counters.batches, client.counters.revoked, client.counters.not_revoked) == (1, 32, 32)
 
 
 def revoked_if_odd(element: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ class SlowToEnd(RevocationClient):
         self.asked = asyncio.Event()
         self.closed = False
 
-    def _transport(self, url: str, api_key: str | None) -> Any:
+    def _http(self, url: str, api_key: str | None) -> Any:
         return self
 
     async def post(self, *_request: object, **_options: object) -> None:
@@ -242,7 +242,9 @@ async def test_a_fault_of_the_client_itself_admits_no_token(server: Scripted) ->
     """It is raised, and never looks like an outage, for which the policy may admit tokens."""
 
     class Broken(RevocationClient):
-        def _transport(self, url: str, api_key: str | None) -> Any:
+        _feeds = False
+
+        def _http(self, url: str, api_key: str | None) -> Any:
             return BrokenService()
 
     class BrokenService:

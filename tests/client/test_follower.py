@@ -3,25 +3,21 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from revocation_client import RequestRefused, RevocationClient, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.counters import Tally
+from revocation_client import RevocationClient
+from revocation_client.counters import Counters
 from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.feed_events import Change, Heartbeat, Reset, Snapshot, Synced, encode
 from revocation_client.follower import (
-    REFUSED_BACKOFF_SECONDS,
     SILENCE_SECONDS,
     Follower,
-    pause_seconds,
 )
-from revocation_client.http import Stream
 from revocation_client.local_mirror import LocalMirror
-from revocation_client.retry import FEED_BACKOFF_SECONDS
 from revocation_client.sse import EVENT_MAX_BYTES
 from tests.client.feed_server import FeedServer, revocation, serving_feed, snapshots
 from tests.redis_processes import free_port
@@ -309,13 +305,13 @@ async def test_the_mirror_uses_the_clock_skew_of_the_service(client: RevocationC
 async def test_a_feed_that_is_refused_does_not_spin(
     server: FeedServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A 4xx is retried once a minute, an outage with growing backoff; checks go on."""
+    """It is retried with growing backoff, and logged once a minute; checks go on."""
     server.status = status
     caplog.set_level(logging.WARNING, "revocation_client")
     async with server.client() as client:
         await until(lambda: last_error(client))
         assert not await client.mirror_ready(1.0)
-        assert len(server.asked) == 1 if status < 500 else 2 <= len(server.asked) < 12
+        assert 2 <= len(server.asked) < 12
         assert "scripted: as the test says" in str(last_error(client)) or status >= 500
         assert name(client) == "connecting"
         assert await client.is_revoked({"jti": "first"})
@@ -397,18 +393,11 @@ class OneChunk:
         """The same time, in epoch seconds."""
         return self._epoch + self.now
 
-    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
-        """The one stream of it."""
-        return self
-
-    async def read(self) -> bytes:
-        """Return everything, then nothing more."""
-        if not self._chunks:
-            await asyncio.sleep(HANG_SECONDS)
-        return self._chunks.pop()
-
-    def close(self) -> None:
-        """Do nothing."""
+    async def feed(self, _cursor: str | None) -> AsyncGenerator[bytes]:
+        """Yield everything, then nothing more."""
+        for chunk in self._chunks:
+            yield chunk
+        await asyncio.sleep(HANG_SECONDS)
 
 
 async def test_a_large_snapshot_lets_the_application_breathe() -> None:
@@ -416,8 +405,8 @@ async def test_a_large_snapshot_lets_the_application_breathe() -> None:
     number = scaled(20_000, 1_000_000)
     feed = OneChunk(number)
     expiry_clock = ExpiryClock(feed.wall, lambda: feed.now)
-    memory = LocalMirror(1e6, Tally(), wall=feed.wall, monotonic=feed.clock, expiry_clock=expiry_clock)
-    follower = Follower(feed, memory, Tally(), wall=feed.wall, monotonic=feed.clock)
+    memory = LocalMirror(1e6, Counters(), wall=feed.wall, monotonic=feed.clock, expiry_clock=expiry_clock)
+    follower = Follower(feed.feed, memory, Counters(), wall=feed.wall, monotonic=feed.clock)
     follower.start()
     turns = 0
     async with asyncio.timeout(HANG_SECONDS * scaled(1, 6)):
@@ -431,55 +420,39 @@ async def test_a_large_snapshot_lets_the_application_breathe() -> None:
 class SlowClock:
     """A feed in memory whose sender's clock runs two per cent slow. Two seconds pass at each heartbeat."""
 
+    rate = 0.98
+
     def __init__(self) -> None:
         self.now = 100.0
         self.asked: list[str | None] = []
 
-    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
-        """Another stream of it."""
+    async def feed(self, cursor: str | None) -> AsyncGenerator[bytes]:
+        """Yield heartbeats only; the first comes with `synced`."""
         self.asked.append(cursor)
-        return SlowStream(self)
-
-
-class SlowStream:
-    """Heartbeats only."""
-
-    def __init__(self, clock: SlowClock, rate: float = 0.98) -> None:
-        self._clock = clock
-        self._rate = rate
-        self._begun = False
-
-    async def read(self) -> bytes:
-        """One more; the first comes with `synced`."""
-        await asyncio.sleep(0)
-        self._clock.now += 2.0
-        beat = encode(Heartbeat(0.0, self._clock.now * self._rate, True))
-        begun, self._begun = self._begun, True
-        return beat if begun else beat + encode(Synced("7-0.n", True)) + beat
-
-    def close(self) -> None:
-        """Do nothing."""
+        synced = encode(Synced("7-0.n", True))
+        while True:
+            await asyncio.sleep(0)
+            self.now += 2.0
+            beat = encode(Heartbeat(0.0, self.now * self.rate, True))
+            yield beat + synced + beat if synced else beat
+            synced = b""
 
 
 class Asleep(SlowClock):
     """The same with clocks that agree, on a machine that may be suspended: then only its wall clock goes on."""
 
+    rate = 1.0
     slept = 0.0
-
-    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
-        """Another stream of it."""
-        self.asked.append(cursor)
-        return SlowStream(self, rate=1.0)
 
 
 async def test_a_heartbeat_from_before_the_machine_was_suspended_proves_nothing() -> None:
     """It lay in a buffer meanwhile: memory admits nothing until a new stream has proven that nothing is missing."""
     clock = Asleep()
-    memory = LocalMirror(5.0, Tally(), wall=lambda: clock.now + clock.slept, monotonic=lambda: clock.now)
+    memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now + clock.slept, monotonic=lambda: clock.now)
     follower = Follower(
-        clock,
+        clock.feed,
         memory,
-        Tally(),
+        Counters(),
         wall=lambda: clock.now + clock.slept,
         monotonic=lambda: clock.now,
     )
@@ -499,8 +472,8 @@ async def test_a_heartbeat_from_before_the_machine_was_suspended_proves_nothing(
 async def test_a_stream_is_resumed_when_the_clocks_have_drifted_apart() -> None:
     """Heartbeats look older and older on a long stream; it is resumed before that makes memory stale."""
     clock = SlowClock()
-    memory = LocalMirror(5.0, Tally(), wall=lambda: clock.now, monotonic=lambda: clock.now)
-    follower = Follower(clock, memory, Tally(), wall=lambda: clock.now, monotonic=lambda: clock.now)
+    memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
+    follower = Follower(clock.feed, memory, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
     follower.start()
     ages = []
     async with asyncio.timeout(HANG_SECONDS):
@@ -518,47 +491,23 @@ class LongSnapshot(SlowClock):
 
     def __init__(self) -> None:
         super().__init__()
-        self._beats = [Heartbeat(0.0, sent_at, True) for sent_at in (100.0, 105.0, 110.0, 115.0)]
+        self._beats = [encode(Heartbeat(0.0, sent_at, True)) for sent_at in (100.0, 105.0, 110.0, 115.0)]
 
-    async def feed(self, cursor: str | None, *, seconds: float) -> Stream:
-        """Return the one stream."""
+    async def feed(self, cursor: str | None) -> AsyncGenerator[bytes]:
+        """Yield the first heartbeat; then, much later, the end of the snapshot and the other heartbeats."""
         self.asked.append(cursor)
-        return self
-
-    async def read(self) -> bytes:
-        """Return the first heartbeat; then, much later, the end of the snapshot and the other heartbeats."""
-        if len(self._beats) == 4:
-            return encode(self._beats.pop(0))
-        if not self._beats:
-            await asyncio.sleep(HANG_SECONDS)
+        yield self._beats[0]
         self.now = 115.0
-        beats, self._beats = self._beats, []
-        return encode(Synced("7-0.n", True)) + b"".join(map(encode, beats))
-
-    def close(self) -> None:
-        """Do nothing."""
+        yield encode(Synced("7-0.n", True)) + b"".join(self._beats[1:])
+        await asyncio.sleep(HANG_SECONDS)
 
 
 async def test_old_heartbeats_behind_a_long_snapshot_do_not_end_the_stream() -> None:
     """They are proofs of their own time; the last one syncs the mirror."""
     clock = LongSnapshot()
-    memory = LocalMirror(5.0, Tally(), wall=lambda: clock.now, monotonic=lambda: clock.now)
-    follower = Follower(clock, memory, Tally(), wall=lambda: clock.now, monotonic=lambda: clock.now)
+    memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
+    follower = Follower(clock.feed, memory, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
     follower.start()
     assert await follower.ready(HANG_SECONDS)
     await follower.aclose()
     assert clock.asked == [None]
-
-
-def test_backoff() -> None:
-    """It doubles from a short one to a bound, with full jitter; what is refused is tried again once a minute."""
-    away = ServiceUnavailable("gone")
-    assert [pause_seconds(failures, away, lambda: 1.0) for failures in (1, 2, 3, 4)] == [0.1, 0.2, 0.4, 0.8]
-    assert pause_seconds(1000, away, lambda: 1.0) == FEED_BACKOFF_SECONDS
-    assert pause_seconds(1, away, lambda: 0.0) == 0
-    assert pause_seconds(1, ServiceUnavailable("busy", 503, None, 2.0), lambda: 0.0) == 2.0
-    assert pause_seconds(1, ServiceUnavailable("busy", 503, None, 1e9), lambda: 0.0) == REFUSED_BACKOFF_SECONDS
-    for hopeless, failures in ((RequestRefused(401, "unauthorized", "no"), 1), (UnexpectedAnswer("?"), 4)):
-        assert pause_seconds(failures, hopeless, lambda: 1.0) == REFUSED_BACKOFF_SECONDS
-        assert pause_seconds(failures, hopeless, lambda: 0.0) == REFUSED_BACKOFF_SECONDS / 2
-    assert pause_seconds(1, UnexpectedAnswer("?"), lambda: 1.0) == 0.1

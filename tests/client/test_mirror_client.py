@@ -23,14 +23,13 @@ from revocation_client import (
     RevocationError,
     TokenNeeded,
     TokenRevoked,
-    WrongEventLoop,
 )
 from revocation_client.claims import ClaimName, Claims
-from revocation_client.counters import Tally
+from revocation_client.counters import Counters
+from revocation_client.follower import SenderClock
 from revocation_client.local_mirror import LocalMirror
 from revocation_client.questions import check_request
 from revocation_client.revocation import Revocation, covers
-from revocation_client.sender_clock import SenderClock
 from revocation_client.testing import InMemoryRevocationClient
 from tests.client.feed_server import CLOCK, FeedServer, revocation, serving_feed
 from tests.client.test_follower import HANG_SECONDS, name, says, until
@@ -98,7 +97,7 @@ async def test_claims_are_answered_from_memory_in_every_way(client: RevocationCl
     assert server.questions == []
     counters = client.counters
     assert (counters.mirror_revoked, counters.mirror_not_revoked) == (5 * len(REVOKED) + 1, 5 * len(ACTIVE) + 1)
-    assert (counters.checks, counters.requests) == (counters.mirror_revoked + counters.mirror_not_revoked, 0)
+    assert counters.requests == 0
 
 
 async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_any_thread(
@@ -108,7 +107,7 @@ async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_
 
     def elsewhere() -> bool | None:
         for ask in (client.is_revoked, client.ensure_active):
-            with pytest.raises(WrongEventLoop):
+            with pytest.raises(NotStarted):
                 asyncio.run(ask({"jti": "here"}))
         return client.is_revoked_now({"jti": "here"})
 
@@ -312,7 +311,7 @@ def test_the_fast_path_never_says_more_than_the_rule(
     question: dict[str, Any], held: list[Revocation], fresh: bool
 ) -> None:
     """For any claims: fast path, `verdict` and the rule over a list agree, or it says nothing; bad ones raise."""
-    memory = LocalMirror(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     for one in held:
         memory.learn(one)
     if fresh:
@@ -343,7 +342,7 @@ def test_the_fast_path_never_says_more_than_the_rule(
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None:
     """It admits no value of thousands that are held, and all others; what the service would refuse is not admitted."""
-    memory = LocalMirror(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.mark_fresh(0.0, complete=True, connected=True)
     usual = {"jti": "x", "sid": "x", "sub": "x", "client_id": "x"}
     for number in range(5000):
@@ -360,7 +359,7 @@ def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None
 
 def test_an_enumerations_member_is_its_text() -> None:
     """Memory looks for the string that the service would be asked about, although the member's hash is another."""
-    memory = LocalMirror(5.0, Tally(), wall=lambda: 100.0, monotonic=lambda: 7.0)
+    memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.learn(Revocation("sub", "a", None, None))
     memory.mark_fresh(0.0, complete=True, connected=True)
     for question in ({"jti": "x", "sub": Named.FIRST}, {"jti": Named.FIRST, "sub": "a"}):
@@ -384,7 +383,7 @@ def test_a_proof_that_arrives_during_a_check_does_not_count_for_it(claim: ClaimN
             memory.mark_fresh(0.0, complete=True, connected=True)
         return seconds
 
-    memory = LocalMirror(5.0, Tally(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
+    memory = LocalMirror(5.0, Counters(), wall=lambda: read("wall", 1000.0), monotonic=lambda: read("monotonic", 7.0))
     memory.mark_fresh(age, complete=True, connected=True)
     waiting.append(clock)
     assert not memory.admits({"jti": "x", "sid": "x", "sub": "x", "client_id": "x"})
@@ -400,7 +399,7 @@ class Clocks:
 
     def memory(self) -> LocalMirror:
         """One that goes by them."""
-        return LocalMirror(5.0, Tally(), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
+        return LocalMirror(5.0, Counters(), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
 
     def go(self, seconds: float) -> None:
         """Time passes."""
@@ -428,14 +427,14 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
     assert (status.name, status.last_error) == ("stale", "gone")
     assert status.since == pytest.approx(1000 + 3 - age)
     clocks.go(1.98)
-    fallback = memory.fallback(asked)
+    fallback = memory.verdict(asked, alone=False)
     assert fallback is not None
     assert not fallback.revoked
     clocks.go(0.02)
-    assert memory.fallback(asked) is None
+    assert memory.verdict(asked, alone=False) is None
     memory.mark_fresh(5.5, complete=True, connected=True)  # a proof too old is none
     assert not memory.admits(QUESTION)
-    assert memory.fallback(asked) is None
+    assert memory.verdict(asked, alone=False) is None
 
 
 def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> None:
@@ -468,7 +467,7 @@ def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
     memory = clocks.memory()
     memory.mark_fresh(0.0, complete=False, connected=True)
     asked = check_request(QUESTION)
-    assert (memory.admits(QUESTION), memory.verdict(asked), memory.fallback(asked)) == (False, None, None)
+    assert (memory.admits(QUESTION), memory.verdict(asked), memory.verdict(asked, alone=False)) == (False, None, None)
 
 
 def test_a_suspended_machine_makes_the_proof_old() -> None:

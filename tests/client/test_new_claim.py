@@ -10,7 +10,7 @@ import pytest
 
 from revocation_client import Revocation, RevocationClient
 from revocation_client.claims import CLAIMS, Claim
-from revocation_client.counters import Tally
+from revocation_client.counters import Counters
 from revocation_client.feed_events import Change, Event, Snapshot, Synced, decode
 from revocation_client.local_mirror import LocalMirror
 from revocation_client.sse import Parser
@@ -144,7 +144,7 @@ async def test_the_stand_in_revokes_and_checks_by_it() -> None:
 @pytest.mark.parametrize("value", ["", "a\n", "x" * 257, 1.5, True, ["lost"]])
 def test_the_fast_path_looks_it_up(value: object) -> None:
     """It admits another device, and neither a revoked one nor a value that the service would refuse."""
-    memory = LocalMirror(5.0, Tally(), time.time, time.monotonic)
+    memory = LocalMirror(5.0, Counters(), time.time, time.monotonic)
     memory.learn(Revocation("device_id", "lost", None, None, CUTOFF))
     memory.mark_fresh(0.0, complete=True, connected=True)
     assert memory.admits(claims("kept"))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from revocation_client.claims import CLAIMS
-from revocation_client.counters import Tally
+from revocation_client.counters import Counters
 from revocation_client.expiry_clock import ExpiryClock, uptime
 from revocation_client.local_mirror import LocalMirror
 from revocation_client.mirror import SHARDS
@@ -36,7 +36,7 @@ class Clocks:
 
     def memory(self) -> LocalMirror:
         """Return a client's memory that reads them."""
-        return LocalMirror(5.0, Tally(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
+        return LocalMirror(5.0, Counters(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
 
 
 def check(memory: LocalMirror, **claims: object) -> Verdict:

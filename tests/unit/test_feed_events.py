@@ -50,14 +50,6 @@ def test_what_is_written_is_what_is_read(events: list[Event], places: list[int])
     assert read(cut(b"".join(map(encode, events)), places)) == events
 
 
-@given(_EVENTS, st.sampled_from([b"\n", b"\r", b"\r\n"]))
-def test_any_line_end_byte_by_byte(event: Event, line_end: bytes) -> None:
-    """All three line ends of the specification, one byte at a time, after a byte order mark and between comments."""
-    text = b"\xef\xbb\xbf: hello\n\n" + encode(event) + b":\n" + encode(event)
-    text = text.replace(b"\n", line_end) + b":"  # a lone CR ends its line when the next byte is no LF
-    assert read(text[place : place + 1] for place in range(len(text))) == [event, event]
-
-
 @given(_EVENTS, st.integers(1, 100))
 def test_a_stream_that_ends_in_an_event_did_not_send_it(event: Event, missing: int) -> None:
     """Without its blank line it is nothing, even if all of its data came."""
@@ -161,16 +153,6 @@ def test_what_a_later_version_adds_is_named_and_no_error(text: bytes, event: Eve
 def test_other_fields_of_server_sent_events_are_ignored() -> None:
     """`retry`, and an event without data, say nothing (WHATWG HTML section 9.2.6)."""
     assert read([b"retry: 5\nevent\n\n"]) == []
-
-
-def test_the_fields_of_server_sent_events() -> None:
-    """Lines of data are one text; only the first space is dropped; an event inherits nothing from the one before."""
-    text = b"id: a\ndata:  one\ndata:two\ndata\n\nevent: x\ndata: x\n\ndata:y\n\n"
-    assert list(Parser().feed(text)) == [
-        Message("message", " one\ntwo\n", "a"),
-        Message("x", "x", None),
-        Message("message", "y", None),
-    ]
 
 
 @pytest.mark.parametrize("text", [b"data: " + b"x" * 2000, b":\n" * 2000, b"data: x\n" * 500, b"x" * 1000 + b"\n"])

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hypothesis import given, settings, strategies as st
 
-from revocation_client.sender_clock import SenderClock
+from revocation_client.follower import SenderClock
 from tests.scale import scaled
 
 many = settings(max_examples=scaled(300, 20_000), deadline=None)

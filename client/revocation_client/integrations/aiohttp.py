@@ -30,7 +30,5 @@ async def middleware(request: web.Request, handler: Handler) -> web.StreamRespon
     try:
         return await handler(request)
     except ANSWERED as error:
-        refused = refusal(error)
-        if refused is None:
-            raise
-        return web.json_response({"detail": refused.detail}, status=refused.status, headers=refused.headers)
+        body, status, headers = refusal(error)
+        return web.json_response(body, status=status, headers=headers)

@@ -11,10 +11,7 @@ from revocation_client.integrations.refusals import ANSWERED, refusal
 
 async def _respond(_request: Request, error: Exception) -> Response:
     """Respond as FastAPI would. An error without a response of its own stays an error of the application."""
-    refused = refusal(error)
-    if refused is None:
-        raise error
-    return JSONResponse({"detail": refused.detail}, refused.status, refused.headers)
+    return JSONResponse(*refusal(error))
 
 
 exception_handlers: dict[int | type[Exception], Callable[[Request, Any], Coroutine[Any, Any, Response]]] = {
