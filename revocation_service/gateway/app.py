@@ -1,64 +1,57 @@
 """The composition root of the gateway: `create_app(settings)`, and `serve(settings)`, which runs it."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack
+import logging
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware as WebMiddleware
 
-from revocation_service.gateway.connection import ClientLimits, Runner
 from revocation_service.gateway.metrics import GatewayMetrics
-from revocation_service.gateway.proxy import Proxy
-from revocation_service.gateway.readiness import components
+from revocation_service.gateway.proxy import Proxy, drop_added
 from revocation_service.gateway.settings import GatewaySettings
 from revocation_service.gateway.throttle import Throttle
-from revocation_service.gateway.tunnels import Tunnels
-from revocation_service.gateway.upstream import Upstream
+from revocation_service.gateway.websocket import WebSockets
 from revocation_service.http.in_flight import InFlight
-from revocation_service.http.middleware import Handler, Middleware, Observe
+from revocation_service.http.middleware import Handler, Middleware
 from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES, Component
-from revocation_service.http.problems import HttpError
-from revocation_service.http.serving import OPTIONS, Drain, Listener, limited_runner, serve as serve_until_stopped
+from revocation_service.http.serving import Drain, Listener, limited_runner, serve as serve_until_stopped
 
-CLIENT_KEEPALIVE_SECONDS: Final = 75.0
-"""How long a client's idle connection is kept."""
+KEEPALIVE_SECONDS: Final = 75.0
+"""Time for the head of a request, and for silence between requests. Longer than the 60 s after which nginx and cloud
+load balancers close their idle connections, so that they do not send a request on one that is just being closed."""
+
+HEAD_LIMITS: Final = {"max_field_size": 8190, "max_headers": 100}
+"""Those of Apache's httpd: browsers send longer cookies than the clients of the service."""
 
 ADMIN_HOST: Final = "127.0.0.1"
 
 ADMIN: Final = web.AppKey("admin", web.Application)
+"""Probes and metrics, which listen on an address of their own."""
+
 IN_FLIGHT: Final = web.AppKey("in_flight", InFlight)
-METRICS: Final = web.AppKey("metrics", GatewayMetrics)
-TUNNELS: Final = web.AppKey("tunnels", Tunnels)
+WEBSOCKETS: Final = web.AppKey("websockets", WebSockets)
 
 _log = structlog.get_logger()
 
 
 async def serve(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingsError if the start fails."""
+    logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)  # it warns if the upstream takes no subprotocol
     gateway = runner(settings)
-    admin = Listener(
-        admin_runner(gateway.app), ADMIN_HOST, settings.admin_port, "GATEWAY_ADMIN_PORT", logged_as="admin_addresses"
-    )
+    admin, port = limited_runner(gateway.app[ADMIN]), settings.admin_port
+    private = Listener(admin, ADMIN_HOST, port, "GATEWAY_ADMIN_PORT", logged_as="admin_addresses")
     public = Listener(gateway, settings.host, settings.port, "GATEWAY_HOST and GATEWAY_PORT")
-    drain = Drain(gateway.app[IN_FLIGHT], settings.drain_seconds, on_closed=gateway.app[TUNNELS].leave)
-    await serve_until_stopped([admin, public], drain)
+    drain = Drain(gateway.app[IN_FLIGHT], settings.drain_seconds, on_closed=gateway.app[WEBSOCKETS].close)
+    await serve_until_stopped([private, public], drain)
 
 
-def runner(settings: GatewaySettings) -> web.AppRunner:
+def runner(settings: GatewaySettings, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:
     """Return the application with the limits of its connections.
 
-    When a client leaves, its request ends: the handler is cancelled, and the connection to the upstream is closed.
+    A client that leaves ends its request: the handler is cancelled, and the connection to the upstream is closed.
     """
-    limits = ClientLimits(settings.max_connections, settings.timeouts.head_seconds)
-    app = create_app(settings)
-    return Runner(app, limits, **OPTIONS, handler_cancellation=True, keepalive_timeout=CLIENT_KEEPALIVE_SECONDS)
-
-
-def admin_runner(gateway: web.Application) -> web.AppRunner:
-    """Return the application of a gateway's probes and metrics, which listens on an address of its own."""
-    return limited_runner(gateway[ADMIN])
+    return limited_runner(create_app(settings), keepalive_seconds, handler_cancellation=True, **HEAD_LIMITS)
 
 
 def create_app(settings: GatewaySettings) -> web.Application:
@@ -66,65 +59,38 @@ def create_app(settings: GatewaySettings) -> web.Application:
 
     Raises SettingsError, here or at its start.
     """
-    metrics, in_flight, tunnels = GatewayMetrics(), InFlight(), Tunnels()
+    metrics, in_flight = GatewayMetrics(), InFlight()
     metrics.in_flight.set_function(lambda: in_flight.count)
-    upstream = Upstream(settings.upstream_url, settings.timeouts)
-    throttle = Throttle(settings.throttle, metrics)
-    proxy = Proxy(settings, upstream, tunnels, metrics)
-    app = web.Application(middlewares=[_for_every_target(throttle.before(proxy.forward))])
-    Middleware(in_flight, _observer(metrics, log_all=settings.log_level == "debug"), {}).install(app)
-    app.on_response_prepare.append(throttle.add_headers)
-    app.cleanup_ctx.append(_resources(upstream, throttle))
-    app[IN_FLIGHT], app[TUNNELS] = in_flight, tunnels
-    app[METRICS], app[ADMIN] = metrics, _admin(metrics)
+    throttle, proxy = Throttle(settings.throttle, metrics), Proxy(settings, metrics)
 
-    async def state() -> Sequence[Component]:
-        return await components(upstream, throttle, in_flight)
+    async def throttling(_app: web.Application) -> AsyncIterator[None]:
+        await throttle.start()
+        yield
+        await throttle.aclose()
 
-    app[ADMIN][COMPONENTS] = state
-    return app
+    async def components() -> Sequence[Component]:
+        return (
+            Component("process", "draining" if in_flight.draining else "ok", ready=not in_flight.draining),
+            Component("throttle_store", throttle.health(), ready=True),  # without Redis the gateway counts in memory
+        )
 
-
-def _for_every_target(forward: Handler) -> WebMiddleware:
-    """Forward every request: the application has no routes, because some targets are not paths (`OPTIONS *`)."""
-
-    @web.middleware
-    async def passing(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            return await forward(request)
-        except HttpError as error:
-            log = _log.warning if error.status >= 500 else _log.info
-            log("request_failed", method=request.method, code=error.code, error=error)
-            raise
-
-    return passing
-
-
-def _observer(metrics: GatewayMetrics, *, log_all: bool) -> Observe:
     def observe(request: web.Request, status: int, seconds: float) -> None:
         metrics.requests.labels(f"{status // 100}xx").inc()
         metrics.seconds.observe(seconds)
-        if log_all:
-            _log.debug("request", method=request.method, status=status, duration_ms=round(seconds * 1000, 3))
+        _log.debug("request", method=request.method, status=status, duration_ms=round(seconds * 1000, 3))
 
-    return observe
+    limited = throttle.before(proxy.forward)
 
+    @web.middleware
+    async def forward(request: web.Request, handler: Handler) -> web.StreamResponse:
+        return await limited(request)
 
-def _admin(metrics: GatewayMetrics) -> web.Application:
-    admin = web.Application()
-    admin.add_routes(PROBES)
-    admin[EXPOSITION] = metrics.exposition
+    app, admin = web.Application(middlewares=[forward]), web.Application()  # no routes: they would decode the path
+    Middleware(in_flight, observe, {}).install(app)
     Middleware(InFlight(), lambda _request, _status, _seconds: None).install(admin)
-    return admin
-
-
-def _resources(upstream: Upstream, throttle: Throttle) -> Callable[[web.Application], AsyncIterator[None]]:
-    async def resources(_app: web.Application) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            await upstream.start()
-            stack.push_async_callback(upstream.aclose)
-            await throttle.start()
-            stack.push_async_callback(throttle.aclose)
-            yield
-
-    return resources
+    app.on_response_prepare.extend([drop_added, throttle.add_headers])
+    app.cleanup_ctx.extend([proxy.run, throttling])
+    app[IN_FLIGHT], app[WEBSOCKETS], app[ADMIN] = in_flight, proxy.websockets, admin
+    admin.add_routes(PROBES)
+    admin[COMPONENTS], admin[EXPOSITION] = components, metrics.exposition
+    return app

@@ -1,206 +1,159 @@
-"""Passes requests on to the upstream and its answers back, streaming both ways; it counts and refuses no attempt."""
+"""Passes requests to the upstream and its responses back, streaming in both directions. It counts no attempts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
+import re
+from collections.abc import AsyncIterator, Awaitable
+from typing import Any, Final, TypeVar
 
+import aiohttp
 import structlog
-from aiohttp import StreamReader, web
-from aiohttp.http import HttpVersion10, HttpVersion11, RawResponseMessage
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
 
-from revocation_service.gateway.accounts import BUFFERED_BODY
 from revocation_service.gateway.addresses import client_address, is_trusted
-from revocation_service.gateway.headers import (
-    Fields,
-    Hop,
-    answer_fields,
-    asks_for_websocket,
-    first,
-    head,
-    request_fields,
-    request_target,
-)
+from revocation_service.gateway.headers import end_to_end, request_fields, text
 from revocation_service.gateway.metrics import GatewayMetrics
-from revocation_service.gateway.passed import PassedAnswer
-from revocation_service.gateway.problems import (
-    MalformedRequest,
-    MethodNotImplemented,
-    RequestTimeout,
-    UpstreamTimeout,
-    UpstreamUnavailable,
-    VersionNotSupported,
-)
 from revocation_service.gateway.settings import GatewaySettings
-from revocation_service.gateway.tunnels import Tunnels
-from revocation_service.gateway.upstream import Exchange, Upstream, pieces
+from revocation_service.gateway.websocket import WebSockets, is_handshake
 from revocation_service.telemetry import current_request_id
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
+
+KEPT_SECONDS: Final = 1.5
+"""How long an idle connection to the upstream is kept: shorter than common servers do, which close theirs after 2 s or
+more. A POST is never sent twice, so it must not meet a connection that is about to be closed."""
+
+_SESSION: Final[dict[str, Any]] = {
+    "auto_decompress": False,
+    "skip_auto_headers": ("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+    "read_bufsize": 1 << 16,
+    "max_field_size": 1 << 15,  # of the upstream, which is trusted
+}
+_ABSOLUTE: Final = re.compile(r"https?://([^/?]*)/?(.*)", re.IGNORECASE)
+_TARGET: Final = re.compile(r"/[!\"$-~]*")
+_HOST: Final = re.compile(r"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
+_ADDED: Final = web.ResponseKey("added", list[str])
+"""Fields that aiohttp would add to a response of the upstream."""
 
 _log = structlog.get_logger()
 
-REFUSED_METHODS: Final = frozenset({"CONNECT", "TRACE"})
-_BODILESS: Final = frozenset({204, 304})
-
 
 class Proxy:
-    """The way to the upstream and back."""
+    """The way to the one upstream and back. `run` holds its connections."""
 
-    def __init__(
-        self, settings: GatewaySettings, upstream: Upstream, tunnels: Tunnels, metrics: GatewayMetrics
-    ) -> None:
-        self._upstream = upstream
-        self._idle_seconds = settings.timeouts.idle_seconds
-        self._trusted = settings.throttle.trusted_proxies
-        self._tunnels = tunnels
+    def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        self._settings = settings
         self._metrics = metrics
+        self._session: aiohttp.ClientSession
+        self.websockets = WebSockets(settings.idle_seconds, metrics.websockets)
+
+    async def run(self, _app: web.Application) -> AsyncIterator[None]:
+        """Open the connection pool, and close it at the end."""
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
+        timeout = aiohttp.ClientTimeout(connect=self._settings.connect_seconds)
+        jar = aiohttp.DummyCookieJar()
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar, **_SESSION) as session:
+            self._session = session
+            yield
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
-        """The upstream's answer to a request.
+        """Return the upstream's response. Raises HTTPException if there is none."""
+        url, fields = self._rewritten(request)
+        upload = _Upload(request, self._settings)
+        if is_handshake(request):
+            opened = await self._answered(self.websockets.connect(request, self._session, url, fields), upload)
+            return opened if isinstance(opened, web.Response) else await self.websockets.join(request, opened)
+        body = upload.pieces() if request.body_exists else None
+        asked = self._session.request(request.method, url, headers=fields, data=body, allow_redirects=False)
+        async with await self._answered(asked, upload) as response:
+            if response.status == 101:
+                raise web.HTTPBadGateway
+            return await self._passed(request, response)
 
-        Raises GatewayError where there is none.
-        """
-        _refuse(request)
-        upgrading = asks_for_websocket(request.method, request.raw_headers) and not request.body_exists
-        sent = self._head(request, upgrading=upgrading)
+    def _rewritten(self, request: web.Request) -> tuple[URL, CIMultiDict[str]]:
+        """Return the URL and the header fields that the upstream gets (RFC 9112 section 3.2). Raises HTTPException."""
+        if request.method in {"CONNECT", "TRACE"}:
+            raise web.HTTPNotImplemented
+        if request.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+            raise web.HTTPBadRequest
+        target, host = request.raw_path, request.headers.get("Host")
+        if absolute := _ABSOLUTE.fullmatch(target):
+            host, target = absolute[1], f"/{absolute[2]}"
+        host = host or URL(self._settings.upstream_url).authority
+        if not (_TARGET.fullmatch(target) and _HOST.fullmatch(host)):
+            raise web.HTTPBadRequest
+        peer, trusted = request.remote or "127.0.0.1", self._settings.throttle.trusted_proxies
+        client = client_address(peer, request.headers.getall("X-Forwarded-For", []), trusted) or peer
+        fields = request_fields(request.headers, host, str(client), peer, trusted=is_trusted(peer, trusted))
+        fields["X-Request-ID"] = current_request_id()
+        if request.content_length is not None:
+            fields["Content-Length"] = str(request.content_length)
+        return URL(f"{self._settings.upstream_url}{target}", encoded=True), fields
+
+    async def _answered(self, asked: Awaitable[T], upload: "_Upload") -> T:
+        """Wait for the head of the upstream's response. Raises HTTPException if it does not come."""
         try:
-            exchange = await self._upstream.connect()
-            try:
-                return await self._exchanged(request, sent, exchange, upgrading=upgrading)
-            finally:
-                await exchange.aclose()
-        except (UpstreamTimeout, UpstreamUnavailable) as error:
-            self._metrics.upstream_failures.labels(error.code).inc()
-            raise
-
-    def _head(self, request: web.Request, *, upgrading: bool) -> bytes:
-        target, host = request_target(request.method, request.raw_path)
-        if host is None:
-            host = first(request.raw_headers, b"host")
-        if not host:
-            host = self._upstream.authority.encode()
-        fields = request_fields(request.raw_headers, host, self._hop(request))
-        fields = [field for field in fields if field[0].lower() != b"x-request-id"]
-        fields.append((b"X-Request-ID", current_request_id().encode()))
-        if upgrading:
-            fields += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        return head(request.method.encode() + b" " + target + b" HTTP/1.1", fields + _framing(request))
-
-    def _hop(self, request: web.Request) -> Hop:
-        peer = peer_of(request)
-        client = client_address(peer, request.headers.getall("X-Forwarded-For", []), self._trusted)
-        return Hop(peer.partition("%")[0], str(client or peer), is_trusted(peer, self._trusted))
-
-    async def _exchanged(
-        self, request: web.Request, sent: bytes, exchange: Exchange, *, upgrading: bool
-    ) -> web.StreamResponse:
-        body = self._body(request)
-        exchange.send(sent, body, chunked=_is_chunked(request), has_no_answer_body=request.method == "HEAD")
-        message, content = await exchange.answer()
-        while message.code < 200 and message.code != 101:
-            await _pass_interim(request, message)
-            message, content = await exchange.answer()
-        if message.code == 101:
-            return await self._switched(request, message, exchange, upgrading=upgrading)
-        return await self._passed(request, message, content)
-
-    def _body(self, request: web.Request) -> AsyncIterator[bytes] | None:
-        return self._pieces_of(request.content, request.get(BUFFERED_BODY)) if request.body_exists else None
-
-    async def _pieces_of(self, content: StreamReader, read_already: bytes | None) -> AsyncIterator[bytes]:
-        """The body as the client sends it, after what the throttle has read of it.
-
-        Raises RequestTimeout and MalformedRequest.
-        """
-        if read_already:
-            yield read_already
-        while True:
-            try:
-                async with asyncio.timeout(self._idle_seconds):
-                    piece = await content.readany()
-            except TimeoutError as error:
-                raise RequestTimeout("the rest of the body did not come in time") from error
-            except (web.RequestPayloadError, ConnectionError) as error:
-                raise MalformedRequest("the body is not valid HTTP") from error
-            if not piece:
-                return
-            yield piece
-
-    async def _switched(
-        self, request: web.Request, message: RawResponseMessage, exchange: Exchange, *, upgrading: bool
-    ) -> web.StreamResponse:
-        if not upgrading or (first(message.raw_headers, b"upgrade") or b"").lower() != b"websocket":
-            raise UpstreamUnavailable("the upstream switched to a protocol that nobody asked for")
-        fields = [*answer_fields(message.raw_headers), (b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-        answer = PassedAnswer(101, message.reason, fields, has_no_body=True)
-        answer.force_close()  # what comes after is not HTTP
-        await answer.prepare(request)
-        self._metrics.websockets.inc()
-        try:
-            await self._tunnels.join(request, answer, exchange, idle_seconds=self._idle_seconds)
+            async with upload.deadline:
+                return await asked
+        except (aiohttp.ClientError, TimeoutError) as error:
+            failure = upload.late() if isinstance(error, TimeoutError) else web.HTTPBadGateway()
+            self._metrics.failures.labels(str(failure.status)).inc()
+            _log.warning("request_failed", status=failure.status, error=error)
+            raise failure from error
         finally:
-            self._metrics.websockets.dec()
-        return answer
+            upload.answered = True
 
-    async def _passed(
-        self, request: web.Request, message: RawResponseMessage, content: StreamReader
-    ) -> web.StreamResponse:
-        has_no_body = request.method == "HEAD" or message.code in _BODILESS
-        fields = _without_length(answer_fields(message.raw_headers), message.code)
-        answer = PassedAnswer(message.code, message.reason, fields, has_no_body=has_no_body)
-        await answer.prepare(request)
+    async def _passed(self, request: web.Request, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        fields = end_to_end(answer.headers)
+        response = web.StreamResponse(status=answer.status, reason=text(answer.reason or ""), headers=fields)
+        response[_ADDED] = [name for name in ("Content-Type", "Server") if name not in fields]
         try:
-            if not has_no_body:
-                ready = content.read_nowait() if content.total_bytes else b""
-                await answer.pass_body(ready, pieces(content), idle_seconds=self._idle_seconds)
-            await answer.write_eof()
-        except (UpstreamUnavailable, ConnectionError, TimeoutError) as error:
-            answer.break_off(request.transport)
-            _log.warning("answer_broken_off", method=request.method, status=message.code)
-            if isinstance(error, UpstreamUnavailable):
-                self._metrics.broken_answers.inc()
-        return answer
+            await response.prepare(request)
+            await self._copy(answer.content, response)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            if request.transport is not None:
+                request.transport.abort()  # so that the client cannot take the response for a whole one
+            self._metrics.broken_answers.inc()
+            _log.warning("answer_broken_off", method=request.method, status=answer.status, error=error)
+        return response
+
+    async def _copy(self, content: aiohttp.StreamReader, response: web.StreamResponse) -> None:
+        while True:
+            async with asyncio.timeout(self._settings.idle_seconds):
+                if not (piece := await content.readany()):
+                    return
+                await response.write(piece)
 
 
-def _refuse(request: web.Request) -> None:
-    """Turn away what the parser lets pass, and the upstream might understand in another way."""
-    if request.method in REFUSED_METHODS:
-        raise MethodNotImplemented("this gateway passes on neither CONNECT nor TRACE")
-    if request.version not in {HttpVersion10, HttpVersion11}:
-        raise VersionNotSupported("this gateway speaks HTTP/1.0 and HTTP/1.1")
-    codings = request.headers.getall("Transfer-Encoding", None)
-    if codings is not None and (
-        [coding.lower() for coding in codings] != ["chunked"] or request.version < HttpVersion11
-    ):
-        raise MalformedRequest("the only transfer coding that is known is chunked, and that in HTTP/1.1 alone")
+class _Upload:
+    """The body of a request on its way to the upstream, and the time that each side has."""
+
+    def __init__(self, request: web.Request, settings: GatewaySettings) -> None:
+        self.deadline = asyncio.timeout(settings.response_seconds)
+        self.late: type[web.HTTPException] = web.HTTPGatewayTimeout
+        """The error if the deadline passes."""
+        self.answered = False
+        self._content = request.content
+        self._settings = settings
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Return the body as it arrives."""
+        idle_seconds = self._settings.idle_seconds
+        self._allow(idle_seconds, web.HTTPRequestTimeout)
+        while piece := await self._content.readany():
+            self._allow(idle_seconds, web.HTTPGatewayTimeout)
+            yield piece
+            self._allow(idle_seconds, web.HTTPRequestTimeout)
+        self._allow(self._settings.response_seconds, web.HTTPGatewayTimeout)
+
+    def _allow(self, seconds: float, late: type[web.HTTPException]) -> None:
+        self.late = late
+        if not self.answered:
+            self.deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
-def peer_of(request: web.BaseRequest) -> str:
-    """The address of the other end of the connection."""
-    return request.remote or "127.0.0.1"
-
-
-def _is_chunked(request: web.Request) -> bool:
-    return "Transfer-Encoding" in request.headers
-
-
-def _framing(request: web.Request) -> Fields:
-    """How the body that follows is framed; nothing for a request that has none."""
-    if _is_chunked(request):
-        return [(b"Transfer-Encoding", b"chunked")]
-    length = request.content_length
-    return [] if length is None else [(b"Content-Length", b"%d" % length)]
-
-
-def _without_length(fields: Fields, status: int) -> Fields:
-    """RFC 9110 section 8.6: a 204 says nothing of a length."""
-    return [field for field in fields if field[0].lower() != b"content-length"] if status == 204 else fields
-
-
-async def _pass_interim(request: web.Request, message: RawResponseMessage) -> None:
-    """RFC 9110 section 15.2; a 100 is for the gateway, which has answered Expect itself."""
-    if message.code == 100 or request.version < HttpVersion11:
-        return
-    line = f"HTTP/1.1 {message.code} {message.reason}".encode("utf-8", "surrogateescape")
-    await request.writer.write(head(line, answer_fields(message.raw_headers)))
-    request.writer.output_size = 0  # the answer itself has not begun
+async def drop_added(_request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """Remove the fields that aiohttp has added to a response of the upstream. To be called as it is prepared."""
+    for name in response.get(_ADDED, ()):
+        response.headers.popall(name, None)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
+
+from yarl import URL
 
 from revocation_service.environment import EMPTY, EnvReader, Loaded, filled, hidden, mask_url, number, optional, setting
 from revocation_service.errors import SettingsError
@@ -20,15 +21,22 @@ from revocation_service.settings import (
     names_a_server,
 )
 
-ACCOUNT_KEY_MIN_CHARACTERS: Final = 20
 MOST_IN_A_WINDOW: Final = 10_000
 LONGEST_WINDOW_SECONDS: Final = 31 * 86_400
+
+REMOVED: Final = {
+    "GATEWAY_HEAD_TIMEOUT_SECONDS": "let a TLS terminator in front bound slow clients (heads are bounded to 75 s)",
+    "GATEWAY_MAX_CONNECTIONS": "let a TLS terminator in front bound connections",
+    **dict.fromkeys(
+        ("GATEWAY_ACCOUNT_LIMIT", "GATEWAY_ACCOUNT_KEY", "GATEWAY_ACCOUNT_KEY_FILE"), "limit by account in the main API"
+    ),
+}
+"""Settings of earlier versions, and what to do instead."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _UNITS: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _RATE: Final = re.compile(r"(\d{1,9})\s*/\s*(?:(\d{1,9})\s*)?(second|minute|hour|day)s?", re.ASCII | re.IGNORECASE)
-_MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +51,9 @@ def _origin(text: str) -> str:
     if not text:
         raise ValueError("is needed: the main API's origin, such as http://127.0.0.1:9000")
     with suppress(ValueError):
-        parts = urlsplit(text)
-        plain = text.isascii() and not any(character in text for character in "?#@\\ ")
-        if (
-            parts.scheme in {"http", "https"}
-            and parts.hostname
-            and parts.port != 0
-            and parts.path in {"", "/"}
-            and plain
-        ):
-            return text.rstrip("/")
+        url = URL(text)
+        if url.scheme in {"http", "https"} and url == url.origin() and url.port and text.isascii() and " " not in text:
+            return str(url.origin())
     raise ValueError("must be an origin, http://host:port or https://host:port, without user, path or query")
 
 
@@ -79,29 +80,13 @@ def _rate_or_none(text: str) -> Rate | None:
     return None if text.lower() == "none" else _rate(text)
 
 
-def _account_key(text: str) -> bytes:
-    if len(text) < ACCOUNT_KEY_MIN_CHARACTERS:
-        raise ValueError(f"must have {ACCOUNT_KEY_MIN_CHARACTERS} characters or more")
-    return text.encode()
-
-
 def _networks(text: str) -> tuple[Network, ...]:
-    if text.lower() in {"", "none"}:
-        return ()
-    return tuple(_network(part.strip()) for part in text.split(",") if part.strip())
-
-
-def _network(text: str) -> Network:
-    """Parse one network or address; an IPv4-mapped one is unwrapped, as addresses are."""
+    parts = [] if text.lower() == "none" else text.split(",")
     try:
-        network = ipaddress.ip_network(text)
-    except ValueError:
-        raise ValueError(
-            f"must be networks or addresses, such as 10.0.0.0/8, separated by commas; {text!r} is none"
-        ) from None
-    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
-        return ipaddress.IPv4Network((int(network.network_address) & 0xFFFF_FFFF, network.prefixlen - 96))
-    return network
+        return tuple(ipaddress.ip_network(part.strip()) for part in parts if part.strip())
+    except ValueError as error:
+        detail = f"must be networks or addresses, such as 10.0.0.0/8, separated by commas ({error})"
+        raise ValueError(detail) from None
 
 
 def _redis_url(text: str) -> str:
@@ -119,26 +104,9 @@ class ThrottleSettings:
     login_paths: tuple[str, ...] = setting("GATEWAY_LOGIN_PATHS", "/auth/login,/api/v1/auth/login", _login_paths)
     login_limit: Rate = setting("GATEWAY_LOGIN_LIMIT", "5/minute", _rate)
     default_limit: Rate | None = setting("GATEWAY_DEFAULT_LIMIT", "none", _rate_or_none)
-    account_limit: Rate | None = setting("GATEWAY_ACCOUNT_LIMIT", "none", _rate_or_none)
-    account_key: bytes | None = setting("GATEWAY_ACCOUNT_KEY", "", optional(_account_key), hidden)
-    """Key of the hashes of account names; None: each process makes one up."""
     trusted_proxies: tuple[Network, ...] = setting("GATEWAY_TRUSTED_PROXIES", "none", _networks)
     store: StoreSettings | None = None
     """None: the counts are kept in memory."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Timeouts, in seconds."""
-
-    connect_seconds: float = setting("GATEWAY_CONNECT_TIMEOUT_SECONDS", "5", number(float, 0.05, 600))
-    """For a connection to the upstream."""
-    response_seconds: float = setting("GATEWAY_RESPONSE_TIMEOUT_SECONDS", "60", number(float, 0.05, 3_600))
-    """For the head of the upstream's response, once the request is sent."""
-    idle_seconds: float = setting("GATEWAY_IDLE_TIMEOUT_SECONDS", "300", number(float, 0.05, 86_400))
-    """For the next piece of a body, in either direction."""
-    head_seconds: float = setting("GATEWAY_HEAD_TIMEOUT_SECONDS", "20", number(float, 0.05, 600))
-    """For the whole head of a request, once it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,29 +119,28 @@ class GatewaySettings:
     port: int = setting("GATEWAY_PORT", "8000", number(int, 0, 65_535))
     admin_port: int = setting("GATEWAY_ADMIN_PORT", "8001", number(int, 0, 65_535))
     throttle: ThrottleSettings = ThrottleSettings()
-    timeouts: Timeouts = Timeouts()
+    connect_seconds: float = setting("GATEWAY_CONNECT_TIMEOUT_SECONDS", "5", number(float, 0.05, 600))
+    """For a connection to the upstream."""
+    response_seconds: float = setting("GATEWAY_RESPONSE_TIMEOUT_SECONDS", "60", number(float, 0.05, 3_600))
+    """For the head of the upstream's response, once the request is sent."""
+    idle_seconds: float = setting("GATEWAY_IDLE_TIMEOUT_SECONDS", "300", number(float, 0.05, 86_400))
+    """For the next piece of a body, in either direction; after such a silence a WebSocket is pinged."""
     drain_seconds: float = setting("GATEWAY_DRAIN_SECONDS", "1", number(float, 0, 2))
     log_level: str = setting("GATEWAY_LOG_LEVEL", "info", LOG_LEVEL)
     log_format: str = setting("GATEWAY_LOG_FORMAT", "auto", LOG_FORMAT)
-    max_connections: int = setting("GATEWAY_MAX_CONNECTIONS", "10000", number(int, 1, 100_000))
-    """Of clients, at a time."""
 
 
 def load(environment: Mapping[str, str] | None = None) -> Loaded[GatewaySettings]:
     """Return the settings in `environment`, by default the process's own. Raises SettingsError."""
     reader = EnvReader(environment)
+    for name, instead in REMOVED.items():
+        if name in reader.environment:
+            raise SettingsError(f"{name} was removed: unset it, and {instead}")
     upstream_url = reader.value("GATEWAY_UPSTREAM_URL", "", _origin)
     throttle = reader.read(ThrottleSettings, store=_store(reader))
-    settings = reader.read(
-        GatewaySettings, upstream_url=upstream_url, throttle=throttle, timeouts=reader.read(Timeouts)
-    )
+    settings = reader.read(GatewaySettings, upstream_url=upstream_url, throttle=throttle)
     if settings.port == settings.admin_port != 0:
         raise SettingsError("GATEWAY_ADMIN_PORT must be another port than GATEWAY_PORT: it is for operators only")
-    if throttle.account_limit and throttle.store and not throttle.account_key:
-        raise SettingsError(
-            "GATEWAY_ACCOUNT_KEY is needed: with GATEWAY_ACCOUNT_LIMIT and GATEWAY_REDIS_URL all gateways must share"
-            " one key"
-        )
     return reader.loaded(settings, "GATEWAY_")
 
 

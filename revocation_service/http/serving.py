@@ -73,9 +73,12 @@ class Drain:
     """Called when no new connection is accepted."""
 
 
-def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:
-    """Return the runner of an application, with the limits on what a client may hold without a key."""
-    return web.AppRunner(app, keepalive_timeout=keepalive_seconds, **OPTIONS, **LIMITS)
+def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SECONDS, **options: Any) -> web.AppRunner:
+    """Return the runner of an application, with the limits on what a client may hold without a key.
+
+    `options` of aiohttp's runner override the limits.
+    """
+    return web.AppRunner(app, keepalive_timeout=keepalive_seconds, **{**OPTIONS, **LIMITS, **options})
 
 
 async def serve(listeners: Sequence[Listener], drain: Drain) -> None:

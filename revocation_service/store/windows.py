@@ -1,101 +1,91 @@
-"""Sliding rate-limit windows in Redis: at most so many attempts in any stretch of time, by Redis' clock.
+"""Sliding rate-limit windows in Redis, on Redis' clock. One script decides on an attempt and counts it in one step."""
 
-Attempts that arrive together leave as one batch, which one script counts on the master that holds all windows.
-"""
-
-from collections.abc import Sequence
+import asyncio
 from dataclasses import dataclass
 from math import ceil
-from typing import Any, Final
+from typing import Final
 
-from redis.asyncio import Redis
-
-from revocation_client.batcher import Batcher, BatchLimits
+from revocation_service.errors import StoreUnavailable
 from revocation_service.store.key_names import Keyspace
 from revocation_service.store.scripts import HIT
-from revocation_service.store.topology import Topology, answered
+from revocation_service.store.topology import NOT_IN_TIME, Refused, Topology
 
-DEADLINE_SECONDS: Final = 0.7
-"""How long a login waits for Redis, before the gateway counts in its own memory."""
+TURN_SECONDS: Final = 0.1
+DEADLINE_TURNS: Final = 10
+"""How long an attempt waits for Redis: a second while the event loop is on time."""
 
 PROBE_SECONDS: Final = 0.5
-BATCH_MAX_ATTEMPTS: Final = 250
-"""At most the `TIES` of hit.lua. A batch of them takes Redis about two milliseconds."""
 
+_LATE_LOOP_SECONDS: Final = 60.0  # beyond the deadline, however late its turns are
 _MICROSECONDS: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
-    """One attempt. The same id again is the same attempt, and counts once."""
+class Window:
+    """One window: the name of what is counted in it, its limit, and its length."""
 
     counted: str
-    """Name of the window: the address or account, and what it attempts."""
     limit: int
-    window_seconds: float
-    id: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
-    """The result of an attempt, and the state of its window after it. Times are in seconds."""
+class RateLimitResult:
+    """The decision on an attempt, and the state of its window after it. Times are in seconds."""
 
     admitted: bool
     remaining: int
     frees_in: float
     """Until the oldest attempt that counts leaves the window. With none remaining, the next is admitted then."""
     now: float
-    """The clock by which that was decided, in epoch seconds."""
-
-
-_PROBE: Final = Attempt("probe", limit=1, window_seconds=0.001, id="probe")
+    """The clock that decided, in epoch seconds."""
 
 
 class Windows:
-    """The windows in one deployment of Redis, shared by all gateways. Needs a running event loop."""
+    """The windows in one deployment of Redis, shared by all gateways."""
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
         self._keyspace = Keyspace(topology.key_prefix)
-        limits = BatchLimits(questions=BATCH_MAX_ATTEMPTS, size=BATCH_MAX_ATTEMPTS, under_way=1)
-        self._batcher: Batcher[Attempt, Tally] = Batcher(self._send, lambda _attempt: 1, limits)
 
     async def aclose(self) -> None:
-        """Cancel what is under way, and close every connection."""
-        await self._batcher.aclose()
+        """Close every connection."""
         await self._topology.aclose()
 
-    async def hit(self, attempt: Attempt) -> Tally:
+    async def hit(self, window: Window) -> RateLimitResult:
         """Count an attempt if its window has room.
+
+        The deadline is counted in turns of the event loop: a turn that ends late, because the loop was blocked, counts
+        as one turn. So a late loop is not taken for an absent Redis.
 
         Raises StoreUnavailable. The attempt may have been counted then.
         """
-        return await answered(self._batcher.ask(attempt, DEADLINE_SECONDS))
-
-    async def give_back(self, attempt: Attempt) -> None:
-        """Remove an attempt from its window, if it was counted. Raises StoreUnavailable."""
-
-        async def remove(master: Any) -> None:
-            await master.zrem(self._keyspace.window(attempt.counted), attempt.id)
-
-        await self._topology.retried(remove, DEADLINE_SECONDS)
+        reply = asyncio.create_task(self._count_or_retry(window), name="throttle-hit")
+        try:
+            for _ in range(DEADLINE_TURNS):
+                if (await asyncio.wait({reply}, timeout=TURN_SECONDS))[0]:
+                    return reply.result()
+        finally:
+            reply.cancel()
+            await asyncio.gather(reply, return_exceptions=True)
+        raise StoreUnavailable(NOT_IN_TIME)
 
     async def probe(self) -> None:
-        """Count an attempt in a window of its own, without a retry. Raises StoreUnavailable."""
-        async with self._topology.operation(PROBE_SECONDS) as master:
-            await self._count(master, [_PROBE])
+        """Count an attempt in a window of its own. Raises StoreUnavailable."""
+        await self._count(Window("probe", limit=1, seconds=0.001), PROBE_SECONDS)
 
-    async def _send(self, attempts: list[Attempt]) -> list[Tally]:
-        return await self._topology.retried(lambda master: self._count(master, attempts), DEADLINE_SECONDS)
+    async def _count_or_retry(self, window: Window) -> RateLimitResult:
+        """Try a second time if the connection fails: the master has changed, or a late loop let a connect time out."""
+        try:
+            return await self._count(window, _LATE_LOOP_SECONDS)
+        except Refused:
+            raise
+        except StoreUnavailable:
+            return await self._count(window, _LATE_LOOP_SECONDS)
 
-    async def _count(self, master: Redis, attempts: Sequence[Attempt]) -> list[Tally]:
-        keys = [self._keyspace.window(each.counted) for each in attempts]
-        arguments: list[str | int] = []
-        for each in attempts:
-            arguments += (each.limit, ceil(each.window_seconds * _MICROSECONDS), each.id)
-        replies = await HIT.run(master, keys, arguments)
-        return [_tally(*reply) for reply in replies]
-
-
-def _tally(now: int, frees_at: int, admitted: int, remaining: int) -> Tally:
-    return Tally(bool(admitted), remaining, (frees_at - now) / _MICROSECONDS, now / _MICROSECONDS)
+    async def _count(self, window: Window, timeout_seconds: float) -> RateLimitResult:
+        keys = [self._keyspace.window(window.counted)]
+        async with self._topology.operation(timeout_seconds) as master:
+            reply = await HIT.run(master, keys, (window.limit, ceil(window.seconds * _MICROSECONDS)))
+        admitted, remaining, frees_in, now = reply
+        return RateLimitResult(bool(admitted), remaining, frees_in / _MICROSECONDS, now / _MICROSECONDS)

@@ -1,4 +1,4 @@
-"""A FastAPI login as users have it, which also takes JSON and overridden methods, and tells whom it has seen."""
+"""A FastAPI login that also takes JSON and overridden methods, and lists the usernames that it was given."""
 
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
@@ -36,21 +36,15 @@ async def login_of_any_kind(request: Request) -> dict[str, str]:
     return _judge(str(body.get("username", "")), str(body.get("password", "")))
 
 
-@app.post("/auth/login/broken")
-async def broken() -> None:
-    """No login at all."""
-    raise HTTPException(503, "away")
-
-
 @app.get("/seen")
 async def show() -> list[str]:
-    """Whom it has judged, in order."""
+    """Return the usernames that it was given, in order."""
     return seen
 
 
 @app.post("/forget")
 async def forget() -> None:
-    """Begin anew."""
+    """Empty the list of usernames."""
     seen.clear()
 
 

@@ -19,7 +19,7 @@ FORM = {"username": "alice", "password": "wrong"}
 
 @dataclass(frozen=True)
 class Told:
-    """An answer: its status, its problem's code, and its headers."""
+    """A response: its status, headers and body."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,7 +42,7 @@ class LoginApplication:
     session: aiohttp.ClientSession
 
     async def seen(self) -> list[str]:
-        """Whom it has judged since it was last told to forget."""
+        """The usernames that it was given, in order, since `forget`."""
         async with self.session.get(f"{self.url}/seen") as answer:
             names: list[str] = await answer.json()
             return names

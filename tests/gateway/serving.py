@@ -7,15 +7,16 @@ import pathlib
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import aiohttp
 from aiohttp import web
 
-from revocation_service.gateway.app import admin_runner, runner
+from revocation_service.gateway.app import ADMIN, KEEPALIVE_SECONDS, runner
 from revocation_service.gateway.settings import GatewaySettings, load
+from revocation_service.http.serving import limited_runner
 from revocation_service.store.embedded_child import dying_with_parent
 from tests.api.serving import Raw, talk_to
 from tests.redis_processes import HOST, eventually, free_port
@@ -50,10 +51,17 @@ class Gateway:
 @contextlib.asynccontextmanager
 async def gateway_before(upstream_url: str, **given: str) -> AsyncIterator[Gateway]:
     """A gateway as `gateway` runs it, in this process, on free ports; settings are named without their prefix."""
+    async with impatient_gateway(KEEPALIVE_SECONDS, upstream_url, **given) as gateway:
+        yield gateway
+
+
+@contextlib.asynccontextmanager
+async def impatient_gateway(keepalive_seconds: float, upstream_url: str, **given: str) -> AsyncIterator[Gateway]:
+    """A gateway that waits so long for a head."""
     variables = {"UPSTREAM_URL": upstream_url, **given}
     settings = load({f"GATEWAY_{name}": value for name, value in variables.items()}).settings
-    gateway = runner(settings)
-    admin = admin_runner(gateway.app)
+    gateway = runner(settings, keepalive_seconds)
+    admin = limited_runner(gateway.app[ADMIN])
     await gateway.setup()
     await admin.setup()
     try:
@@ -65,11 +73,14 @@ async def gateway_before(upstream_url: str, **given: str) -> AsyncIterator[Gatew
         await admin.cleanup()
 
 
+COMMAND: Final = ("-m", "revocation_service", "gateway")
+
+
 @dataclass(eq=False)
 class GatewayProcess(ServiceProcess):
     """One gateway process, as a user starts it."""
 
-    arguments: tuple[str, ...] = ("-m", "revocation_service", "gateway")
+    arguments: Sequence[str] = COMMAND
     admin_port: int = field(default_factory=free_port)
 
     def _environment(self) -> dict[str, str]:
@@ -101,11 +112,12 @@ class GatewayProcess(ServiceProcess):
 
 @contextlib.asynccontextmanager
 async def gateway_process(
-    directory: pathlib.Path, upstream_url: str, probe: str = "/readyz", **given: str
+    directory: pathlib.Path, upstream_url: str, probe: str = "/readyz", arguments: Sequence[str] = COMMAND, **given: str
 ) -> AsyncIterator[GatewayProcess]:
     """A gateway process that is up; it ends with the block."""
     variables = {"UPSTREAM_URL": upstream_url, "LOG_FORMAT": "json", **given}
-    process = GatewayProcess(directory, {f"GATEWAY_{name}": value for name, value in variables.items()})
+    named = {f"GATEWAY_{name}": value for name, value in variables.items()}
+    process = GatewayProcess(directory, named, arguments=arguments)
     try:
         await process.start(probe)
         yield process

@@ -1,4 +1,4 @@
-"""Whose address counts: the peer's, or what trusted proxies say, read from the right."""
+"""The address of a client: the peer's, or what trusted proxies say, read from the right."""
 
 import ipaddress
 
@@ -60,7 +60,7 @@ def test_what_a_client_puts_before_its_own_address_never_counts() -> None:
         assert str(client_address("10.0.0.1", [forged, "198.51.100.7"], TRUSTED)) == "198.51.100.7"
 
 
-def test_a_connection_without_an_address_is_nobodys() -> None:
+def test_a_connection_without_an_address_is_not_trusted() -> None:
     """A unix socket's peer has no address: it is not trusted, and all such clients share one count."""
     assert client_address(None, ["198.51.100.7"], TRUSTED) is None
     assert client_address("", ["198.51.100.7"], TRUSTED) is None
@@ -69,8 +69,8 @@ def test_a_connection_without_an_address_is_nobodys() -> None:
     assert counted_as(None) == "none"
 
 
-def test_who_is_trusted() -> None:
-    """Trusted is whoever connects from one of the networks, mapped addresses included."""
+def test_a_peer_in_a_trusted_network_is_trusted() -> None:
+    """A peer is trusted if its address is in one of the networks; a mapped address counts as IPv4."""
     assert is_trusted("10.1.2.3", TRUSTED)
     assert is_trusted("::ffff:10.1.2.3", TRUSTED)
     assert is_trusted("fd00::1%eth0", TRUSTED)

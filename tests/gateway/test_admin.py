@@ -29,25 +29,11 @@ async def ask(url: str) -> tuple[int, Any, str]:
 
 
 async def test_readiness_names_each_part() -> None:
-    """Ready while the upstream takes connections, not ready when it does not; names and codes, no address."""
-    async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
-        status, form, _ = await ask(f"{gateway.admin_url}/readyz")
-        assert (status, form) == (
-            200,
-            {
-                "status": "ready",
-                "components": {
-                    "process": {"status": "ok"},
-                    "upstream": {"status": "ok"},
-                    "throttle_store": {"status": "memory"},
-                },
-            },
-        )
+    """Names and codes. The gateway is ready while the upstream is away: clients get a 502 that says so."""
     async with gateway_before(f"http://{HOST}:{free_port()}") as gateway:
         status, form, _ = await ask(f"{gateway.admin_url}/readyz")
-        assert (status, form["status"]) == (503, "not_ready")
-        assert form["components"]["upstream"] == {"status": "unreachable"}
-        assert HOST not in json.dumps(form)
+        components = {"process": {"status": "ok"}, "throttle_store": {"status": "memory"}}
+        assert (status, form) == (200, {"status": "ready", "components": components})
         assert (await ask(f"{gateway.admin_url}/healthz"))[:2] == (200, {"status": "ok"})
 
 
@@ -169,7 +155,7 @@ async def test_logs_hold_nothing_of_a_request(tmp_path: pathlib.Path) -> None:
 
         await eventually(logged, "the requests in the log")
         assert canary not in gateway.output()
-        assert gateway.events("request_failed")[0]["code"] == "upstream_unavailable"
+        assert gateway.events("request_failed")[0]["status"] == 502
         assert gateway.events("request_failed")[0]["request_id"]
 
 

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import functools
 import pathlib
+import re
+import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -11,6 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from revocation_service.store.windows import DEADLINE_TURNS, TURN_SECONDS
 from tests.gateway.logins import LoginApplication, Told, log_in, login_application
 from tests.gateway.serving import GatewayProcess, gateway_process
 from tests.redis_processes import HOST, Process, eventually, standalone
@@ -46,6 +49,12 @@ class Deployment:
             assert answer.status == 200
             status: str = (await answer.json())["components"]["throttle_store"]["status"]
             return status
+
+    async def has_in_flight(self, gateway: GatewayProcess) -> bool:
+        """Return whether the gateway has requests that it has not answered."""
+        async with self.session.get(f"{gateway.admin_url}/metrics") as answer:
+            found = re.search(r"^gateway_requests_in_flight (.*)$", await answer.text(), re.MULTILINE)
+        return found is not None and float(found[1]) > 0
 
     async def is_shared(self, gateway: GatewayProcess) -> bool:
         return await self.throttle_status(gateway) == "ok"
@@ -89,6 +98,24 @@ async def test_exactly_five_of_a_burst_reach_the_upstream(deployment: Deployment
             assert 50 <= int(denied.headers["Retry-After"]) <= 60
 
 
+async def test_a_gateway_that_stood_still_does_not_take_redis_for_absent(deployment: Deployment) -> None:
+    """Both gateways stand still for longer than the deadline while Redis replies: Redis counts the burst."""
+    for number in range(scaled(2, 20)):
+        deployment.redis.freeze()
+        burst = asyncio.ensure_future(deployment.burst([f"192.0.2.{number}"] * AT_ONCE))
+        for gateway in deployment.gateways:
+            await eventually(functools.partial(deployment.has_in_flight, gateway), "requests in flight")
+            gateway.signal(signal.SIGSTOP)
+        deployment.redis.thaw()
+        await asyncio.sleep(TURN_SECONDS * (DEADLINE_TURNS + 2))
+        for gateway in deployment.gateways:
+            gateway.signal(signal.SIGCONT)
+        told = await burst
+        assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4], f"round {number}"
+    for gateway in deployment.gateways:
+        assert gateway.events("throttle_redis_away") == []
+
+
 async def test_addresses_do_not_share_a_count(deployment: Deployment) -> None:
     """Thirty addresses with seven logins each, all at once: five of each are passed on."""
     await deployment.application.forget()
@@ -109,7 +136,7 @@ async def test_ipv6_is_counted_by_its_64(deployment: Deployment) -> None:
 
 
 async def test_a_forged_address_changes_nothing(tmp_path: pathlib.Path, deployment: Deployment) -> None:
-    """From a peer that is not trusted, a rotating X-Forwarded-For gives nobody more than five; nor do its relatives."""
+    """From a peer that is not trusted, a rotating X-Forwarded-For, or a similar field, changes nothing: five pass."""
     await deployment.application.forget()
     async with gateway_process(tmp_path / "g", deployment.application.url, REDIS_URL=deployment.redis.url) as gateway:
         names = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP")
@@ -120,8 +147,8 @@ async def test_a_forged_address_changes_nothing(tmp_path: pathlib.Path, deployme
     assert len(await deployment.application.seen()) == 5
 
 
-async def test_a_restarted_gateway_frees_nobody(deployment: Deployment) -> None:
-    """The count is in Redis: who has used up his five has none left with gateways that were restarted."""
+async def test_a_restarted_gateway_keeps_the_count(deployment: Deployment) -> None:
+    """The count is in Redis: an address that has used up its five has none left at a restarted gateway."""
     await deployment.burst(["198.51.100.250"] * 5)
     for gateway in deployment.gateways:
         gateway.kill()

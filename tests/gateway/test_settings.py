@@ -7,11 +7,10 @@ import pytest
 
 from revocation_service.cli import main
 from revocation_service.errors import SettingsError
-from revocation_service.gateway.settings import GatewaySettings, Rate, ThrottleSettings, Timeouts, load
+from revocation_service.gateway.settings import GatewaySettings, Rate, ThrottleSettings, load
 from revocation_service.settings import StoreSettings, load as load_service
 
 UPSTREAM = "http://127.0.0.1:9000"
-KEY = "an-account-key-of-24-chars"
 
 
 def settings(**given: str) -> GatewaySettings:
@@ -38,16 +37,15 @@ def test_the_defaults_are_the_documented_ones() -> None:
             login_paths=("/auth/login", "/api/v1/auth/login"),
             login_limit=Rate(5, 60),
             default_limit=None,
-            account_limit=None,
-            account_key=None,
             trusted_proxies=(),
             store=None,
         ),
-        timeouts=Timeouts(connect_seconds=5, response_seconds=60, idle_seconds=300, head_seconds=20),
+        connect_seconds=5,
+        response_seconds=60,
+        idle_seconds=300,
         drain_seconds=1,
         log_level="info",
         log_format="auto",
-        max_connections=10_000,
     )
     assert loaded.unknown == ()
 
@@ -61,17 +59,13 @@ def test_every_setting_is_taken_from_its_variable() -> None:
         LOGIN_PATHS=" /login , /api/login",
         LOGIN_LIMIT="3/30 seconds",
         DEFAULT_LIMIT="100/hour",
-        ACCOUNT_LIMIT="10/day",
-        ACCOUNT_KEY=KEY,
-        TRUSTED_PROXIES="10.0.0.0/8, fd00::/8,192.0.2.1,::ffff:172.16.0.0/108",
+        TRUSTED_PROXIES="10.0.0.0/8, fd00::/8,192.0.2.1,172.16.0.0/12",
         REDIS_URL="rediss://redis:6379",
         REDIS_PASSWORD="secret",
         KEY_PREFIX="gw:",
         CONNECT_TIMEOUT_SECONDS="1",
         RESPONSE_TIMEOUT_SECONDS="2",
         IDLE_TIMEOUT_SECONDS="3",
-        HEAD_TIMEOUT_SECONDS="4",
-        MAX_CONNECTIONS="5",
         DRAIN_SECONDS="0",
         LOG_LEVEL="debug",
         LOG_FORMAT="json",
@@ -86,8 +80,6 @@ def test_every_setting_is_taken_from_its_variable() -> None:
             ("/login", "/api/login"),
             Rate(3, 30),
             Rate(100, 3600),
-            Rate(10, 86400),
-            KEY.encode(),
             tuple(map(ipaddress.ip_network, networks)),
             StoreSettings(
                 "rediss://redis:6379",
@@ -97,11 +89,12 @@ def test_every_setting_is_taken_from_its_variable() -> None:
                 prefix_variable="GATEWAY_KEY_PREFIX",
             ),
         ),
-        Timeouts(1, 2, 3, 4),
+        1,
+        2,
+        3,
         0,
         "debug",
         "json",
-        5,
     )
 
 
@@ -153,9 +146,6 @@ WRONG = [
     ],
     ("LOGIN_LIMIT", "10001/minute", "must allow 1 to 10,000"),
     ("DEFAULT_LIMIT", "5/32 days", "must allow"),
-    ("ACCOUNT_LIMIT", "5/fortnight", "must be a limit such as"),
-    ("ACCOUNT_KEY", "short", "must have 20 characters"),
-    ("ACCOUNT_KEY", "", "is set but empty"),
     ("TRUSTED_PROXIES", "10.0.0.1/8", "must be networks"),
     ("TRUSTED_PROXIES", "proxy.internal", "must be networks"),
     ("TRUSTED_PROXIES", "*", "must be networks"),
@@ -166,8 +156,6 @@ WRONG = [
     ("CONNECT_TIMEOUT_SECONDS", "0", "must be a number"),
     ("RESPONSE_TIMEOUT_SECONDS", "nan", "must be a number"),
     ("IDLE_TIMEOUT_SECONDS", "-1", "must be a number"),
-    ("HEAD_TIMEOUT_SECONDS", "0", "must be a number"),
-    ("MAX_CONNECTIONS", "0", "must be a whole number from 1 to 100,000"),
     ("DRAIN_SECONDS", "3", "must be a number from 0 to 2"),
     ("LOG_LEVEL", "loud", "must be one of"),
     ("LOG_FORMAT", "xml", "must be one of"),
@@ -180,6 +168,23 @@ def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) ->
     detail = refused(**{name: value})
     assert detail.startswith(f"GATEWAY_{name} ")
     assert complaint in detail
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("HEAD_TIMEOUT_SECONDS", "TLS terminator"),
+        ("MAX_CONNECTIONS", "TLS terminator"),
+        ("ACCOUNT_LIMIT", "limit by account in the main API"),
+        ("ACCOUNT_KEY", "limit by account in the main API"),
+        ("ACCOUNT_KEY_FILE", "limit by account in the main API"),
+    ],
+)
+def test_a_setting_that_was_removed_stops_the_start(name: str, instead: str) -> None:
+    """The error names it, and says what to do instead."""
+    detail = refused(**{name: "20"})
+    assert detail.startswith(f"GATEWAY_{name} was removed: unset it, and ")
+    assert instead in detail
 
 
 def test_a_key_prefix_on_a_cluster_has_a_hash_tag(
@@ -198,14 +203,6 @@ def test_a_key_prefix_on_a_cluster_has_a_hash_tag(
     assert capsys.readouterr().err.startswith("revocation-service: GATEWAY_KEY_PREFIX needs a hash tag on a cluster")
 
 
-def test_gateways_that_share_a_redis_share_the_account_key() -> None:
-    """With different keys each gateway would count an account separately, so the shared key is required."""
-    limit = {"ACCOUNT_LIMIT": "10/hour"}
-    assert refused(**limit, REDIS_URL="redis://r").startswith("GATEWAY_ACCOUNT_KEY ")
-    assert settings(**limit).throttle.account_key is None
-    assert settings(**limit, REDIS_URL="redis://r", ACCOUNT_KEY=KEY).throttle.account_key == KEY.encode()
-
-
 def test_each_part_knows_only_its_own_variables() -> None:
     """An unknown variable is listed by the part whose prefix it has, and by no other."""
     environment = {
@@ -220,19 +217,18 @@ def test_each_part_knows_only_its_own_variables() -> None:
 
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
     """No secret is printed or in a repr, also when it comes from a file."""
-    (tmp_path / "key").write_text(f"{KEY}\n")
+    (tmp_path / "password").write_text("canary\n")
     loaded = load(
         {
             "GATEWAY_UPSTREAM_URL": UPSTREAM,
             "GATEWAY_REDIS_URL": "redis://user:canary@redis:6379/0?password=canary",
-            "GATEWAY_REDIS_PASSWORD": "canary",
-            "GATEWAY_ACCOUNT_KEY_FILE": str(tmp_path / "key"),
+            "GATEWAY_REDIS_PASSWORD_FILE": str(tmp_path / "password"),
         }
     )
-    assert loaded.settings.throttle.account_key == KEY.encode()
+    assert loaded.settings.throttle.store is not None
+    assert loaded.settings.throttle.store.password == "canary"
     shown = "\n".join(loaded.shown) + repr(loaded.settings)
     assert "canary" not in shown
-    assert KEY not in shown
     assert "redis:6379" in shown
 
 

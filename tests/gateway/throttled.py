@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -11,7 +12,6 @@ from typing import Any
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from revocation_service.gateway.counting import Clocks
 from revocation_service.gateway.metrics import GatewayMetrics
 from revocation_service.gateway.settings import ThrottleSettings
 from revocation_service.gateway.throttle import Throttle
@@ -57,13 +57,18 @@ async def refuses(_request: web.Request) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def throttled(
-    url: str | None, *, answer: Handler = refuses, clocks: Clocks | None = None, prefix: str = "", **settings: Any
+    url: str | None,
+    *,
+    answer: Handler = refuses,
+    clock: Callable[[], float] = time.monotonic,
+    prefix: str = "",
+    **settings: Any,
 ) -> AsyncIterator[Gateway]:
     """A gateway's throttle; this host is a trusted proxy, so that a test can speak for many addresses."""
     settings.setdefault("trusted_proxies", (ip_network("127.0.0.0/8"),))
     store = None if url is None else StoreSettings(url, key_prefix=prefix or f"{secrets.token_hex(4)}:")
     metrics = GatewayMetrics()
-    throttle = Throttle(ThrottleSettings(store=store, **settings), metrics, clocks)
+    throttle = Throttle(ThrottleSettings(store=store, **settings), metrics, clock)
     reached: list[web.Request] = []
 
     async def forward(request: web.Request) -> web.StreamResponse:

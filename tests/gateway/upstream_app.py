@@ -3,11 +3,15 @@
 import asyncio
 import gzip
 import hashlib
-from collections.abc import AsyncIterator
-from typing import Final
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from typing import Any, Final
 
 from fastapi import FastAPI, Request, Response, WebSocket
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"]
 CHUNK: Final = b"0123456789abcdef" * 4096
@@ -89,7 +93,7 @@ async def compressed() -> Response:
 @app.get("/large-headers")
 async def large_headers() -> Response:
     """Many, and large."""
-    return Response(b"x", headers={f"X-Large-{number}": "v" * 1000 for number in range(12)} | {"X-Latin": "caf\u00e9"})
+    return Response(b"x", headers={f"X-Large-{number}": "v" * 1000 for number in range(12)})
 
 
 @app.get("/events")
@@ -149,3 +153,25 @@ async def last_close() -> JSONResponse:
 async def refused(websocket: WebSocket) -> None:
     """A WebSocket that is not accepted."""
     await websocket.close()
+
+
+_seen: list[tuple[str, str, str]] = []
+
+
+async def recorder(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    """An ASGI application that records method, target and body of each request; `/seen` returns and clears them."""
+    if scope["type"] != "http":
+        return
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    told = b"ok"
+    if scope["path"] == "/seen":
+        told = json.dumps(_seen).encode()
+        _seen.clear()
+    else:
+        _seen.append((scope["method"], scope["raw_path"].decode(), body.decode()))
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(told))]})
+    await send({"type": "http.response.body", "body": told})

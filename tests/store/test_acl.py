@@ -8,7 +8,7 @@ from revocation_service.settings import StoreSettings
 from revocation_service.store.exchanges import Exchanges
 from revocation_service.store.preflight import preflight
 from revocation_service.store.topology import topology
-from revocation_service.store.windows import Attempt, Windows
+from revocation_service.store.windows import Window, Windows
 from tests.redis_processes import standalone
 from tests.store.conftest import missing, open_store
 
@@ -43,9 +43,7 @@ async def test_the_user_of_the_readme_is_refused_nothing() -> None:
             assert warnings == [("replicas_short",)] * 2
             assert 0 < await redis.command("TTL", opened.store.keyspace.settings) <= 60
         windows = Windows(topology(StoreSettings(url)))
-        attempt = Attempt("address", 5, 60, "1")
-        await windows.hit(attempt)
-        await windows.give_back(attempt)
+        await windows.hit(Window("address", 5, 60))
         await windows.probe()
         await windows.aclose()
         assert await redis.command("ACL", "LOG") == []

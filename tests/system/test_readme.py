@@ -21,7 +21,7 @@ from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import OAuth2PasswordBearer
 
 from revocation_client import RevocationClient
-from revocation_service.store.windows import Attempt
+from revocation_service.store.windows import Window
 from tests.redis_processes import HOST, eventually, free_port, standalone
 from tests.store.test_windows import opened_windows
 from tests.system.service_process import ServiceProcess, serving
@@ -229,6 +229,6 @@ async def test_the_user_of_its_own_in_redis_may_do_all_that_is_done(tmp_path: pa
             await redis.command("FLUSHALL")
             await eventually(lambda: redis.command("EXISTS", "token_blacklist:a"), "what was lost")
         async with opened_windows(url, "") as windows:
-            await windows.hit(Attempt("somebody", 5, 60, "1"))
+            await windows.hit(Window("somebody", 5, 60))
             await windows.probe()
         assert await redis.command("ACL", "LOG") == []
