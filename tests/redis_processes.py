@@ -115,7 +115,7 @@ class Certificates:
 
 
 def make_certificates(directory: pathlib.Path) -> Certificates:
-    """Make both anew; they live a day."""
+    """Make both; they are valid for a day."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _certificate("test ca", ca_key, "test ca", ca_key)
     made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
@@ -207,7 +207,7 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def client(self, **options: Any) -> Redis:
-        """A client that tries once and gives up early; whoever asks for it closes it."""
+        """Return a client that tries once and gives up early; the caller closes it."""
         tls = {"ssl": True, "ssl_ca_certs": str(self.certificates.ca)} if self.certificates else {}
         given: dict[str, Any] = {
             "decode_responses": True,
@@ -414,7 +414,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @dataclass(frozen=True)
 class SentinelSet:
-    """A master, two replicas and the three sentinels that watch them; who is master changes."""
+    """A master, two replicas and the three sentinels that watch them; the master changes."""
 
     nodes: list[Process]
     sentinels: list[Process]
@@ -517,7 +517,7 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three masters and a replica of each; who is master of a key changes."""
+    """Three masters and a replica of each; the master of a key changes."""
 
     nodes: list[Process]
     password: str | None = None

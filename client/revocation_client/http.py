@@ -17,7 +17,7 @@ from revocation_client.errors import (
 )
 
 KEEPALIVE_SECONDS: Final = 30.0
-"""Shorter than the service's own 75 s, so that the service seldom closes a kept connection first."""
+"""Shorter than the service's 40 s, so that the service rarely closes a kept connection first."""
 
 ANSWER_MAX_BYTES: Final = 8 * 1024 * 1024
 """Bound of an answer: that of a batch of 1,000 checks, with the longest texts, is smaller."""

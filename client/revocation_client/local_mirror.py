@@ -166,7 +166,7 @@ class LocalMirror:
         )
 
     def learn(self, *revocations: Revocation) -> None:
-        """Add revocations; nothing is ever taken back."""
+        """Add revocations; none is removed before its end."""
         for revocation in revocations:
             self.revocations.add(revocation, self._expiry_clock.now())
 

@@ -37,7 +37,7 @@ class Mirror:
         self._late_seconds = late_seconds
         """How long after its end a revocation is held: other clocks may be behind, and a thread may be reading it."""
         self.shards: dict[ClaimName, list[Shard]] = {}
-        """By claim; a claim of which nothing was ever held is missing."""
+        """By claim; a claim of which nothing was held yet is missing."""
         self._unswept: Iterator[Shard] = iter(())
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """The four parts of the demo, as processes on loopback: a private Redis, the service, the main API, the gateway.
 
-They end with the demo, on Linux also if that is killed. What they write goes to a file each.
+They end with the demo, on Linux also if it is killed. Each writes its log to a file.
 """
 
 import asyncio
@@ -32,16 +32,16 @@ LAST_LINES: Final = 8
 MAIN_API: Final = pathlib.Path(__file__).parents[1] / "main_api"
 OURS: Final = ("REVOCATION_", "GATEWAY_", "MAIN_API_")
 PASSED_ON: Final = ("GATEWAY_LOGIN_LIMIT", "GATEWAY_LOG_LEVEL", "REVOCATION_LOG_LEVEL")
-"""Of all the settings in the caller's environment these reach the parts; the rest is the demo's to say."""
+"""The only settings that are passed on from the caller's environment."""
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the text says why."""
+    """The demo cannot go on; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where the parts listen."""
+    """The ports of the parts."""
 
     gateway: int
     admin: int
@@ -50,9 +50,9 @@ class Ports:
 
 
 def ports_from(environment: Mapping[str, str]) -> Ports:
-    """Ports that are set are used or refused; the usual ones make way where they are taken.
+    """Return the ports in the environment. If a default port is in use, another one is chosen.
 
-    Raises DemoError.
+    Raises DemoError if a port that is set is in use.
     """
     taken: set[int] = set()
     return Ports(
@@ -70,7 +70,7 @@ def _port(environment: Mapping[str, str], variable: str, usual: int, taken: set[
         raise DemoError(f"{variable} must be a port, a number from 1 to 65535")
     port = _free(wanted, taken)
     if port is None and text is not None:
-        raise DemoError(f"{variable}={text}: something listens there already")
+        raise DemoError(f"{variable}={text}: the port is in use; stop what listens there, or set another port")
     found = port or _free(0, taken)
     if found is None:
         raise DemoError(f"there is no free port on {HOST}")
@@ -79,7 +79,7 @@ def _port(environment: Mapping[str, str], variable: str, usual: int, taken: set[
 
 
 def _free(port: int, taken: set[int]) -> int | None:
-    """The port, if nobody listens there; 0 stands for any."""
+    """Return the port if it is free, else None. 0 stands for any free port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -92,7 +92,7 @@ def _free(port: int, taken: set[int]) -> int | None:
 
 @dataclass(eq=False)
 class Part:
-    """One process, its settings, and the probe that says that it is up."""
+    """One process, its settings, and the URL of its probe."""
 
     name: str
     command: list[str]
@@ -103,14 +103,11 @@ class Part:
 
     @property
     def log(self) -> pathlib.Path:
-        """Where it writes."""
+        """The file with its log."""
         return self.directory / f"{self.name.replace(' ', '-')}.log"
 
     async def start(self, http: aiohttp.ClientSession) -> None:
-        """Start it and wait until it is ready.
-
-        Raises DemoError.
-        """
+        """Start it and wait until it is ready. Raises DemoError."""
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *dying_with_parent([sys.executable, *self.command]),
@@ -119,7 +116,7 @@ class Part:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a terminal's Ctrl-C is for the demo, which then ends them in order
+                start_new_session=True,  # Ctrl-C reaches the demo alone, which stops the parts in order
             )
         await self._until_ready(http, self._process)
         say(f"  {self.name:10} ready, pid {self._process.pid}, log {self.log}")
@@ -142,13 +139,13 @@ class Part:
         return "\n".join(f"  {line}" for line in lines) or "  (it wrote nothing)"
 
     async def ended(self) -> str:
-        """Wait for its end; the answer names it."""
+        """Wait for its end, and return an error text that names it."""
         assert self._process is not None
         status = await self._process.wait()
         return f"{self.name} ended by itself with status {status}:\n{self._last_words()}"
 
     async def stop(self) -> None:
-        """Ask politely, wait a bounded time, then insist."""
+        """Send SIGTERM, and SIGKILL after `STOP_SECONDS`."""
         process = self._process
         if process is None or process.returncode is not None:
             return
@@ -163,13 +160,13 @@ class Part:
 
 
 def _inherited() -> dict[str, str]:
-    """The caller's environment without settings that were meant for other processes."""
+    """Return the caller's environment without the settings of these programs."""
     return {name: value for name, value in os.environ.items() if name in PASSED_ON or not name.startswith(OURS)}
 
 
 @dataclass(eq=False)
 class Parts:
-    """All four, ended in the order gateway, main API, service, Redis; their secrets are made up anew each time."""
+    """All four parts. They are stopped in the order gateway, main API, service, Redis. Their secrets are random."""
 
     directory: pathlib.Path
     ports: Ports
@@ -183,22 +180,22 @@ class Parts:
 
     @property
     def gateway_url(self) -> str:
-        """What users talk to."""
+        """The address for users."""
         return f"http://{HOST}:{self.ports.gateway}"
 
     @property
     def admin_url(self) -> str:
-        """The gateway's probes and metrics."""
+        """The address of the gateway's probes and metrics."""
         return f"http://{HOST}:{self.ports.admin}"
 
     @property
     def service_url(self) -> str:
-        """The revocation service."""
+        """The address of the service."""
         return f"http://{HOST}:{self.ports.service}"
 
     @property
     def main_api_url(self) -> str:
-        """The main API, behind the gateway."""
+        """The address of the main API, behind the gateway."""
         return f"http://{HOST}:{self.ports.main_api}"
 
     async def __aenter__(self) -> Self:
@@ -238,7 +235,7 @@ class Parts:
         return redis
 
     def _write_files(self, redis: EmbeddedRedis) -> None:
-        """What the commands of the walk need and nobody else may read: secrets stay out of argv."""
+        """Write the files that the commands of the walk read. They are private, because arguments are public."""
         self._write("alice.password", self.password)
         self._write("redis.url", f"unix://:{redis.password}@{redis.socket_path}")
         self._write("operator.header", f"Authorization: Bearer {self._operators_key}\n")
@@ -287,7 +284,7 @@ class Parts:
         return Part("gateway", command, settings, f"{self.admin_url}/readyz", self.directory)
 
     async def first_to_end(self) -> str:
-        """Wait until one of them ends, which none should; the answer says which."""
+        """Wait until a part ends, which none should, and return an error text that names it."""
         waiting = [asyncio.create_task(part.ended()) for part in self._parts]
         try:
             done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""The walk: what is done, what should come back, and whether it did."""
+"""The steps of the walk, each with the response that it expects."""
 
 import base64
 import json
@@ -17,10 +17,7 @@ HEADERS: Final = "grep -iE '^(HTTP/|x-ratelimit|ratelimit|retry-after)'"
 
 
 async def walk(shell: Shell, parts: Parts) -> None:
-    """Every step in turn.
-
-    Raises DemoError at the first that does not do what it says.
-    """
+    """Take every step in turn. Raises DemoError at the first that does not do what it says."""
     steps = _Steps(shell, parts)
     say(f"\nThe walk, in {shell.directory}:")
     await steps.log_in()
@@ -29,7 +26,7 @@ async def walk(shell: Shell, parts: Parts) -> None:
     await steps.be_refused()
     await steps.look_into_redis()
     await steps.log_in_too_often()
-    say("\nEvery step did what it says.")
+    say("\nEvery step did what it says.", "ok")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class _Steps:
     parts: Parts
 
     async def log_in(self) -> None:
-        _title("Log in, through the gateway; it says how many logins are left this minute")
+        _title("Log in, through the gateway; its headers say how many logins are left this minute")
         output = await self.shell.run(f"curl -sS -D - -o login.json {self._login()}")
         _expect(output, 200)
         _expect_headers(output, remaining=LIMIT - 1)
@@ -52,18 +49,18 @@ class _Steps:
         _check(f'"username":"{self.parts.user}"' in output.text, f"the answer names {self.parts.user}")
 
     async def log_out(self) -> None:
-        _title("Log out: 204 comes only after the revocation is safely stored")
+        _title("Log out: the response is 204 only after the revocation is safely stored")
         _expect(await self.shell.run(f"curl -sSi -H @access.header -X POST {self._api('auth/logout')}"), 204)
 
     async def be_refused(self) -> None:
-        _title("The very next request with that token, which is not a minute old and has a good signature")
+        _title("The very next request with that token, which has a good signature and has not expired")
         _expect(await self._me(), 401)
 
     async def look_into_redis(self) -> None:
-        _title("The entry in Redis lives exactly as long as the token would have")
+        _title("The entry in Redis lives exactly as long as the token would have lived")
         claims = _claims(self.shell.directory / "login.json")
         key = f"token_blacklist:{claims['jti']}"
-        output = await self.shell.run(f"{shlex.quote(sys.executable)} redis_ttl.py {shlex.quote(key)}")
+        output = await self.shell.run(f"{shlex.quote(sys.executable)} \\\n      redis_ttl.py {shlex.quote(key)}")
         found = _json(output)
         say(f"    (the token: exp {claims['exp']})")
         apart = abs(found.get("ends_at", 0) - claims["exp"])
@@ -73,14 +70,14 @@ class _Steps:
         _title(f"Log in again and again: {LIMIT} a minute are allowed, and the first step was one")
         for number in range(2, LIMIT + 2):
             say(f"  login {number}")
-            output = await self.shell.run(f"curl -sS -D - -o /dev/null {self._login()} | {HEADERS}")
+            output = await self.shell.run(f"curl -sS -D - -o /dev/null {self._login()} |\n      {HEADERS}")
             _expect(output, 200 if number <= LIMIT else 429)
             _expect_headers(output, remaining=max(LIMIT - number, 0))
         _check(output.header("Retry-After") is not None, "Retry-After says when to come back")
 
     def _login(self) -> str:
         form = f"-d username={self.parts.user} --data-urlencode password@alice.password"
-        return f"{self._api('auth/login')} {form}"
+        return f"{self._api('auth/login')} \\\n      {form}"
 
     async def _me(self) -> Output:
         return await self.shell.run(f"curl -sSi -H @access.header {self._api('users/me')}")
@@ -90,7 +87,7 @@ class _Steps:
 
 
 def _title(text: str) -> None:
-    say(f"\n* {text}")
+    say(f"\n* {text}", "title")
 
 
 def _expect(output: Output, status: int) -> None:
@@ -106,13 +103,13 @@ def _expect_headers(output: Output, remaining: int) -> None:
 
 def _check(true: bool, what: str, instead: str | None = None) -> None:
     if not true:
-        say(f"    NOT SO: {instead or what}")
+        say(f"    NOT SO: {instead or what}", "failed")
         raise DemoError(f"a step did not do what it says: {instead or what}")
-    say(f"    ok: {what}")
+    say(f"    ok: {what}", "ok")
 
 
 def _claims(login: pathlib.Path) -> dict[str, Any]:
-    """What the access token says; anybody may read that."""
+    """Return the claims of the access token, unverified."""
     payload = json.loads(login.read_text())["access_token"].split(".")[1]
     claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return claims

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp import web
 
+from revocation_service import __version__
 from revocation_service.http.responses import json_response
 
 _PROMETHEUS: Final = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
@@ -29,7 +30,7 @@ EXPOSITION: Final[web.AppKey[Callable[[], bytes]]] = web.AppKey("exposition")
 
 
 async def healthz(_request: web.Request) -> web.Response:
-    return json_response({"status": "ok"})
+    return json_response({"status": "ok", "version": __version__})
 
 
 async def readyz(request: web.Request) -> web.Response:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import resource
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -162,7 +163,8 @@ async def _listen(listener: Listener) -> None:
     try:
         await web.TCPSite(listener.runner, listener.host, listener.port, backlog=BACKLOG).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be a name, such as a..b
-        where, why = f"{listener.host}:{listener.port}", getattr(error, "strerror", None) or "no such address"
+        errno = getattr(error, "errno", None) or 0  # below 0: the resolver's
+        where, why = f"{listener.host}:{listener.port}", os.strerror(errno) if errno > 0 else "no such address"
         detail = f"cannot listen on {where}: {why}; stop what listens there, or set {listener.variables}"
         raise SettingsError(detail) from None
 

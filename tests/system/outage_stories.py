@@ -175,7 +175,7 @@ async def _taken(world: World, story: Story, service: ServiceProcess) -> bool:
 
 
 async def _until_late(row: Row, story: Story) -> None:
-    """Until everybody who answers has been asked several times when his memory had grown too old."""
+    """Wait until each process that answers was asked several times after its memory had grown too old."""
 
     async def late() -> bool:
         since = story.struck + max(STALE_SECONDS, row.lasts_seconds)
@@ -189,7 +189,7 @@ async def _until_late(row: Row, story: Story) -> None:
 
 
 async def _is_over(row: Row, world: World) -> bool:
-    """Everything acknowledged is where it was, in Redis too; where nobody had it any more, in the application."""
+    """Everything acknowledged is where it was, in Redis too; if no instance had it any more, in the application."""
     if not await in_step(world):
         return False
     named = [*world.seen, UNSEEN] if row.kept else [UNSEEN]

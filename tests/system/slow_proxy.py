@@ -18,7 +18,7 @@ class SlowProxy:
         self.port = free_port()
         self.delay_seconds = 0.0
         self.asked = asyncio.Event()
-        """Set whenever a command passes; whoever waits for the next one clears it first."""
+        """Set whenever a command passes. To wait for the next one, clear it first."""
         self._target_port = target_port
         self._transports: set[asyncio.WriteTransport] = set()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -185,7 +185,7 @@ class Ground:
     async def _settled(self) -> bool:
         statuses = [client.mirror_status for client in self.clients]
         connected = [status is not None and status.last_error is None for status in statuses]
-        steady = [client.is_revoked_now({"jti": "nobody"}) is False for client in self.clients]
+        steady = [client.is_revoked_now({"jti": "unknown"}) is False for client in self.clients]
         return all(connected + steady) and await self.metric("revocation_feed_subscribers") == STEADY
 
     async def forget(self) -> None:
@@ -277,7 +277,7 @@ async def _come_and_go(url: str, number: int) -> None:
     async with Client(url) as client:
         if number % 2:
             assert await client.mirror_ready(SETTLED_SECONDS)
-            assert not await client.is_revoked({"jti": "nobody"})
+            assert not await client.is_revoked({"jti": "unknown"})
         else:
             await asyncio.sleep(0.005 * number)
             assert (await client.revoke_jti(f"kept-{KEPT - 1}", expires_in=1)).result == "already_revoked"

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import pty
 import shutil
 import signal
 import socket
@@ -115,8 +116,25 @@ async def test_the_walk_ends_well(demo: Demo) -> None:
     assert demo.printed.count(f"$ curl -sSi -H @access.header {gateway}/users/me") == 2
     assert "X-RateLimit-Remaining: 0" in demo.printed
     assert "Every step did what it says." in demo.printed
+    printed = demo.printed.replace(sys.executable, "python").replace(str(demo.directory), "/tmp")
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "\x1b" not in printed
     assert not holders(demo.directory)
     assert not list(demo.directory.iterdir())
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_are_for_a_terminal_without_no_color(no_color: str, coloured: bool) -> None:
+    """On a terminal the demo prints ANSI colours, unless NO_COLOR is set; into a file it prints none (above)."""
+    terminal, output = pty.openpty()
+    try:
+        environment = {**os.environ, "NO_COLOR": no_color, "TERM": "xterm"}
+        command = [sys.executable, "-c", "from walkthrough.shell import say; say('well', 'ok')"]
+        subprocess.run(command, cwd=DEMO.parent, env=environment, stdout=output, check=True, timeout=END_SECONDS)
+        assert (b"\x1b[32mwell\x1b[0m" in os.read(terminal, 100)) is coloured
+    finally:
+        os.close(terminal)
+        os.close(output)
 
 
 async def test_a_step_that_fails_fails_the_demo(demo: Demo) -> None:
@@ -159,4 +177,6 @@ async def test_a_port_that_is_set_and_taken_is_an_error(demo: Demo) -> None:
     with socket.create_server(("127.0.0.1", int(port))):
         demo.start()
         assert await demo.ended() == 1
-    assert demo.printed.strip() == f"demo: GATEWAY_PORT={port}: something listens there already"
+    assert demo.printed.strip() == (
+        f"demo: GATEWAY_PORT={port}: the port is in use; stop what listens there, or set another port"
+    )

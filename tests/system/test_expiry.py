@@ -1,4 +1,4 @@
-"""Redis forgets by itself: every entry lives exactly as long as the token, nobody sweeps, and nothing is left."""
+"""Redis removes each entry by itself, exactly when the token would have expired, and nothing is left."""
 
 import asyncio
 import math
@@ -142,7 +142,7 @@ async def _all_but_log_and_state_have_an_expiry(server: Process) -> None:
 
 
 async def _none_is_left(server: Process) -> None:
-    """Wait until Redis' own cycle, which nobody helps by asking, has removed every key but the log."""
+    """Wait until Redis' own cycle has removed every key but the log, without reading any key."""
 
     async def none() -> bool:
         return await _records(server) == []

@@ -138,7 +138,7 @@ async def _stored(http: aiohttp.ClientSession, server: Process, service: Service
 async def _counted_from_now(
     http: aiohttp.ClientSession, server: Process, service: ServiceProcess, body: dict[str, Any]
 ) -> None:
-    """`revoked_at`, the default cutoff and lifetimes from now are read off Redis' clock, whoever is asked."""
+    """`revoked_at`, the default cutoff and lifetimes from now use Redis' clock, at every instance."""
     before = await _redis_time(server)
     answer = (await _revoke(http, service, body)).body
     after = await _redis_time(server)

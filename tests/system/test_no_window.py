@@ -1,4 +1,4 @@
-"""No window between revoking and knowing: mirrors that follow, drop and come anew while revocations never pause.
+"""No window between revoking and knowing: mirrors that follow, drop and reconnect while revocations never pause.
 
 Two instances over one Redis that holds many already; the mirrors are this process's clients.
 """

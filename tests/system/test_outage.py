@@ -1,4 +1,4 @@
-"""Redis away, frozen, slow or unwilling: everybody is told within a second, nobody is told wrong, and it passes."""
+"""Redis is down, suspended, slow or refuses: every caller is told within a second, and none is told wrong."""
 
 import asyncio
 import contextlib

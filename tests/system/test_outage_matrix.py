@@ -1,7 +1,7 @@
 """The outage matrix: what is away, what is answered then, and what is true again afterwards, in real processes.
 
 Meanwhile application and instances are asked without a pause about tokens whose revocation they knew, about one that
-nobody has revoked, and about one that is revoked during it.
+was not revoked, and about one that is revoked during it.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from tests.system.outages import KNOWN, MEMORY, NOTHING, POLICY, REDIS, REFUSED,
 WORLDS_AT_ONCE: Final = scaled(7, 4)
 
 LATE_ANSWERS: Final = {NOTHING, REFUSED, POLICY}
-"""What is said instead where the truth did not come in time: by nobody, by an instance, by the application."""
+"""What is said if the truth did not come in time: no answer, by an instance, by the application."""
 
 LATE_PART: Final = 0.2
 """Of all answers, so many at most; one by itself where there are few, as while Redis hangs."""
@@ -64,7 +64,7 @@ def _any(said: Counter[str], expected: tuple[str, ...]) -> bool:
 
 
 def _surprises(said: Counter[str], expected: set[str]) -> bool:
-    """Whether anything else was said; on a busy machine some answers may not come in time, which harms nobody."""
+    """Whether anything else was said; on a busy machine some answers may not come in time, which does no harm."""
     other = said.keys() - expected
     return bool(other - LATE_ANSWERS) or sum(said[each] for each in other) > max(1, said.total() * LATE_PART)
 
@@ -77,7 +77,7 @@ def _never(row: Row, story: Story) -> list[str]:
         holds = each.who == "client" or row.kept
         if accepted and each.about == "revoked" and holds:
             wrong.append(f"a known revocation was denied: {each}, +{each.began - story.struck:.2f} s")
-        # What was acknowledged after the strike, but was known to nobody who is asked here.
+        # What was acknowledged after the strike, but was unknown to all that are asked here.
         if each.about == "unseen" and story.unseen_at is not None:
             if each.said == MEMORY and each.began > story.unseen_at + STALE_SECONDS:
                 wrong.append(f"memory was believed for too long: {each}, {each.began - story.unseen_at:.2f} s")

@@ -166,7 +166,7 @@ async def test_stuck_clients_and_a_frozen_redis_are_given_up_in_time(tmp_path: p
 
 
 async def test_a_second_signal_cuts_the_drain_short(tmp_path: pathlib.Path) -> None:
-    """Whoever is in a hurry says it twice."""
+    """A second signal cuts the drain short."""
     async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "2"}) as service:
         service.signal(signal.SIGTERM)
         await _draining(service)

@@ -63,7 +63,7 @@ async def _logs_in_until_429(path: Path) -> dict[str, str]:
     """Five attempts of every outcome, and a sixth."""
     first = await path.log_in()
     answers = [first]
-    answers += [await path.log_in(password="wrong"), await path.log_in(username="nobody")]
+    answers += [await path.log_in(password="wrong"), await path.log_in(username="unknown")]
     answers += [await path.log_in(password=""), await ask(path.http, "POST", path.url + LOGIN, {"username": "alice"})]
     assert [answer.status for answer in answers] == [200, 401, 401, 422, 422]
     for number, answer in enumerate(answers, 1):
@@ -129,7 +129,7 @@ async def _begun_after(path: Path, seconds: float) -> None:
 async def test_a_logout_that_was_answered_204_has_happened(tmp_path: pathlib.Path) -> None:
     """Whatever becomes of service and Redis meanwhile: after a 204 the token never opens the door again.
 
-    Everything else is a 503 that comes in time. With `deny`, so that an outage lets nobody in and hides nothing.
+    Everything else is a 503 that comes in time. With `deny`, so that an outage admits no token and hides nothing.
     """
     async with whole_path(tmp_path, GATEWAY_LOGIN_LIMIT=MANY, MAIN_API_ON_UNAVAILABLE="deny") as path:
         tokens = [await path.tokens() for _ in range(LOGOUTS)]

@@ -6,7 +6,7 @@ from typing import Any
 import jwt
 
 SECRET = "a-shared-secret-of-the-application-0123456789"
-FORGERS_SECRET = "another-secret-that-nobody-configured-0123"
+FORGERS_SECRET = "another-secret-that-is-not-configured-0123"
 
 
 def mint(secret: str = SECRET, **claims: Any) -> str:

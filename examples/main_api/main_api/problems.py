@@ -40,7 +40,7 @@ async def _token_revoked(_request: Request, _error: Exception) -> JSONResponse:
 
 
 async def _nothing_promised(_request: Request, error: Exception) -> JSONResponse:
-    """The service is away, or refuses us (a wrong API key): nobody is let in, and no logout has happened."""
+    """The service is away, or refuses us (a wrong API key): no token is accepted, and no logout has happened."""
     if not isinstance(error, ServiceUnavailable):
         _log.error("revocation_failed %s", error)
     asked = error.retry_after_seconds if isinstance(error, ServiceUnavailable) else None

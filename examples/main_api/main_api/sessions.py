@@ -1,6 +1,6 @@
-"""Who is logged in: login, refresh, logout. Where the application meets the revocation service; knows no HTTP.
+"""Login, refresh and logout, without HTTP: the only module that calls the revocation service.
 
-Whatever a method here promises has been acknowledged by the service before it returns; else it raises RevocationError.
+What a method promises has been acknowledged by the service before it returns. Otherwise it raises RevocationError.
 """
 
 import time

@@ -85,7 +85,7 @@ class Tokens:
 
 
 def new_id() -> str:
-    """A name that nobody can guess, for a token or a session."""
+    """Return a random name for a token or a session."""
     return secrets.token_urlsafe(16)
 
 

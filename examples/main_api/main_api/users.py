@@ -26,7 +26,7 @@ class Users:
     def __init__(self, password_hashes: Mapping[str, str], hasher: PasswordHash | None = None) -> None:
         self._hashes = dict(password_hashes)
         self._hasher = hasher or PasswordHash.recommended()
-        self._nobodys_hash = self._hasher.hash("nobody has this name, and hears so no sooner")
+        self._nobodys_hash = self._hasher.hash("verified for an unknown name, so that it takes as long")
         self._turn = CapacityLimiter(HASHES_AT_ONCE)
 
     def named(self, name: str) -> User | None:

@@ -40,7 +40,7 @@ async def test_the_access_token_opens_the_door(api: Api) -> None:
     "who",
     [
         {"username": "alice", "password": "wrong"},
-        {"username": "nobody", "password": PASSWORD},
+        {"username": "unknown", "password": PASSWORD},
         {"username": "alice", "password": PASSWORD + " "},
         {"username": "Alice", "password": PASSWORD},
         {"username": "alice\0", "password": PASSWORD},
@@ -98,7 +98,7 @@ async def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
         assert await users.authenticate(name, "wrong") is None
         return time.perf_counter() - began
 
-    rounds = [(await seconds("alice"), await seconds("nobody")) for _ in range(7)]
+    rounds = [(await seconds("alice"), await seconds("unknown")) for _ in range(7)]
     known, unknown = (statistics.median(side) for side in zip(*rounds, strict=True))
     assert abs(known - unknown) < known / 2, (known, unknown)
 

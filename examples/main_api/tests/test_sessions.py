@@ -94,7 +94,7 @@ async def test_of_many_refreshes_at_once_one_succeeds(api: Api) -> None:
 
 
 async def test_a_use_whose_answer_was_lost_was_a_use(api: Api, revocations: InMemoryRevocationClient) -> None:
-    """A refresh token that stands revoked and brought nobody new tokens is not given a second try: the session ends."""
+    """A refresh token that was revoked without new tokens gets no second try: the session ends."""
     pair = await api.log_in()
     claims = jwt.decode(pair["refresh_token"], SECRET, ["HS256"])
     await revocations.revoke_jti(claims["jti"], exp=claims["exp"], reason="refreshed")
@@ -170,7 +170,7 @@ async def test_in_an_outage_no_refresh_token_is_used_up(api: Api, revocations: I
 
 
 async def test_in_an_outage_the_application_goes_on_or_not_as_was_stated(settings: Settings) -> None:
-    """`allow` lets a user in, as an in-process list did; `deny` answers 503, for nobody knows that it is revoked."""
+    """`allow` lets a user in, as an in-process list did; `deny` answers 503, because it is not known to be revoked."""
     for policy, status in (("allow", 200), ("deny", 503)):
         revocations = InMemoryRevocationClient(on_unavailable="allow" if policy == "allow" else "deny")
         app: FastAPI = create_app(settings, revocations, HASHER)

@@ -58,7 +58,7 @@ async def logout(token: BearerToken, sessions: SessionsOfApp) -> None:
 
 @router.post("/logout-all", status_code=204, response_class=Response)
 async def logout_all(user: CurrentUser, sessions: SessionsOfApp) -> None:
-    """End every session of the user; whoever logs in afterwards is in again."""
+    """End every session of the user; a login afterwards works."""
     await sessions.log_out_everywhere(user)
 
 

@@ -1,8 +1,7 @@
-"""The examples of the client's README, run as they stand there against a real service."""
+"""The examples of client/README.md, run as they are printed there against a real service."""
 
 import ast
 import inspect
-import pathlib
 import re
 from collections.abc import AsyncIterator
 from types import CodeType
@@ -16,12 +15,12 @@ import revocation_client
 from revocation_client import RevocationClient
 from tests.api.serving import Service, serving
 from tests.client.asgi import asgi
+from tests.docs.blocks import ROOT, block
 from tests.redis_processes import Process
 from tests.system.tokens import mint
 
-README = (pathlib.Path(revocation_client.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "client" / "README.md").read_text(encoding="utf-8")
 KEY = "the-key-of-this-application"
-EXAMPLES = dict(re.findall(r"```python (\w+)\n(.*?)```", README, re.DOTALL))
 
 
 @pytest.fixture
@@ -31,11 +30,11 @@ async def service(redis: Process) -> AsyncIterator[Service]:
         yield running
 
 
-async def run(name: str, service: Service | None, **names: Any) -> dict[str, Any]:
-    """The names that an example defines; its address is the service's."""
+async def run(source: str, service: Service | None, **names: Any) -> dict[str, Any]:
+    """Return the names that an example defines; its address is the service's."""
     url = str(service.url).rstrip("/") if service else "http://revocation.invalid"
-    source = EXAMPLES[name].replace("http://revocation:8080", url)
-    code = compile(source, f"README.md, {name}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    source = source.replace("http://revocation:8080", url)
+    code = compile(source, "client/README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     space: dict[str, Any] = {"RevocationClient": RevocationClient, **names}
     await _executed(code, space)
     return space
@@ -47,15 +46,9 @@ async def _executed(code: CodeType, space: dict[str, Any]) -> None:
         await awaited
 
 
-def test_every_example_is_run() -> None:
-    """Every block of Python is the example of a test below."""
-    assert set(EXAMPLES) == {"app", "calls", "testing", "blacklist"}
-    assert README.count("```python") == len(EXAMPLES)
-
-
 async def test_the_application(service: Service) -> None:
     """A logged-out token is 401 on the next request; another one, and a forged one, are not affected."""
-    app = (await run("app", service))["app"]
+    app = (await run(block("client/README.md", "app"), service))["app"]
     token, other = mint(jti="one", sub="alice"), mint(jti="two", sub="alice")
     async with asgi(app) as http:
 
@@ -73,7 +66,7 @@ async def test_the_application(service: Service) -> None:
 
 async def test_the_calls(service: Service) -> None:
     """Each call works, and the six revocations are stored."""
-    space = await run("calls", service)
+    space = await run(block("client/README.md", "calls"), service)
     counters = space["revocations"].counters
     assert (counters.not_revoked, counters.mirror_not_revoked) == (3, 4)  # `verify_access` asks too
     assert (counters.revocations, counters.failed, counters.policy_allowed) == (6, 0, 0)
@@ -83,14 +76,14 @@ async def test_the_calls(service: Service) -> None:
 
 async def test_the_stand_in() -> None:
     """The example test passes as a test does."""
-    await (await run("testing", None))["test_logout"]()
+    await (await run(block("client/README.md", "testing"), None))["test_logout"]()
 
 
 async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """The old calls work with the old URL, and the service has the record."""
     monkeypatch.setenv("REVOCATION_URL", str(service.url))
     monkeypatch.setenv("REVOCATION_API_KEY", KEY)
-    await run("blacklist", service)
+    await run(block("client/README.md", "blacklist"), service)
     stored = await service.stored_keys()
     assert {key.rpartition(":")[2] for key in stored if "token_blacklist" in key} == {"7d0c1f"}
 
