@@ -16,8 +16,8 @@ from revocation_service.api_keys import parse_key_name, parse_scopes
 from revocation_service.environment import Loaded
 from revocation_service.errors import ServiceError
 from revocation_service.gateway.app import serve as serve_gateway
-from revocation_service.gateway.settings import GatewaySettings, load as load_gateway
-from revocation_service.settings import Settings, load
+from revocation_service.gateway.settings import load as load_gateway
+from revocation_service.settings import load
 from revocation_service.signing_keys import SigningKeys
 from revocation_service.store import embedded
 from revocation_service.store.topology import topology
@@ -74,14 +74,9 @@ def _check_config(parsed: argparse.Namespace) -> None:
     print(*loaded.shown, sep="\n")
     for name in loaded.unknown:
         print(f"revocation-service: {name} is set, and no setting has that name", file=sys.stderr)
-    _check(loaded.settings)
-
-
-def _check(settings: Settings | GatewaySettings) -> None:
-    """Raise SettingsError where a start would, without connecting to anything."""
-    if isinstance(settings, Settings):
-        SigningKeys(settings.signing)
-    store = settings.store if isinstance(settings, Settings) else settings.throttle.store
+    if parsed.part == "service":  # raise SettingsError where a start would, without connecting to anything
+        SigningKeys(loaded.settings.signing)
+    store = loaded.settings.throttle.store if parsed.part == "gateway" else loaded.settings.store
     if store and store.embedded_directory:
         embedded.check(store.embedded_directory, store.server_bin)
     elif store:

@@ -1,4 +1,4 @@
-"""The errors of the service, as one tree. `http/problems.py` maps each to its HTTP status.
+"""The errors of the service, as one tree, each with its code and its HTTP status. To add one, add a class.
 
 The `code` of an error is stable and part of the contract. The `detail` is for people, and never holds a token or a key.
 """
@@ -10,10 +10,11 @@ class ServiceError(Exception):
     """The root of the tree."""
 
     code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
 
-    def __init_subclass__(cls, *, code: str | None = None) -> None:
-        """Take the code from the class statement: `class InvalidToken(RequestError, code="invalid_token")`."""
-        cls.code = code or cls.code
+    def __init_subclass__(cls, *, code: str | None = None, status: int | None = None) -> None:
+        """Take code and status from the class statement; what it leaves out is inherited."""
+        cls.code, cls.status = code or cls.code, status or cls.status
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -24,7 +25,7 @@ class SettingsError(ServiceError, code="invalid_setting"):
     """The service cannot start as configured; the detail names the setting and says what to do."""
 
 
-class RequestError(ServiceError):
+class RequestError(ServiceError, status=400):
     """The request cannot be carried out; sending it again will not help."""
 
 
@@ -52,15 +53,15 @@ class IssuedBeforeTooFar(RequestError, code="issued_before_too_far"):
     """The cutoff is further ahead than clocks may differ."""
 
 
-class NoSuchRevocation(RequestError, code="revocation_not_found"):
+class NoSuchRevocation(RequestError, code="revocation_not_found", status=404):
     """No live revocation has this claim and value."""
 
 
-class Unauthorized(RequestError, code="unauthorized"):
+class Unauthorized(RequestError, code="unauthorized", status=401):
     """The request has no API key, or an unknown one."""
 
 
-class InsufficientScope(RequestError, code="insufficient_scope"):
+class InsufficientScope(RequestError, code="insufficient_scope", status=403):
     """The API key lacks the scope."""
 
     def __init__(self, detail: str, *, scope: str) -> None:
@@ -68,11 +69,11 @@ class InsufficientScope(RequestError, code="insufficient_scope"):
         self.scope = scope
 
 
-class ProtectedMode(RequestError, code="protected_mode"):
+class ProtectedMode(RequestError, code="protected_mode", status=403):
     """No API keys are configured, and the request may come from another machine or a web page."""
 
 
-class Unavailable(ServiceError):
+class Unavailable(ServiceError, status=503):
     """Something that the request needs is away; a retry after `retry_after_seconds` may succeed."""
 
     retry_after_seconds: ClassVar[int] = 1

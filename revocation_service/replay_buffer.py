@@ -29,16 +29,13 @@ class ReplayBuffer:
             self._bytes -= len(self._events.popleft())
             self.start += 1
 
-    def read(self, position: int, max_bytes: int) -> tuple[bytes, int]:
-        """Return events from a position at or after `start`, at least one if there is any, and the next position."""
-        events: list[bytes] = []
-        size = 0
-        for index in range(position - self.start, len(self._events)):
-            size += len(self._events[index])
-            if events and size > max_bytes:
-                break
-            events.append(self._events[index])
-        return b"".join(events), position + len(events)
+    def read(self, position: int, enough_bytes: int) -> tuple[bytes, int]:
+        """Return the events from a position at or after `start`, until they are enough, and the next position."""
+        events = bytearray()
+        while position < self.end and len(events) < enough_bytes:
+            events += self._events[position - self.start]
+            position += 1
+        return bytes(events), position
 
     def cursor(self, position: int) -> str:
         return f"{self._name}.{position}"
@@ -46,5 +43,5 @@ class ReplayBuffer:
     def position(self, cursor: str) -> int | None:
         """Return the position of a cursor; None if it belongs to another process or is no longer in the buffer."""
         digits = cursor.rpartition(".")[2]
-        position = int(digits) if digits.isdecimal() and len(digits) < 20 else -1
+        position = int(digits) if digits.isdecimal() else -1
         return position if self.start <= position <= self.end and cursor == self.cursor(position) else None

@@ -5,7 +5,7 @@ said is rule 11 of docs/architecture.md, "Replication".
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, NamedTuple
@@ -107,9 +107,9 @@ class Revocations:
         Raises RequestError, Unavailable.
         """
         subject = question if isinstance(question, Claims) else await self._tokens.read(question)
-        claims = _claims_of(subject)
-        evidence = await self._read(claims.identifiers, lambda: self._mirror_answers([claims]))
-        verdict = self._verdict(subject, evidence)
+        verdict = self._verdict(subject, await self._read(_claims_of(subject).identifiers))
+        if isinstance(verdict, StoreUnavailable):
+            raise verdict
         self._counters[verdict.revocation is not None].inc()
         return verdict
 
@@ -123,8 +123,8 @@ class Revocations:
         subjects = [tokens[question] if isinstance(question, str) else question for question in questions]
         asked = [_claims_of(subject) for subject in subjects if isinstance(subject, _Subject)]
         wanted = list(dict.fromkeys(chain.from_iterable(claims.identifiers for claims in asked)))
-        evidence = await self._read(wanted, lambda: self._mirror_answers(asked)) if wanted else _nothing_read()
-        outcomes = [self._verdict_or_error(subject, evidence) for subject in subjects]
+        evidence = await self._read(wanted) if wanted else _nothing_read()
+        outcomes = [each if isinstance(each, ServiceError) else self._verdict(each, evidence) for each in subjects]
         verdicts = [outcome for outcome in outcomes if isinstance(outcome, Verdict)]
         if wanted and evidence.silent and not verdicts:
             raise StoreUnavailable(NOT_IN_TIME)
@@ -133,53 +133,35 @@ class Revocations:
         self._counters[False].inc(len(verdicts) - revoked)
         return outcomes
 
-    def _mirror_answers(self, asked: Sequence[Claims]) -> bool:
-        mirror, now = self._sync.mirror, time.time()
-        return self._sync.mirror_decides() or all(mirror.covering(claims, now, self._sync.now) for claims in asked)
-
-    def _verdict_or_error(self, subject: _Subject | ServiceError, evidence: _Evidence) -> Verdict | ServiceError:
-        try:
-            return subject if isinstance(subject, ServiceError) else self._verdict(subject, evidence)
-        except StoreUnavailable as error:
-            return error
-
-    async def _read(
-        self, identifiers: Sequence[tuple[ClaimName, str]], mirror_answers: Callable[[], bool]
-    ) -> _Evidence:
-        """Read from Redis. While it is away and the mirror can answer, wait just long enough to notice its return."""
+    async def _read(self, identifiers: Sequence[tuple[ClaimName, str]]) -> _Evidence:
+        """Read from Redis. While it is away and the mirror decides, wait just long enough to notice its return."""
         believed = self._sync.believes()  # before the read: what Redis lacks then may be restored meanwhile
-        seconds = READ_WHILE_AWAY_SECONDS if self._store.up is False and mirror_answers() else DEADLINE_SECONDS
+        away = self._store.up is False and self._sync.mirror_decides()
         try:
-            reading = await self._store.get(identifiers, seconds)
+            reading = await self._store.get(identifiers, READ_WHILE_AWAY_SECONDS if away else DEADLINE_SECONDS)
         except StoreUnavailable:
             return _nothing_read()
         records = {(record.claim, record.value): record for record in reading.found}
         return _Evidence(records, reading.now, silent=False, believed=believed)
 
-    def _verdict(self, subject: _Subject, evidence: _Evidence) -> Verdict:
-        """Decide by what Redis answered and by the mirror (rule 11). Raises StoreUnavailable if neither can decide."""
-        claims, now = _claims_of(subject), evidence.now
-        covering = stale_seconds = None
+    def _verdict(self, subject: _Subject, evidence: _Evidence) -> Verdict | StoreUnavailable:
+        """Decide by what Redis answered and by the mirror (rule 11)."""
+        claims, covering, stale_seconds = _claims_of(subject), None, None
         if evidence.records:
             found = [evidence.records[one] for one in claims.identifiers if one in evidence.records]
-            covering = first_covering(found, claims, now, self._limits.clock_skew_seconds)
+            covering = first_covering(found, claims, evidence.now, self._limits.clock_skew_seconds)
         if covering is None:
-            covering = self._sync.mirror.covering(claims, now, self._sync.now)
+            covering = self._sync.mirror.covering(claims, evidence.now, self._sync.now)
+            if covering is None and not evidence.believed and not (evidence.silent and self._sync.mirror_decides()):
+                return self._unavailable(evidence)
             if covering is not None or not evidence.believed:
-                stale_seconds = self._from_the_mirror(covering, evidence)
-        unusable = covering is not None and self._watch_iat(covering, claims, now)
+                self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
+                stale_seconds = self._sync.staleness()
+        unusable = covering is not None and self._watch_iat(covering, claims, evidence.now)
         if isinstance(subject, Claims):
             return Verdict(covering, claims.considered, False, None, stale_seconds, unusable)
-        self._watch_lifetime(subject, now)
-        expired = subject.exp is not None and subject.exp <= now
+        expired = subject.exp is not None and self._watch_exp(subject.exp, evidence.now)
         return Verdict(covering, claims.considered, subject.verified, expired, stale_seconds, unusable)
-
-    def _from_the_mirror(self, covering: Revocation | None, evidence: _Evidence) -> float:
-        """Return the mirror's age for an answer from it. It may say "not revoked" only while Redis does not answer."""
-        if covering is None and not (evidence.silent and self._sync.mirror_decides()):
-            raise self._unavailable(evidence)
-        self._metrics.checks_from_mirror.labels("not_revoked" if covering is None else "revoked").inc()
-        return self._sync.staleness()
 
     def _watch_iat(self, covering: Revocation, claims: Claims, now: float) -> bool:
         """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it."""
@@ -189,12 +171,12 @@ class Revocations:
             self._iat_unusable.occurred(claim=covering.claim)
         return unusable
 
-    def _watch_lifetime(self, token: Token, now: float) -> None:
-        """Count and log a token whose `exp` is too far away: it could outlive its revocation."""
-        furthest = now + self._limits.max_token_lifetime_seconds + self._limits.clock_skew_seconds
-        if token.exp is not None and token.exp > furthest:
+    def _watch_exp(self, exp: float, now: float) -> bool:
+        """Return whether `exp` has passed. Count and log one so late that the token may outlive its revocation."""
+        if exp > now + self._limits.max_token_lifetime_seconds + self._limits.clock_skew_seconds:
             self._metrics.exp_too_far.inc()
             self._exp_too_far.occurred(setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
+        return exp <= now
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:
         """Return the live revocation of this claim and value. One that only the mirror holds has no `revoked_at`.
@@ -202,7 +184,7 @@ class Revocations:
         Raises NoSuchRevocation, StoreUnavailable.
         """
         known = self._sync.mirror.held(claim, value, self._sync.now())
-        evidence = await self._read([(claim, value)], lambda: known is not None)
+        evidence = await self._read([(claim, value)])
         record = evidence.records.get((claim, value), known)
         if record is not None:
             return record

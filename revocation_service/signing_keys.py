@@ -6,7 +6,6 @@ never from a token: `jku`, `jwk`, `x5u`, `x5c` (RFC 7515 section 4.1) are ignore
 
 import asyncio
 import json
-import random
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ import structlog
 from cryptography.exceptions import UnsupportedAlgorithm
 from jwt import InsecureKeyLengthWarning, PyJWK, PyJWTError, get_algorithm_by_name
 
+from revocation_client.retry import backoff_seconds
 from revocation_service.errors import InvalidToken, KeysUnavailable, SettingsError
 from revocation_service.settings import SigningSettings
 from revocation_service.tasks import begin, end
@@ -28,7 +28,7 @@ RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 PUBLIC_KEY_ALGORITHMS: Final = (*RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
 
 MAX_KEYS_TRIED: Final = 10
-"""Most keys tried for one token. If more may have signed it, the token must name its key by `kid`."""
+"""Most keys of a set, or in the settings, tried for one token."""
 UNKNOWN_KID_INTERVAL_SECONDS: Final = 30.0
 """Shortest time between fetches for an unknown `kid`, which anyone can make up."""
 KEY_SET_TTL_SECONDS: Final = 300.0
@@ -39,6 +39,11 @@ WAIT_SECONDS: Final = 0.8
 MAX_KEY_SET_BYTES: Final = 1 << 20
 
 _log = structlog.get_logger()
+
+
+Clock = Callable[[], float]
+Delay = Callable[[int], float]
+"""Seconds until the next fetch, after so many failures in a row."""
 
 
 class VerifyingKey(NamedTuple):
@@ -58,9 +63,7 @@ class KeysStatus(NamedTuple):
 
 def refresh_delay(failures: int) -> float:
     """Return the seconds until the next fetch: the time to live, or a backoff with jitter after failures in a row."""
-    if failures == 0:
-        return KEY_SET_TTL_SECONDS
-    return min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures - 1, 8)) * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+    return backoff_seconds(failures, MAX_BACKOFF_SECONDS) if failures else KEY_SET_TTL_SECONDS
 
 
 class SigningKeys:
@@ -70,13 +73,7 @@ class SigningKeys:
     good set stays, and only the backoff starts the next one: many checks cannot overload the issuer.
     """
 
-    def __init__(
-        self,
-        settings: SigningSettings,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        delay: Callable[[int], float] = refresh_delay,
-    ) -> None:
+    def __init__(self, settings: SigningSettings, clock: Clock = time.monotonic, delay: Delay = refresh_delay) -> None:
         warnings.simplefilter("ignore", InsecureKeyLengthWarning)  # PyJWT would warn with every token
         self.configured: Final = settings.configured
         self.configured_keys: Final = list(_configured_keys(settings))
@@ -104,21 +101,20 @@ class SigningKeys:
         """Yield the keys that may have signed a token with this header, those in the settings first.
 
         Then raises KeysUnavailable if the key set might have one but is not up to date. Raises InvalidToken for an
-        algorithm that is not allowed, and if more than MAX_KEYS_TRIED keys would have to be tried.
+        algorithm that is not allowed, and if more than MAX_KEYS_TRIED keys of the set may have signed the token.
         """
-        if algorithm not in self.algorithms:
-            raise InvalidToken("The token's algorithm is not allowed here.")
-        configured = [key for key in self.configured_keys if key.algorithm == algorithm]
-        yield from configured
+        if algorithm not in self.algorithms or not isinstance(kid, str | None):
+            raise InvalidToken("The token's algorithm is not allowed here, or its kid is not a string.")
+        yield from (key for key in self.configured_keys if key.algorithm == algorithm)
         if self._url is None or algorithm in HMAC_ALGORITHMS:
             return
-        known = any(key.kid == kid for key in self.fetched_keys) if isinstance(kid, str) else bool(self.fetched_keys)
-        if not known and (self.status.error or not self._settled.is_set() or self._clock() >= self._next_kid_fetch_at):
+        named = [key for key in self.fetched_keys if kid in (None, key.kid)]
+        if not named and (self.status.error or not self._settled.is_set() or self._clock() >= self._next_kid_fetch_at):
             raise KeysUnavailable("The signing keys cannot be fetched at present.")
-        fetched = [key for key in self.fetched_keys if key.algorithm == algorithm and kid in (None, key.kid)]
-        if len(configured) + len(fetched) > MAX_KEYS_TRIED:
+        fitting = [key for key in named if key.algorithm == algorithm]
+        if len(fitting) > MAX_KEYS_TRIED:
             raise InvalidToken("Too many keys may have signed the token: it must name its key by kid.")
-        yield from fetched
+        yield from fitting
 
     async def refresh(self) -> None:
         """Wait up to WAIT_SECONDS for the fetch under way; begin one if that is allowed now."""
@@ -152,17 +148,8 @@ class SigningKeys:
 
 async def _download(url: str) -> bytes:
     """Return the body at the URL itself: a redirect could lead to keys that the operator did not configure."""
-    request = aiohttp.request(
-        "GET",
-        url,
-        headers={"Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS),
-        allow_redirects=False,
-        auto_decompress=False,
-        raise_for_status=True,
-    )
-    body = bytearray()
-    async with request as response:
+    timeout, body = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS), bytearray()
+    async with aiohttp.request("GET", url, timeout=timeout, allow_redirects=False, raise_for_status=True) as response:
         async for chunk in response.content.iter_any():
             body += chunk
             if len(body) > MAX_KEY_SET_BYTES:
@@ -203,8 +190,6 @@ def _configured_keys(settings: SigningSettings) -> Iterator[VerifyingKey]:
                 "REVOCATION_JWT_SECRET is empty, or holds a PEM, SSH or JSON Web Key: a public key belongs in "
                 "REVOCATION_JWT_PUBLIC_KEY, a JSON Web Key Set behind REVOCATION_JWKS_URL."
             )
-        if get_algorithm_by_name("HS256").check_key_length(keys[0].key):  # RFC 7518 section 3.2
-            _log.warning("signing_key_too_short", algorithm="HS256")
         yield from keys
     if settings.public_key_pem is not None:
         blocks = settings.public_key_pem.split("-----BEGIN ")[1:]

@@ -44,20 +44,15 @@ def current_request_id() -> str:
     return _request_id.get()
 
 
-def _add_request_id(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {**event, "request_id": current} if (current := _request_id.get()) else event
-
-
 def configure_logging(level: str = "info", form: str = "auto") -> None:
     """Set up structlog and the standard library to write to stderr: JSON lines, or a console form on a terminal."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     output, libraries = logging.getLogger(_OUTPUT), logging.getLogger()
     structlog.configure(
         processors=[
-            _add_request_id,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _without_messages,
+            _complete,
             structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -71,10 +66,11 @@ def configure_logging(level: str = "info", form: str = "auto") -> None:
     logging.raiseExceptions = False  # a line that cannot be written (disk full, closed pipe) must not fail a request
 
 
-def _without_messages(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Replace the exception in `error=` by its description, because its message may quote a request."""
+def _complete(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Add the request id, and describe the exception in `error=`, because its message may quote a request."""
     error = event.pop("error", None)
-    return {**event, **describe_error(error)} if isinstance(error, BaseException) else event
+    request_id = {"request_id": current} if (current := _request_id.get()) else {}
+    return {**event, **request_id, **(describe_error(error) if isinstance(error, BaseException) else {})}
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:

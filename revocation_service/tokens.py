@@ -17,6 +17,9 @@ SLICE_TOKENS: Final = 8
 """More tokens than this are read in a thread, in slices of this size: cryptography releases the GIL."""
 
 
+_UNCHECKED: Final = Options(verify_exp=False, verify_nbf=False, verify_iat=False, verify_sub=False, verify_jti=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Token(jwt_reader.Token):
     """What a token says, and whether its signature was verified."""
@@ -30,10 +33,7 @@ class TokenReader:
     def __init__(self, keys: SigningKeys, signing: SigningSettings) -> None:
         self._keys = keys
         self._signing = signing
-        self._options = Options(
-            verify_exp=False, verify_nbf=False, verify_iat=False, verify_sub=False, verify_jti=False
-        )
-        self._options["verify_aud"] = signing.audience is not None
+        self._options = Options(verify_aud=signing.audience is not None, **_UNCHECKED)
 
     async def read(self, raw: str) -> Token:
         """Return what a token says. Raises InvalidToken, UnsupportedToken, KeysUnavailable."""

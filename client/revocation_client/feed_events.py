@@ -5,7 +5,7 @@ The service sends, and a follower can rely on, this order in each stream:
     heartbeat                     first and at once: it tells the sender's clock, and proves nothing yet
     reset unknown_cursor          if the stream cannot be resumed from the cursor that was asked for
     snapshot ...                  unless it is resumed; other heartbeats may stand between
-    change ...                    if it is resumed: everything that was missed
+    change ...                    everything that was missed, or happened during the snapshot
     synced                        the cursor from which the changes go on
     heartbeat                     at once; from here on a heartbeat proves that nothing before it is missing
     change, heartbeat, ...        as they happen; a heartbeat each second

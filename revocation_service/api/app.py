@@ -38,6 +38,7 @@ from revocation_service.signing_keys import SigningKeys
 from revocation_service.store.embedded import EmbeddedRedis
 from revocation_service.store.store import Store
 from revocation_service.store.topology import topology
+from revocation_service.tasks import begin, end
 from revocation_service.tokens import TokenReader
 
 START_SECONDS: Final = 5.0
@@ -123,28 +124,23 @@ def _resources(settings: Settings, metrics: Metrics) -> Callable[[web.Applicatio
             store_settings = await _start_embedded(settings.store, stack)
             store = Store(topology(store_settings), store_settings, settings.limits, metrics)
             stack.push_async_callback(store.aclose)
-            sync = await _mirror_sync(store, settings, metrics, stack)
+            private = settings.store.embedded_directory is not None
+            sync = MirrorSync(store, settings.mirror, metrics, private=private)
+            await sync.start()
+            stack.push_async_callback(sync.aclose)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(START_SECONDS):
+                    await sync.heard.wait()
             app[BROADCASTER] = Broadcaster(sync, settings.mirror.feed_max_subscribers, metrics)
             stack.push_async_callback(app[BROADCASTER].aclose)
             app[REVOCATIONS] = Revocations(store, sync, TokenReader(keys, settings.signing), settings.limits, metrics)
             readiness = Readiness(store, sync, keys, app[IN_FLIGHT])
-            await readiness.start()
-            stack.push_async_callback(readiness.aclose)
+            await readiness.run_preflight()
+            stack.push_async_callback(end, begin("preflight", readiness.repeat_preflight()))
             app[COMPONENTS] = readiness.components
             yield
 
     return resources
-
-
-async def _mirror_sync(store: Store, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> MirrorSync:
-    """Start the sync of this process's mirror. Wait for the first heartbeat, or for START_SECONDS."""
-    sync = MirrorSync(store, settings.mirror, metrics, private=settings.store.embedded_directory is not None)
-    await sync.start()
-    stack.push_async_callback(sync.aclose)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(START_SECONDS):
-            await sync.heard.wait()
-    return sync
 
 
 async def _start_embedded(settings: StoreSettings, stack: AsyncExitStack) -> StoreSettings:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from typing import Any, Final
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 
@@ -24,17 +24,13 @@ _TIMES: Final = frozenset({"exp", "expires_in", "issued_before", "iat"})
 
 async def read_members(request: web.Request, max_bytes: int = BODY_MAX_BYTES) -> Any:
     """Return the body as JSON values, whether it is JSON or a form. Raises SchemaError, and aiohttp's 408, 413, 415."""
-    content_type = _content_type(request)
-    body = await _read(request, max_bytes)
-    return loads(body) if content_type == JSON else _form_members("body", body.decode("utf-8", "surrogateescape"))
-
-
-def _content_type(request: web.Request) -> str:
-    content_types = request.headers.getall(hdrs.CONTENT_TYPE, [])
-    content_type = content_types[0].partition(";")[0].strip().lower() if len(content_types) == 1 else ""
-    if content_type not in {JSON, FORM} or hdrs.CONTENT_ENCODING in request.headers:
+    several = len(request.headers.getall(hdrs.CONTENT_TYPE, [])) > 1
+    if several or request.content_type not in {JSON, FORM} or hdrs.CONTENT_ENCODING in request.headers:
         raise web.HTTPUnsupportedMediaType(text=f"send {JSON} or {FORM}, without a Content-Encoding")
-    return content_type
+    body = await _read(request, max_bytes)
+    if request.content_type == JSON:
+        return loads(body)
+    return _form_members("body", body.decode("utf-8", "surrogateescape"))
 
 
 async def _read(request: web.Request, max_bytes: int) -> bytes:
@@ -61,28 +57,18 @@ def query_members(request: web.Request) -> dict[str, Any]:
 
 def _form_members(where: str, text: str) -> dict[str, Any]:
     """Parse a form or a query; refuse what two parsers might read differently. Raises SchemaError."""
-    fields = [field.partition("=") for field in text.split("&")] if text else []
-    if len(fields) > FORM_MAX_FIELDS or not all(separator for _, separator, _ in fields):
-        raise SchemaError(where, f"must be {FORM}: at most {FORM_MAX_FIELDS} fields of the form name=value")
-    members: dict[str, Any] = {}
-    for raw_name, _, raw_value in fields:
-        name = _unquoted(where, raw_name)
-        if name in members:
-            raise SchemaError(where, "has two members of one name")
-        members[name] = _value(name, _unquoted(where, raw_value))
-    return members
-
-
-def _unquoted(where: str, text: str) -> str:
-    if "%" not in text and text.isascii():
-        return text.replace("+", " ")
-    if _BROKEN_ESCAPE.search(text):
-        raise SchemaError(where, "has a percent sign without two hex digits after it")
     try:
         text.encode()  # raises if the bytes were not UTF-8
-        return unquote_plus(text, errors="strict")
-    except UnicodeError:
-        raise SchemaError(where, "must be in UTF-8") from None
+        fields = parse_qsl(text, True, True, errors="strict", max_num_fields=FORM_MAX_FIELDS) if text else []
+    except ValueError:
+        detail = f"must be {FORM}: at most {FORM_MAX_FIELDS} fields of the form name=value, in UTF-8"
+        raise SchemaError(where, detail) from None
+    if _BROKEN_ESCAPE.search(text):
+        raise SchemaError(where, "has a percent sign without two hex digits after it")
+    members = {name: _value(name, value) for name, value in fields}
+    if len(members) < len(fields):
+        raise SchemaError(where, "has two members of one name")
+    return members
 
 
 def _value(name: str, text: str) -> str | float | bool:

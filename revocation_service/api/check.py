@@ -34,8 +34,10 @@ async def check_batch(request: web.Request) -> web.Response:
     """Answer up to 1,000 questions in order; an error in one affects no other."""
     authorize(request, "check")
     elements = parse_batch(await read_members(request, BATCH_BODY_MAX_BYTES))
-    verdicts = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
-    return json_response({"results": [_result(verdict) for verdict in verdicts]})
+    outcomes = await request.app[REVOCATIONS].check_many([_question(element) for element in elements])
+    return json_response(
+        {"results": [_form(one) if isinstance(one, Verdict) else {"error": problem_members(one)} for one in outcomes]}
+    )
 
 
 def _question(element: object) -> Question | ServiceError:
@@ -43,10 +45,6 @@ def _question(element: object) -> Question | ServiceError:
         return parse_question(element)
     except SchemaError as error:
         return InvalidRequest(str(error))
-
-
-def _result(verdict: Verdict | ServiceError) -> dict[str, object]:
-    return _form(verdict) if isinstance(verdict, Verdict) else {"error": problem_members(verdict)}
 
 
 def _form(verdict: Verdict) -> dict[str, object]:

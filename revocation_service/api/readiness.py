@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -14,7 +13,6 @@ from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.signing_keys import SigningKeys
 from revocation_service.store.preflight import preflight
 from revocation_service.store.store import Store
-from revocation_service.tasks import begin, end
 
 PREFLIGHT_SECONDS: Final = 10.0
 CLOCK_OFFSET_SECONDS: Final = 1.0
@@ -37,44 +35,34 @@ class Readiness:
         self._preflight: tuple[str, ...] | None = None
         """The warnings of the last preflight; None before the first that Redis answered."""
         self._logged: set[str] = set()
-        self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self) -> None:
-        """Run the preflight once now, then in the background."""
-        try:
-            await self.run_preflight()
-        except StoreUnavailable as error:
-            _log.warning("store_unavailable_at_start", error=error)
-        self._tasks = begin("preflight", self._repeat_preflight())
-
-    async def aclose(self) -> None:
-        """Stop the background preflight."""
-        await end(self._tasks)
-
-    async def _repeat_preflight(self) -> None:
+    async def repeat_preflight(self) -> None:
+        """Run the preflight again and again, until cancelled."""
         while True:
             await asyncio.sleep(PREFLIGHT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
-            with suppress(StoreUnavailable):  # retried in the next round
-                await self.run_preflight()
+            await self.run_preflight()
 
     async def run_preflight(self) -> None:
-        """Check how Redis is set up, and log new warnings. Raises StoreUnavailable."""
-        self._preflight = await preflight(self._store, self._sync.clock_offset)
+        """Check how Redis is set up, and log new warnings."""
+        try:
+            self._preflight = await preflight(self._store, self._sync.clock_offset)
+        except StoreUnavailable as error:
+            if self._preflight is None:
+                _log.warning("store_unavailable_at_start", error=error)
         for code in sorted({*self._warnings()} - self._logged):
             _log.warning("store_preflight", code=code)
         self._logged = {*self._warnings()}
 
     async def components(self) -> tuple[Component, ...]:
-        """Return the current state of each component."""
-        draining = self._in_flight.draining
-        server = Component("server", "draining" if draining else "ok", ready=not draining)
-        return server, self._store_component(), self._mirror_component(), self._keys_component()
-
-    def _mirror_component(self) -> Component:
-        """Return the state of the mirror. It is needed only while Redis does not answer or may have lost data."""
-        reason = self._sync.reason()
-        warnings = () if self._sync.complete else ("incomplete",)
-        return Component("mirror", reason or "synced", reason not in {"no_heartbeat", "store_in_doubt"}, warnings)
+        """Return the current state of each component. The mirror is needed only while Redis may have lost data."""
+        draining, reason, (keys, error) = self._in_flight.draining, self._sync.reason(), self._keys.status
+        incomplete = () if self._sync.complete else ("incomplete",)
+        return (
+            Component("server", "draining" if draining else "ok", ready=not draining),
+            self._store_component(),
+            Component("mirror", reason or "synced", reason not in {"no_heartbeat", "store_in_doubt"}, incomplete),
+            Component("signing_keys", keys, keys != "unavailable", (error,) if error else ()),
+        )
 
     def _store_component(self) -> Component:
         warnings = self._warnings()
@@ -91,8 +79,3 @@ class Readiness:
         short = {"replicas_short"} if self._store.short_of_replicas else set()
         offset = {"clock_offset"} if abs(self._sync.clock_offset) > CLOCK_OFFSET_SECONDS else set()
         return tuple(sorted({*(self._preflight or ()), *short, *offset}))
-
-    def _keys_component(self) -> Component:
-        status = self._keys.status
-        warnings = (status.error,) if status.error else ()
-        return Component("signing_keys", status.state, status.state != "unavailable", warnings)

@@ -35,9 +35,11 @@ async def healthz(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     components = await request.app[COMPONENTS]()
-    status = _overall(components)
+    ready = all(each.ready for each in components)
+    serving = all(each.ready or each.replaced for each in components)
+    status = "ready" if ready else "degraded" if serving else "not_ready"
     form = {"status": status, "components": {each.name: _form(each) for each in components}}
-    return json_response(form, 503 if status == "not_ready" else 200)
+    return json_response(form, 200 if serving else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -45,12 +47,6 @@ async def metrics(request: web.Request) -> web.Response:
 
 
 PROBES: Final = (web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics))
-
-
-def _overall(components: Sequence[Component]) -> str:
-    if all(each.ready for each in components):
-        return "ready"
-    return "degraded" if all(each.ready or each.replaced for each in components) else "not_ready"
 
 
 def _form(component: Component) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Problem responses, `application/problem+json` (RFC 9457), and the table from an error to its status."""
+"""Problem responses, `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -12,23 +12,12 @@ from revocation_service import errors
 
 REALM: Final = 'Bearer realm="revocation-service"'
 
-_STATUS: Final[dict[type[Exception], int]] = {
-    errors.Unauthorized: 401,
-    errors.InsufficientScope: 403,
-    errors.ProtectedMode: 403,
-    errors.NoSuchRevocation: 404,
-    errors.RequestError: 400,
-    errors.Unavailable: 503,
-}
-"""The status of each error of the service; the first row that fits counts."""
-
 _log = structlog.get_logger()
 
 
 class HttpError(errors.ServiceError):
-    """An error that exists only in HTTP; its class states the status."""
+    """An error that exists only in HTTP."""
 
-    status: ClassVar[int] = 500
     keeps_connection: ClassVar[bool] = True
     """False if the next request on the connection might be misread."""
 
@@ -47,13 +36,7 @@ def _members(status: int, detail: str, code: str) -> dict[str, object]:
 
 def problem_members(error: errors.ServiceError) -> dict[str, object]:
     """Return the members of an error's problem."""
-    return _members(_status(error), error.detail, error.code)
-
-
-def _status(error: errors.ServiceError) -> int:
-    if isinstance(error, HttpError):
-        return error.status
-    return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)
+    return _members(error.status, error.detail, error.code)
 
 
 def problem_of(error: Exception) -> web.Response:
@@ -61,7 +44,7 @@ def problem_of(error: Exception) -> web.Response:
     if isinstance(error, SchemaError):
         error = errors.InvalidRequest(str(error))
     if isinstance(error, errors.ServiceError):
-        response = problem(_status(error), error.detail, error.code, _headers(error))
+        response = problem(error.status, error.detail, error.code, _headers(error))
         if isinstance(error, HttpError) and not error.keeps_connection:
             response.force_close()
         return response

@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -43,10 +43,8 @@ OPTIONS: Final[dict[str, Any]] = {
     "shutdown_timeout": 0.5,  # aiohttp may wait this long twice; all waits together stay below Docker's 10 s
 }
 
-GC_THRESHOLDS: Final = (50_000, 20, 20)
-"""The first exceeds what several batches of 1,000 checks allocate, so that the collector rarely scans them."""
-
-REFUSED_SECONDS: Final = 0.2  # the garbage collector counts objects, not bytes, and would come minutes later
+GC_THRESHOLD: Final = 10_000
+"""Objects between two garbage collections. With the default, 700, they take a tenth of a check."""
 
 _log = structlog.get_logger()
 
@@ -84,32 +82,26 @@ def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SE
 
 async def serve(listeners: Sequence[Listener], drain: Drain) -> None:
     """Serve until SIGTERM or SIGINT; a second signal cuts the drain short. Raises SettingsError if the start fails."""
-    signals: asyncio.Queue[int] = asyncio.Queue()
+    serving = asyncio.create_task(_serve_and_drain(listeners, drain))
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+        asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     try:
-        if await _unless_signalled(signals, _start(listeners)):
-            await signals.get()
-            _log.info("draining", seconds=drain.seconds)
-            await _unless_signalled(signals, _drain(listeners, drain))
+        await asyncio.wait([serving])
+        if not serving.cancelled():
+            await serving
     finally:
         for listener in reversed(listeners):
             await listener.runner.cleanup()
     _log.info("stopped")
 
 
-async def _unless_signalled(signals: asyncio.Queue[int], work: Coroutine[Any, Any, None]) -> bool:
-    """Do the work, and return True; cancel it, and return False, if a signal comes first."""
-    tasks = working, signalled = asyncio.create_task(work), asyncio.create_task(signals.get())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            await working
-        return not signalled.done()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+async def _serve_and_drain(listeners: Sequence[Listener], drain: Drain) -> None:
+    """Start, and drain when the task is cancelled. A cancellation of the start or of the drain ends it at once."""
+    await _start(listeners)
+    with suppress(asyncio.CancelledError):
+        await asyncio.get_running_loop().create_future()
+    _log.info("draining", seconds=drain.seconds)
+    await _drain(listeners, drain)
 
 
 async def _start(listeners: Sequence[Listener]) -> None:
@@ -118,7 +110,9 @@ async def _start(listeners: Sequence[Listener]) -> None:
         await listener.runner.setup()
     for listener in listeners:
         await _listen(listener)
-    _tune_garbage_collection()
+    gc.collect()
+    gc.freeze()  # the collector need not walk through what lives as long as the process
+    gc.set_threshold(GC_THRESHOLD)
     addresses = {each.logged_as: [_url(*address[:2]) for address in each.runner.addresses] for each in listeners}
     _log.info("serving", **addresses)
 
@@ -131,32 +125,12 @@ def prepare_process() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     logger = logging.getLogger("aiohttp.server")
     logger.setLevel(logging.DEBUG)  # the level of unknown methods
-    logger.addFilter(RefusedHeads())
+    logger.addFilter(_was_read)
 
 
-class RefusedHeads(logging.Filter):
-    """Keeps heads that are not HTTP out of the log, and frees what aiohttp keeps of them: megabytes in few objects."""
-
-    _due = False
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Return False for an error of aiohttp's parser."""
-        refused = bool(record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-        if refused and not self._due:
-            self._due = True
-            asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._collect)
-        return not refused
-
-    def _collect(self) -> None:
-        self._due = False
-        gc.collect()
-
-
-def _tune_garbage_collection() -> None:
-    """Let the garbage collector skip what was made at the start, and run less often."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+def _was_read(record: logging.LogRecord) -> bool:
+    """Return False for an error of aiohttp's parser: anyone can cause those, and they quote the request."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
 async def _listen(listener: Listener) -> None:

@@ -82,36 +82,3 @@ def test_the_descriptor_limit_is_raised_at_the_start() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     assert int(done.stdout) == (65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536))
-
-
-REFUSING: Final = """
-import asyncio, gc, sys
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from revocation_service.http.serving import prepare_process
-
-def kept():
-    return sum(isinstance(each, HttpProcessingError) for each in gc.get_objects())
-
-async def main():
-    prepare_process()
-    gc.disable()
-    server = web.AppRunner(web.Application(), access_log=None)
-    await server.setup()
-    await web.TCPSite(server, "127.0.0.1", 0).start()
-    reader, writer = await asyncio.open_connection(*server.addresses[0])
-    writer.write(sys.argv[1].encode() * 100_000)
-    answer = await reader.readline()
-    writer.close()
-    assert b" 400 " in answer, answer
-    while kept():
-        await asyncio.sleep(0.05)
-
-asyncio.run(asyncio.wait_for(main(), 20))
-"""
-
-
-@pytest.mark.parametrize("sent", ["GET / HTTP/9.9.9\r\n", "NO METHOD\r\n"])
-def test_what_a_refused_head_held_is_freed_soon(sent: str) -> None:
-    """It does not wait until the garbage collector, which counts objects and not bytes, would start by itself."""
-    subprocess.run([sys.executable, "-c", REFUSING, sent], check=True)
