@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from revocation_service import __version__
 from tests.gateway.serving import OK, GatewayProcess, Visit, bare_upstream, gateway_before, gateway_process
 from tests.redis_processes import HOST, eventually, free_port
 
