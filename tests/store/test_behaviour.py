@@ -142,7 +142,7 @@ async def test_what_was_put_is_found(opened: Opened) -> None:
         put = put_of(claim)
         stored = await opened.store.put(put)
         record = stored.record
-        assert stored.result == "revoked"
+        assert stored.result in {"revoked", "already_revoked"}  # a late replica has the store try again
         assert record is not None
         assert record.revoked_at is not None
         assert before - 0.1 <= record.revoked_at <= time.time() + 0.1
