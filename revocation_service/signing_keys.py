@@ -40,7 +40,6 @@ MAX_KEY_SET_BYTES: Final = 1 << 20
 
 _log = structlog.get_logger()
 
-
 Clock = Callable[[], float]
 Delay = Callable[[int], float]
 """Seconds until the next fetch, after so many failures in a row."""

@@ -18,10 +18,9 @@ from typing import Any, Final
 
 import structlog
 
-from revocation_client.log_limit import Repetition
+from revocation_client.log_limit import WARNING_INTERVAL_SECONDS, Repetition
 
 LIBRARY_TEMPLATE_MAX_CHARACTERS: Final = 200
-WARNING_INTERVAL_SECONDS: Final = 60.0
 
 _OUTPUT: Final = "rendered-events"  # not the name of a package: its modules' loggers would write unfiltered
 _FRAMES_KEPT: Final = 12

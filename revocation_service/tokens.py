@@ -1,4 +1,7 @@
-"""Read and verify tokens: `revocation_client.jwt_reader` parses and names them, and PyJWT verifies them."""
+"""Read and verify tokens: `revocation_client.jwt_reader` parses and names them, and PyJWT verifies them.
+
+The claims that count are in the table in `revocation_client.claims`.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,7 +18,6 @@ from revocation_service.signing_keys import SigningKeys
 
 SLICE_TOKENS: Final = 8
 """More tokens than this are read in a thread, in slices of this size: cryptography releases the GIL."""
-
 
 _UNCHECKED: Final = Options(verify_exp=False, verify_nbf=False, verify_iat=False, verify_sub=False, verify_jti=False)
 

@@ -53,7 +53,7 @@ class Follower:
         self._task.add_done_callback(self._ended)
 
     def _ended(self, _task: object) -> None:
-        """Have the service asked, and end `ready`; the application, or the loop's end, may have cancelled the task."""
+        """Mark the mirror as disconnected, and wake `ready`, whatever cancelled the task."""
         self._mirror.mark_disconnected()
         self._ready.set()
 
@@ -182,7 +182,7 @@ class _Progress:
         self._mirror.mark_disconnected()
 
     def _note_unknown(self, unknown: str) -> None:
-        """Have memory say only what is revoked until the client is restarted. Logged once."""
+        """Let memory say only what is revoked, until the client is started again. Log this once."""
         if self._understood:
             _log.warning("revocation_feed_not_understood unknown=%s", unknown)
             self._understood = False

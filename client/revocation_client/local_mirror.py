@@ -3,7 +3,7 @@
 "Revoked" may always be believed, because a revocation is final. "Not revoked" needs a recent proof that nothing is
 missing. While the feed is connected and the proof is at most `ASK_AFTER_SECONDS` old, memory answers by itself
 (`verdict`). Otherwise the service is asked first, and memory decides only if the service does not answer, until
-`max_staleness_seconds` after the proof (`fallback`).
+`max_staleness_seconds` after the proof (`verdict` with `alone=False`).
 """
 
 import math
@@ -186,7 +186,7 @@ class LocalMirror:
         self._proof = _Proof(since, *times, connected, complete)
 
     def mark_disconnected(self) -> None:
-        """Have the service asked from now on; memory decides only if the service does not answer."""
+        """Note that the feed ended: the service is asked first, and memory decides only if it does not answer."""
         if self._proof.connected:
             self._proof = self._proof._replace(since=self._wall(), connected=False)
 

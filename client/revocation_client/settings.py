@@ -1,4 +1,4 @@
-"""The client's defaults, and its settings in the environment. Nothing else in the client reads it."""
+"""The client's defaults, and its settings in the environment. No other module of the client reads the environment."""
 
 import os
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ from revocation_client.errors import ConfigurationError
 URL, API_KEY, API_KEY_FILE = "REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"
 
 MAX_STALENESS_SECONDS: Final = 5.0
-"""How old the last proof of memory may be, where the service does not answer."""
+"""How long memory decides after its last proof, if the service does not answer."""
 
 TIMEOUT_SECONDS: Final = 2.0
-"""Of one request to the service."""
+"""Timeout of one request to the service."""
 
 REVOKE_TIMEOUT_SECONDS: Final = 5.0
-"""Of a revocation, with all its tries."""
+"""Timeout of a revocation, with all its tries."""
 
 
 def check_seconds(options: Mapping[str, float]) -> None:

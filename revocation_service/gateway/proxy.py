@@ -138,7 +138,7 @@ class _Upload:
         self._settings = settings
 
     async def pieces(self) -> AsyncIterator[bytes]:
-        """Return the body as it arrives."""
+        """Yield the body as it arrives."""
         idle_seconds = self._settings.idle_seconds
         self._allow(idle_seconds, web.HTTPRequestTimeout)
         while piece := await self._content.readany():

@@ -1,16 +1,17 @@
 """The settings of the gateway, read from variables that begin with GATEWAY_. Secrets do not appear in any repr."""
 
-import ipaddress
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Final
 
 from yarl import URL
 
 from revocation_service.environment import EMPTY, EnvReader, Loaded, filled, hidden, mask_url, number, optional, setting
 from revocation_service.errors import SettingsError
+from revocation_service.gateway.addresses import Network
 from revocation_service.settings import (
     CLUSTER_PREFIX,
     KNOWN_SCHEMES,
@@ -32,8 +33,6 @@ REMOVED: Final = {
     ),
 }
 """Settings of earlier versions, and what to do instead."""
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _UNITS: Final = {"second": 1, "minute": 60, "hour": 3_600, "day": 86_400}
 _RATE: Final = re.compile(r"(\d{1,9})\s*/\s*(?:(\d{1,9})\s*)?(second|minute|hour|day)s?", re.ASCII | re.IGNORECASE)
@@ -83,7 +82,7 @@ def _rate_or_none(text: str) -> Rate | None:
 def _networks(text: str) -> tuple[Network, ...]:
     parts = [] if text.lower() == "none" else text.split(",")
     try:
-        return tuple(ipaddress.ip_network(part.strip()) for part in parts if part.strip())
+        return tuple(ip_network(part.strip()) for part in parts if part.strip())
     except ValueError as error:
         detail = f"must be networks or addresses, such as 10.0.0.0/8, separated by commas ({error})"
         raise ValueError(detail) from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import ClassVar, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -13,13 +13,6 @@ from revocation_service import errors
 REALM: Final = 'Bearer realm="revocation-service"'
 
 _log = structlog.get_logger()
-
-
-class HttpError(errors.ServiceError):
-    """An error that exists only in HTTP."""
-
-    keeps_connection: ClassVar[bool] = True
-    """False if the next request on the connection might be misread."""
 
 
 def problem(status: int, detail: str, code: str, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -44,10 +37,7 @@ def problem_of(error: Exception) -> web.Response:
     if isinstance(error, SchemaError):
         error = errors.InvalidRequest(str(error))
     if isinstance(error, errors.ServiceError):
-        response = problem(error.status, error.detail, error.code, _headers(error))
-        if isinstance(error, HttpError) and not error.keeps_connection:
-            response.force_close()
-        return response
+        return problem(error.status, error.detail, error.code, _headers(error))
     if isinstance(error, web.HTTPException):
         return _problem_of_aiohttp(error)
     _log.error("internal_error", error=error)

@@ -81,7 +81,11 @@ def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SE
 
 
 async def serve(listeners: Sequence[Listener], drain: Drain) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal cuts the drain short. Raises SettingsError if the start fails."""
+    """Serve until SIGTERM or SIGINT; a second signal cuts the drain short.
+
+    The drain stops the last listener alone: the others, for operators, answer until the end.
+    Raises SettingsError if the start fails.
+    """
     serving = asyncio.create_task(_serve_and_drain(listeners, drain))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)

@@ -162,6 +162,8 @@ class FeedServer:
         self.questions += [str(one.get("jti") or one.get("token")) for one in checks]
         if self.held is not None:
             await self.held.wait()
+            if not self.answers:
+                raise web.HTTPServiceUnavailable
         response = web.json_response({"results": [self._result(one) for one in checks]})
         await response.prepare(request)
         await response.write_eof()

@@ -3,8 +3,10 @@
 import ast
 import inspect
 import re
+from dataclasses import fields
 from typing import Final
 
+from revocation_client.counters import Counters
 from revocation_client.errors import RevocationError
 from revocation_service import errors
 from revocation_service.api import readiness
@@ -86,3 +88,10 @@ def test_every_setting_is_explained() -> None:
 def test_every_error_of_the_client_is_explained() -> None:
     """Each class of error is in client.md."""
     assert {kind.__name__ for kind in RevocationError.__subclasses__()} <= named("client.md")
+
+
+def test_the_counters_of_the_client_are_those_that_are_explained() -> None:
+    """The table in client.md has each counter of the client, and no other."""
+    table = document("client.md").partition("## Counters")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == {field.name for field in fields(Counters)}

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from typing import Any
 
 import aiohttp
@@ -88,13 +87,11 @@ async def test_leaving_in_good_order(tmp_path: pathlib.Path) -> None:
         asked = asyncio.create_task(_status(session, gateway.url))
         await upstream.visit()
         gateway.signal(signal.SIGTERM)
-        began = time.monotonic()
         await gateway.until("/readyz", 503)
         late = asyncio.create_task(_status(session, gateway.url))
         assert await asked == (200, "close")
         assert await late == (200, "close")
         assert await gateway.ended(10) == 0
-        assert time.monotonic() - began < 6
         assert [event["event"] for event in gateway.events("serving", "draining", "stopped")] == [
             "serving",
             "draining",
@@ -123,10 +120,8 @@ async def test_nothing_holds_up_the_end(tmp_path: pathlib.Path) -> None:
         reader, writer = await asyncio.open_connection(HOST, gateway.port)
         writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc")
         await reader.readuntil(b"ok\r\n")
-        began = time.monotonic()
         gateway.signal(signal.SIGTERM)
         assert await gateway.ended(10) == 0
-        assert time.monotonic() - began < 9
         assert not (await reader.read()).endswith(b"0\r\n\r\n"), "the answer is no whole one"
         writer.close()
 

@@ -112,7 +112,7 @@ async def idle_connections(port: int) -> AsyncIterator[None]:
 
 @pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-async def test_idle_connections_keep_nobody_out(tmp_path: pathlib.Path, loop: str) -> None:
+async def test_idle_connections_keep_no_client_out(tmp_path: pathlib.Path, loop: str) -> None:
     """More of them than the soft limit on open files: new clients and the operators' port are served."""
     async with (
         bare_upstream() as upstream,

@@ -1,7 +1,6 @@
 """The throttle in one gateway: what is counted, what clients are told, and what happens while Redis is away."""
 
 import asyncio
-import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -236,11 +235,11 @@ async def test_the_window_slides_through_the_gateway(redis: Process) -> None:
         seconds, microseconds = await redis.command("TIME")
         now = float(seconds) + float(microseconds) / 1e6
         key = Keyspace(prefix).window("198.51.100.1:login")
-        for number, age in enumerate([60.5, 59, 2, 1.9, 1.8]):
+        for number, age in enumerate([60.5, 30, 20, 10, 5]):
             await redis.command("ZADD", key, f"{(now - age) * 1e6:.0f}", f"old{number}")
         told = await gateway.burst(10)
         assert sorted(each.status for each in told) == [401] + [429] * 9
-        assert all(each.headers["Retry-After"] == "1" for each in told if each.status == 429)
+        assert all(0 < int(each.headers["Retry-After"]) <= 30 for each in told if each.status == 429)
 
 
 async def test_memory_slides_with_time_passed_in() -> None:
@@ -292,15 +291,15 @@ async def test_redis_frozen_and_thawed() -> None:
 
 
 async def test_a_blocked_loop_is_not_taken_for_an_absent_redis(redis: Process) -> None:
-    """With the loop blocked again and again for longer than the deadline, Redis counts every login of a burst."""
+    """With the loop blocked again and again, each time for longer than the deadline, Redis counts a whole burst."""
 
     async def block(gateway: Gateway) -> None:
-        while len(gateway.reached) < 5:
+        while len(gateway.reached) < 5 + 5:
             await asyncio.sleep(0.005)
-            time.sleep(TURN_SECONDS * DEADLINE_TURNS / 4)
+            time.sleep(TURN_SECONDS * (DEADLINE_TURNS + 2))
 
     async with throttled(redis.url) as gateway:
-        await gateway.burst(50, "198.51.100.2")
+        await gateway.burst(50, "198.51.100.2")  # opens the connections; five of it reach the handler
         told, _ = await asyncio.gather(gateway.burst(50), block(gateway))
         assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
         assert gateway.throttle.health() == "ok"
@@ -367,7 +366,7 @@ async def test_keys_are_prefixed_bounded_and_expire(redis: Process) -> None:
             keys = [key async for key in client.scan_iter(match="*") if key.startswith(prefix)]
             assert len(keys) >= 2
             for key in keys:
-                assert 0 < await client.pttl(key) <= math.ceil(60_001)
+                assert 0 < await client.pttl(key) <= 60_001
 
 
 async def test_a_url_that_cannot_be_read_names_the_gateways_variable() -> None:

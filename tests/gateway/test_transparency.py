@@ -187,7 +187,7 @@ async def test_large_bodies_need_no_memory(upstream_url: str, tmp_path: pathlib.
 
 
 async def fills(gateway: Gateway, head: bytes) -> int:
-    """How many bytes of a body a client can send until nobody takes any more."""
+    """Return how many bytes of a body a client can send until no more are taken."""
     _, writer = await asyncio.open_connection(HOST, gateway.port)
     sent = 0
     try:
