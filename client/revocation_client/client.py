@@ -115,6 +115,8 @@ class RevocationClient:
         if self._service is not None and not self._service.loop.is_closed():
             self._started()
             return
+        if self._memory is not None:
+            self._memory.mark_unproven()  # a loop that was closed took its feed with it
         self._service = self._connect()
         if self._memory is not None and self._feeds:
             feed = self._service.http.feed

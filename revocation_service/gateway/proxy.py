@@ -52,8 +52,8 @@ class Proxy:
         """Open the connection pool, and close it at the end."""
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEPT_SECONDS)
         timeout = aiohttp.ClientTimeout(connect=self._settings.connect_seconds)
-        jar = aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(connector=connector, timeout=timeout, cookie_jar=jar, **_SESSION) as session:
+        own = {"cookie_jar": aiohttp.DummyCookieJar(), "trace_configs": [self.websockets.trace()], **_SESSION}
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout, **own) as session:
             self._session = session
             yield
 

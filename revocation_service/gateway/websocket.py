@@ -10,6 +10,8 @@ from multidict import CIMultiDict
 from prometheus_client import Gauge
 from yarl import URL
 
+from revocation_service.tasks import begin, end
+
 MESSAGE_MAX_BYTES: Final = 16 << 20
 """The default of uvicorn. A message is in memory as a whole; a longer one closes the connection with 1009."""
 
@@ -44,6 +46,12 @@ class WebSockets:
         self._open: set[Socket] = set()
         gauge.set_function(lambda: len(self._open) // 2)
 
+    def trace(self) -> aiohttp.TraceConfig:
+        """Return what the session needs so that a handshake follows no redirect, which might lead to another origin."""
+        config = aiohttp.TraceConfig()
+        config.on_request_redirect.append(_refuse_redirect)
+        return config
+
     async def connect(
         self, request: web.Request, session: aiohttp.ClientSession, url: URL, fields: CIMultiDict[str]
     ) -> aiohttp.ClientWebSocketResponse | web.Response:
@@ -69,23 +77,33 @@ class WebSockets:
         async with upstream:
             await client.prepare(request)
             self._open |= {client, upstream}
-            passing = asyncio.gather(
+            passing = begin(
+                "websocket",
                 _pass_on(client, upstream, WSCloseCode.GOING_AWAY),
                 _pass_on(upstream, client, WSCloseCode.INTERNAL_ERROR),
             )
             try:
-                await asyncio.shield(passing)
+                done, _ = await asyncio.wait(passing, return_when=asyncio.FIRST_EXCEPTION)
             except asyncio.CancelledError:  # the client left: what it sent last still reaches the upstream
-                await asyncio.wait([passing], timeout=CLOSE_SECONDS)
+                await asyncio.wait(passing, timeout=CLOSE_SECONDS)
                 raise
             finally:
-                passing.cancel()
                 self._open -= {client, upstream}
+                await end(passing)
+            for each in done:
+                each.result()
         return client
 
     async def close(self) -> None:
         """Close all connections with 1001 (going away)."""
         await asyncio.gather(*(socket.close(code=WSCloseCode.GOING_AWAY) for socket in tuple(self._open)))
+
+
+async def _refuse_redirect(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
+    """Take a redirect for a refusal: `ws_connect` has no `allow_redirects`."""
+    response = redirect.response
+    response.close()
+    raise aiohttp.WSServerHandshakeError(response.request_info, response.history, status=response.status)
 
 
 async def _pass_on(source: Socket, target: Socket, lost: WSCloseCode) -> None:

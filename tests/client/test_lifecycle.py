@@ -1,10 +1,12 @@
 """Starting, stopping, event loops, settings, and the names that the package shows."""
 
 import asyncio
+import contextlib
+import gc
 import inspect
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from revocation_client import (
     errors,
 )
 from revocation_client.testing import InMemoryRevocationClient
+from tests.client.feed_server import FeedServer, revocation, serving_feed
 from tests.client.scripted import scripted
 from tests.redis_processes import free_port
 
@@ -127,6 +130,42 @@ def test_a_client_whose_loop_died_can_be_closed_and_started() -> None:
     asyncio.run(again())
     asyncio.run(client.start())
     asyncio.run(client.start())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the transports that the loop left
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_a_feed_on_a_closed_loop_proved_counts_no_more() -> None:
+    """A client whose loop was closed under it asks the service at its next start, until its new feed is synced."""
+    with feed_in_a_thread() as server:
+        client = server.client(max_staleness_seconds=5.0)
+        abandoned = asyncio.new_event_loop()
+        abandoned.run_until_complete(client.start())
+        assert abandoned.run_until_complete(client.mirror_ready(10))
+        abandoned.close()
+        server.log.append(revocation("x"))
+
+        async def again() -> bool:
+            async with client:
+                return await client.is_revoked({"jti": "x"})
+
+        revoked = asyncio.run(again())
+    gc.collect()
+    assert revoked
+
+
+@contextlib.contextmanager
+def feed_in_a_thread() -> Iterator[FeedServer]:
+    """A service whose event loop is that of another thread."""
+    loop, running = asyncio.new_event_loop(), contextlib.AsyncExitStack()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    try:
+        yield asyncio.run_coroutine_threadsafe(running.enter_async_context(serving_feed()), loop).result(10)
+        asyncio.run_coroutine_threadsafe(running.aclose(), loop).result(10)
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
 
 
 async def test_starting_and_closing_twice_changes_nothing() -> None:

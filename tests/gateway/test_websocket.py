@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import pathlib
 import signal
 from collections.abc import AsyncIterator
@@ -44,6 +45,8 @@ class Upstream:
         while request.path == "/flood":
             await socket.send_bytes(b"x" * 65_536)
             self.floods += 1
+        while request.path == "/stall":
+            await asyncio.sleep(0.1)
         async for message in socket:
             self.received.append(message.data)
         self.codes.put_nowait(socket.close_code)
@@ -160,6 +163,27 @@ async def test_a_client_that_vanishes_closes_the_upstream(path: Path) -> None:
     assert await path.upstream.code() == WSCloseCode.GOING_AWAY
 
 
+async def test_a_client_that_leaves_a_stalled_upstream_leaves_no_error(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages that the upstream does not take are given up after a while, and nothing is logged."""
+    socket = await path.connected("stall")
+    for _ in range(2):  # the upstream reads the first one, and then no more
+        await socket.send_bytes(b"x" * (12 << 20))
+    transport = (await path.upstream.sockets.get()).get_extra_info("socket")
+    await asyncio.sleep(0.3)  # the gateway reads the second one meanwhile; nothing tells when it has
+    socket.get_extra_info("socket").shutdown(2)
+
+    async def given_up() -> bool:
+        async with aiohttp.ClientSession() as session, session.get(f"{path.gateway.admin_url}/metrics") as response:
+            return "gateway_websockets_open 0.0" in await response.text()
+
+    await eventually(given_up, "the end of the connection", 10)
+    transport.shutdown(2)
+    gc.collect()
+    assert [record.getMessage() for record in caplog.records] == []
+
+
 async def test_an_upstream_that_vanishes_closes_the_client(path: Path) -> None:
     """A connection that ends without a close frame is 1011 at the client."""
     socket = await path.connected()
@@ -252,6 +276,20 @@ async def test_a_refusal_of_the_upstream_is_passed_on(upstream_url: str) -> None
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"{gateway.url}/ws/refused")
         assert refused.value.status == 403
+
+
+async def test_a_handshake_follows_no_redirect() -> None:
+    """A redirect is a refusal: the gateway connects to no other origin, and to no other path."""
+    async with bare_upstream() as elsewhere:
+
+        async def redirects(visit: Visit) -> None:
+            await visit.until(b"\r\n\r\n")
+            await visit.send(f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n".encode())
+            await visit.to_the_end()
+
+        async with bare_upstream(redirects) as upstream, gateway_before(upstream.url) as gateway:
+            assert (await gateway.talk(HANDSHAKE)).statuses == [307]
+            assert (upstream.requests, elsewhere.visits) == (1, [])
 
 
 async def test_an_upstream_that_is_down_is_502() -> None:
