@@ -27,6 +27,10 @@ _URL: Final = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?", re.IGNORECASE)
 Result = TypeVar("Result")
 
 
+class ConnectionBroken(ServiceUnavailable):
+    """The connection ended before the answer: the instance behind it went away, and another one may answer."""
+
+
 class Http:
     """The service over HTTP: kept connections, no redirects, no cookies, nothing from the environment.
 
@@ -119,4 +123,4 @@ def _failed(error: Exception) -> RevocationError:
         return UnexpectedAnswer("the server speaks no HTTP")
     if isinstance(error, aiohttp.ClientConnectorError):
         return ServiceUnavailable(f"no connection ({error.os_error.strerror or type(error.os_error).__name__})")
-    return ServiceUnavailable(f"the connection broke off ({type(error).__name__})")
+    return ConnectionBroken(f"the connection broke off ({type(error).__name__})")

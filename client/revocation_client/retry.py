@@ -11,8 +11,11 @@ REVOKE_BACKOFF_SECONDS: Final = 1.6
 FEED_BACKOFF_SECONDS: Final = 5.0
 """The longest pause between two streams of the feed."""
 
-BATCH_SENDS: Final = 4
-"""How often a batch is posted: the pool may hand out one broken connection after another."""
+BATCH_BACKOFF_SECONDS: Final = 0.1
+"""The longest pause between two posts of a batch whose connection broke, until all its questions are overdue."""
+
+SENDS_WITHOUT_PAUSE: Final = 4
+"""Of a batch, because a restart of the service breaks every connection in the pool."""
 
 
 def backoff_seconds(

@@ -9,10 +9,10 @@ from revocation_client.answers import Answer, Outcome, revoked, verdicts
 from revocation_client.batcher import Batcher, BatcherClosed, BatchLimits
 from revocation_client.counters import Counters
 from revocation_client.errors import NotStarted, RequestRefused, RevocationError, ServiceUnavailable
-from revocation_client.http import Http
+from revocation_client.http import ConnectionBroken, Http
 from revocation_client.questions import CheckRequest, revoke_target
 from revocation_client.results import Revoked, Verdict
-from revocation_client.retry import BATCH_SENDS, REVOKE_BACKOFF_SECONDS, backoff_seconds
+from revocation_client.retry import BATCH_BACKOFF_SECONDS, REVOKE_BACKOFF_SECONDS, SENDS_WITHOUT_PAUSE, backoff_seconds
 from revocation_client.schema import BATCH_MAX_CHECKS, dumps
 
 ANSWER_SECONDS: Final = 1.0
@@ -82,18 +82,18 @@ class Service:
         return outcome
 
     async def _send(self, asked: list[CheckRequest]) -> list[Outcome]:
-        """Post a batch, and again if a connection failed: a restart of the service breaks all that are kept."""
+        """Post a batch, and again while connections break, until it is cancelled: another instance may answer."""
         self._counters.batches += 1
         body = b'{"checks":[%b]}' % b",".join([one.encoded for one in asked])
-        for left in reversed(range(BATCH_SENDS)):
+        sends = 0
+        while True:
             try:
-                answer = await self._post("check/batch", body)
-                break
-            except ServiceUnavailable:
-                if not left:
-                    raise
+                return verdicts(await self._post("check/batch", body), asked)
+            except ConnectionBroken:
                 self._counters.retries += 1
-        return verdicts(answer, asked)
+            sends += 1
+            if sends >= SENDS_WITHOUT_PAUSE:
+                await asyncio.sleep(backoff_seconds(sends, BATCH_BACKOFF_SECONDS))
 
     async def _post(self, path: str, body: bytes) -> Answer:
         self._counters.requests += 1
