@@ -102,6 +102,14 @@ async def gateway(upstream: int, url: str) -> AsyncIterator[int]:
         yield port
 
 
+@asynccontextmanager
+async def application() -> AsyncIterator[int]:
+    """The application behind foreign gateways; yields its port."""
+    port = free_port()
+    async with _process(port, sys.executable, "-m", "bench.gateways", str(port)):
+        yield port
+
+
 async def fill(url: str, name: str, number: int) -> None:
     """Store revocations `token_blacklist:<name>-<n>`, with values as the service writes them, and an hour to live."""
     async with Redis.from_url(url) as client:

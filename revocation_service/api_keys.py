@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 
 from revocation_service.errors import SettingsError
 
-Scope = Literal["check", "revoke", "admin"]
+Scope = Literal["check", "revoke", "revoke-own", "admin"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 
 _KEY: Final = re.compile(r"[A-Za-z0-9\-._~+/=]{20,}")

@@ -12,12 +12,12 @@ import uvloop
 
 from revocation_service import __version__
 from revocation_service.api.app import serve
-from revocation_service.api_keys import parse_key_name, parse_scopes
+from revocation_service.api_keys import SCOPES, parse_key_name, parse_scopes
 from revocation_service.environment import Loaded
 from revocation_service.errors import ServiceError
 from revocation_service.gateway.app import serve as serve_gateway
-from revocation_service.gateway.settings import load as load_gateway
-from revocation_service.settings import load
+from revocation_service.gateway.settings import GatewaySettings, load as load_gateway
+from revocation_service.settings import Settings, load
 from revocation_service.signing_keys import SigningKeys
 from revocation_service.store import embedded
 from revocation_service.store.topology import topology
@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("part", nargs="?", choices=("service", "gateway"), default="service", help="default: service")
     new_key = add("new-key", _new_key, "print a new API key, and its entry for REVOCATION_API_KEYS")
     new_key.add_argument("name", metavar="NAME", help="name of the caller, as it appears in revoked_by")
-    new_key.add_argument("scopes", metavar="SCOPES", help="check, revoke, admin, or several joined by +")
+    new_key.add_argument("scopes", metavar="SCOPES", help=f"{', '.join(SCOPES)}, or several joined by +")
     return parser
 
 
@@ -74,9 +74,16 @@ def _check_config(parsed: argparse.Namespace) -> None:
     print(*loaded.shown, sep="\n")
     for name in loaded.unknown:
         print(f"revocation-service: {name} is set, and no setting has that name", file=sys.stderr)
-    if parsed.part == "service":  # raise SettingsError where a start would, without connecting to anything
-        SigningKeys(loaded.settings.signing)
-    store = loaded.settings.throttle.store if parsed.part == "gateway" else loaded.settings.store
+    _check(loaded.settings)
+    if isinstance(loaded.settings, Settings):
+        print(f"# open doors: {', '.join(loaded.settings.open_doors) or 'none'}")
+
+
+def _check(settings: Settings | GatewaySettings) -> None:
+    """Raise SettingsError where a start would, without connecting to anything."""
+    if isinstance(settings, Settings):
+        SigningKeys(settings.signing)
+    store = settings.store if isinstance(settings, Settings) else settings.throttle.store
     if store and store.embedded_directory:
         embedded.check(store.embedded_directory, store.server_bin)
     elif store:

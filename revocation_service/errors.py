@@ -53,6 +53,10 @@ class IssuedBeforeTooFar(RequestError, code="issued_before_too_far"):
     """The cutoff is further ahead than clocks may differ."""
 
 
+class NotOwnToken(RequestError, code="not_own_token"):
+    """The API key may revoke only tokens that were issued to its name, and this is not verified to be one."""
+
+
 class NoSuchRevocation(RequestError, code="revocation_not_found", status=404):
     """No live revocation has this claim and value."""
 
@@ -67,6 +71,10 @@ class InsufficientScope(RequestError, code="insufficient_scope", status=403):
     def __init__(self, detail: str, *, scope: str) -> None:
         super().__init__(detail)
         self.scope = scope
+
+
+class GatewayKeyRefused(RequestError, code="gateway_key_refused", status=403):
+    """The gateway that asks has no API key, an unknown one, or one without the scope; the user's token is unknown."""
 
 
 class ProtectedMode(RequestError, code="protected_mode", status=403):

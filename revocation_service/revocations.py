@@ -54,6 +54,13 @@ class Verdict(NamedTuple):
     """Age of the mirror that gave the answer, `inf` where it is unknown; None if Redis gave it."""
     iat_unusable: bool = False
     """Whether the revocation covers the token only because its `iat` is unusable."""
+    valid: bool = False
+    """Whether the token is verified and valid at present, revocations apart."""
+
+    @property
+    def active(self) -> bool:
+        """True only for a token that is verified, valid at present, and not revoked."""
+        return self.valid and self.revocation is None
 
 
 _Subject = Claims | Token
@@ -101,13 +108,21 @@ class Revocations:
         expires_at = put.exp if stored.record is None else stored.record.expires_at
         return Revoked(stored.result, put.claim, put.value, expires_at, stored.record, verified)
 
-    async def check(self, question: Question) -> Verdict:
+    async def read(self, raw: str) -> Token:
+        """Return what a token says, without checking it. Raises RequestError, Unavailable."""
+        return await self._tokens.read(raw)
+
+    async def check(self, question: Question | Token, patience_seconds: float = DEADLINE_SECONDS) -> Verdict:
         """Return whether the token in question is revoked.
 
+        If the mirror can answer, it does when Redis has not answered after `patience_seconds`.
         Raises RequestError, Unavailable.
         """
-        subject = question if isinstance(question, Claims) else await self._tokens.read(question)
-        verdict = self._verdict(subject, await self._read(_claims_of(subject).identifiers))
+        subject = await self._tokens.read(question) if isinstance(question, str) else question
+        claims = _claims_of(subject)
+        if patience_seconds < DEADLINE_SECONDS and not self._mirror_answers(claims):
+            patience_seconds = DEADLINE_SECONDS
+        verdict = self._verdict(subject, await self._read(claims.identifiers, patience_seconds))
         if isinstance(verdict, StoreUnavailable):
             raise verdict
         self._counters[verdict.revocation is not None].inc()
@@ -133,12 +148,18 @@ class Revocations:
         self._counters[False].inc(len(verdicts) - revoked)
         return outcomes
 
-    async def _read(self, identifiers: Sequence[tuple[ClaimName, str]]) -> _Evidence:
+    def _mirror_answers(self, claims: Claims) -> bool:
+        """Return whether the mirror can answer alone: it knows that the token is revoked, or may say that it is not."""
+        known = self._sync.mirror.covering(claims, time.time(), self._sync.now)
+        return known is not None or self._sync.mirror_decides()
+
+    async def _read(self, identifiers: Sequence[tuple[ClaimName, str]], seconds: float = DEADLINE_SECONDS) -> _Evidence:
         """Read from Redis. While it is away and the mirror decides, wait just long enough to notice its return."""
         believed = self._sync.believes()  # before the read: what Redis lacks then may be restored meanwhile
-        away = self._store.up is False and self._sync.mirror_decides()
+        if self._store.up is False and self._sync.mirror_decides():
+            seconds = READ_WHILE_AWAY_SECONDS
         try:
-            reading = await self._store.get(identifiers, READ_WHILE_AWAY_SECONDS if away else DEADLINE_SECONDS)
+            reading = await self._store.get(identifiers, seconds)
         except StoreUnavailable:
             return _nothing_read()
         records = {(record.claim, record.value): record for record in reading.found}
@@ -161,7 +182,8 @@ class Revocations:
         if isinstance(subject, Claims):
             return Verdict(covering, claims.considered, False, None, stale_seconds, unusable)
         expired = subject.exp is not None and self._watch_exp(subject.exp, evidence.now)
-        return Verdict(covering, claims.considered, subject.verified, expired, stale_seconds, unusable)
+        valid = subject.valid_at(evidence.now)
+        return Verdict(covering, claims.considered, subject.verified, expired, stale_seconds, unusable, valid)
 
     def _watch_iat(self, covering: Revocation, claims: Claims, now: float) -> bool:
         """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it."""

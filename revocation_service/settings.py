@@ -1,6 +1,7 @@
 """The settings of the service, read from variables that begin with REVOCATION_. Secrets do not appear in any repr."""
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ CLUSTER_PREFIX: Final = "{revocations}"
 LOG_LEVEL: Final = one_of("debug", "info", "warning", "error")
 LOG_FORMAT: Final = one_of("auto", "json", "console")
 
+_KEY_VARIABLES: Final = "REVOCATION_JWT_SECRET, REVOCATION_JWT_PUBLIC_KEY or REVOCATION_JWKS_URL"
 _CLIENT_VARIABLES: Final = ("REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE")
 
 
@@ -129,6 +131,45 @@ class MirrorSettings:
     feed_max_subscribers: int = setting("REVOCATION_FEED_MAX_SUBSCRIBERS", "1000", number(int, 0, 100_000))
 
 
+def _identity_headers(text: str) -> tuple[tuple[str, str], ...]:
+    """Parse `X-Auth-Subject=sub,X-Auth-Scope=scope`. HTTP itself gives other names a meaning."""
+    pairs = [(name.strip(), claim.strip()) for name, _, claim in (word.partition("=") for word in _words(text))]
+    names = {name.lower() for name, _ in pairs}
+    if len(names) < len(pairs) or not all(_IDENTITY_HEADER.fullmatch(name) and claim for name, claim in pairs):
+        raise ValueError("must be header=claim, separated by commas; each header once, named X-… or Remote-…")
+    return tuple(pairs)
+
+
+_IDENTITY_HEADER: Final = re.compile(r"(x|remote)-(?!request-id$)[a-z0-9-]{1,60}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardAuthSettings:
+    """The door for gateways: whether it is open, where it finds the user's token, and what it passes on."""
+
+    enabled: bool = setting("REVOCATION_FORWARD_AUTH", "false", flag)
+    cookie: str | None = setting("REVOCATION_FORWARD_AUTH_COOKIE", "", optional(str))
+    query: str | None = setting("REVOCATION_FORWARD_AUTH_QUERY", "", optional(str))
+    """Names of the cookie, and of the parameter of the original URI, that may hold the token."""
+    headers: tuple[tuple[str, str], ...] = setting("REVOCATION_FORWARD_AUTH_HEADERS", "", _identity_headers)
+    """Names of the identity headers, each with the claim that it carries."""
+    anonymous: bool = setting("REVOCATION_FORWARD_AUTH_OPTIONAL", "false", flag)
+    """Whether `/forward-auth/optional` lets requests without a token through."""
+    keyless: bool = setting("REVOCATION_FORWARD_AUTH_KEYLESS", "false", flag)
+    """Whether a gateway needs no API key."""
+    unverified: bool = setting("REVOCATION_FORWARD_AUTH_UNVERIFIED", "false", flag)
+    """Whether the gateway verifies tokens itself, so that this answers only whether they are revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthSettings:
+    """Which OAuth endpoints are open, and which claims introspection adds to those of RFC 7662."""
+
+    revoke: bool = setting("REVOCATION_OAUTH_REVOKE", "false", flag)
+    introspect: bool = setting("REVOCATION_OAUTH_INTROSPECT", "false", flag)
+    introspect_claims: tuple[str, ...] = setting("REVOCATION_OAUTH_INTROSPECT_CLAIMS", "", _words)
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All settings of `serve`."""
@@ -139,6 +180,10 @@ class Settings:
     signing: SigningSettings = SigningSettings()
     limits: Limits = Limits()
     mirror: MirrorSettings = MirrorSettings()
+    forward_auth: ForwardAuthSettings = ForwardAuthSettings()
+    oauth: OAuthSettings = OAuthSettings()
+    openapi: bool = setting("REVOCATION_OPENAPI", "true", flag)
+    """Whether `/openapi.json` and `/docs` are open."""
     api_keys: tuple[ApiKey, ...] = setting("REVOCATION_API_KEYS", "", parse_api_keys, mask_api_keys)
     keys_required: bool = setting("REVOCATION_REQUIRE_API_KEYS", "false", flag)
     drain_seconds: float = setting("REVOCATION_DRAIN_SECONDS", "1", number(float, 0, 2))
@@ -150,23 +195,52 @@ class Settings:
         """True in protected mode: without API keys, only local requests are served."""
         return not self.api_keys
 
+    @property
+    def open_doors(self) -> tuple[str, ...]:
+        """The paths of the standard doors that are open."""
+        doors = {
+            "/forward-auth": self.forward_auth.enabled,
+            "/forward-auth/optional": self.forward_auth.enabled and self.forward_auth.anonymous,
+            "/oauth2/revoke": self.oauth.revoke,
+            "/oauth2/introspect": self.oauth.introspect,
+            "/openapi.json": self.openapi,
+            "/docs": self.openapi,
+        }
+        return tuple(path for path, is_open in doors.items() if is_open)
+
 
 def load(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
     """Return the settings in `environment`, by default the process's own. Raises SettingsError."""
     reader = EnvReader(environment)
     signing, limits, mirror = reader.read(SigningSettings), reader.read(Limits), reader.read(MirrorSettings)
-    settings = reader.read(Settings, store=_store(reader), signing=signing, limits=limits, mirror=mirror)
+    doors = {"forward_auth": reader.read(ForwardAuthSettings), "oauth": reader.read(OAuthSettings)}
+    settings = reader.read(Settings, store=_store(reader), signing=signing, limits=limits, mirror=mirror, **doors)
     if (signing.algorithms or signing.issuer or signing.audience) and not signing.configured:
         raise SettingsError(
-            "REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need a key to verify with: set REVOCATION_JWT_SECRET,"
-            " REVOCATION_JWT_PUBLIC_KEY or REVOCATION_JWKS_URL too"
+            f"REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need a key to verify with: set {_KEY_VARIABLES} too"
         )
     if settings.protected and (settings.keys_required or not is_loopback(settings.host)):
         raise SettingsError(
             f"REVOCATION_HOST={settings.host!r} requires API keys: set REVOCATION_API_KEYS (`revocation-service"
             " new-key NAME SCOPES` makes one), or bind 127.0.0.1 without REVOCATION_REQUIRE_API_KEYS"
         )
+    _check_doors(settings)
     return reader.loaded(settings, "REVOCATION_", *_CLIENT_VARIABLES)
+
+
+def _check_doors(settings: Settings) -> None:
+    """Refuse what needs verified tokens where none is verified. Raises SettingsError."""
+    door = settings.forward_auth
+    needs_keys = {
+        "REVOCATION_FORWARD_AUTH=true (unless REVOCATION_FORWARD_AUTH_UNVERIFIED=true)": door.enabled
+        and not door.unverified,
+        "REVOCATION_FORWARD_AUTH_KEYLESS=true": door.keyless,
+        "REVOCATION_OAUTH_INTROSPECT=true": settings.oauth.introspect,
+        "the scope revoke-own in REVOCATION_API_KEYS": any("revoke-own" in key.scopes for key in settings.api_keys),
+    }
+    for what, needed in needs_keys.items():
+        if needed and not settings.signing.configured:
+            raise SettingsError(f"{what} needs keys that verify tokens: set {_KEY_VARIABLES}")
 
 
 def _store(reader: EnvReader) -> StoreSettings:

@@ -4,20 +4,25 @@ The claims that count are in the table in `revocation_client.claims`.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 import jwt
 from jwt.types import Options
 
 from revocation_client import jwt_reader
+from revocation_client.schema import issued_at_of
 from revocation_service.errors import InvalidToken, KeysUnavailable, ServiceError, UnsupportedToken
 from revocation_service.settings import SigningSettings
 from revocation_service.signing_keys import SigningKeys
 
 SLICE_TOKENS: Final = 8
 """More tokens than this are read in a thread, in slices of this size: cryptography releases the GIL."""
+
+_KINDS: Final = frozenset({"jwt", "at+jwt"})
+"""Values of `typ` that an access token may have (RFC 7519 section 5.1, RFC 9068 section 2.1)."""
 
 _UNCHECKED: Final = Options(verify_exp=False, verify_nbf=False, verify_iat=False, verify_sub=False, verify_jti=False)
 
@@ -27,6 +32,23 @@ class Token(jwt_reader.Token):
     """What a token says, and whether its signature was verified."""
 
     verified: bool = False
+
+    def valid_at(self, now: float) -> bool:
+        """Return True for a verified token between its `nbf` and its `exp`. Whether it is revoked is another question.
+
+        A token that its `typ` declares to be something else, such as a logout token, is not valid as an access token
+        (RFC 8725 section 3.11).
+        """
+        kind, nbf = self.header.get("typ", "JWT"), self.payload.get("nbf")
+        if not self.verified or not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _KINDS:
+            return False
+        begins = 0 if nbf is None else issued_at_of(nbf)
+        return begins is not None and begins <= now < (math.inf if self.exp is None else self.exp)
+
+
+def is_strings(value: object) -> TypeGuard[list[str]]:
+    """Return True for a list of strings, as claims with several values are."""
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 class TokenReader:

@@ -9,13 +9,23 @@ from typing import Final
 from urllib.parse import quote
 
 import structlog
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from revocation_service.api.auth import caller_finder, protected_mode
 from revocation_service.api.bodies import BATCH_BODY_MAX_BYTES
 from revocation_service.api.check import check, check_batch
-from revocation_service.api.dependencies import BROADCASTER, FIND_CALLER, IN_FLIGHT, REVOCATIONS
+from revocation_service.api.dependencies import (
+    BROADCASTER,
+    FIND_CALLER,
+    GATEWAY_REFUSED,
+    IN_FLIGHT,
+    REVOCATIONS,
+    SETTINGS,
+)
 from revocation_service.api.feed import feed
+from revocation_service.api.forward_auth import forward_auth_routes
+from revocation_service.api.oauth import introspect, revoke as oauth_revoke
+from revocation_service.api.openapi import docs, openapi
 from revocation_service.api.readiness import Readiness
 from revocation_service.api.revocations import look_up
 from revocation_service.api.revoke import revoke
@@ -39,13 +49,24 @@ from revocation_service.store.embedded import EmbeddedRedis
 from revocation_service.store.store import Store
 from revocation_service.store.topology import topology
 from revocation_service.tasks import begin, end
+from revocation_service.telemetry import RepeatedWarning
 from revocation_service.tokens import TokenReader
 
 START_SECONDS: Final = 5.0
 """How long the start waits for the first heartbeat."""
 
-_FREQUENT: Final = frozenset({"/check", "/check/batch", "/healthz", "/readyz", "/metrics"})
-"""Routes whose requests are logged at level debug."""
+_FREQUENT: Final = frozenset({"/check", "/check/batch", "/oauth2/introspect", "/healthz", "/readyz", "/metrics"})
+"""Routes whose requests are logged at level debug, beside those of `/forward-auth`."""
+
+DOORS: Final = {
+    "/forward-auth/optional": forward_auth_routes("/forward-auth/optional"),
+    "/forward-auth": forward_auth_routes("/forward-auth"),
+    "/oauth2/revoke": [web.post("/oauth2/revoke", oauth_revoke)],
+    "/oauth2/introspect": [web.post("/oauth2/introspect", introspect)],
+    "/openapi.json": [web.get("/openapi.json", openapi, allow_head=False)],
+    "/docs": [web.get("/docs", docs, allow_head=False)],
+}
+"""The routes of each door, which settings open."""
 
 _log = structlog.get_logger()
 
@@ -74,7 +95,8 @@ def create_app(settings: Settings) -> web.Application:
     metrics, in_flight = Metrics(), InFlight()
     app = web.Application(client_max_size=BATCH_BODY_MAX_BYTES)
     app[FIND_CALLER], app[IN_FLIGHT] = caller_finder(settings.api_keys), in_flight
-    app[EXPOSITION] = metrics.exposition
+    app[SETTINGS], app[EXPOSITION] = settings, metrics.exposition
+    app[GATEWAY_REFUSED] = RepeatedWarning("gateway_key_refused")
     if settings.protected:
         app.middlewares.append(protected_mode)
     Middleware(in_flight, _observer(metrics, log_all=settings.log_level == "debug")).install(app)
@@ -87,6 +109,7 @@ def create_app(settings: Settings) -> web.Application:
             web.get("/revocations", look_up, allow_head=False),
             web.get("/feed", feed, allow_head=False),
             *PROBES,
+            *(route for door, routes in DOORS.items() if door in settings.open_doors for route in routes),
         ]
     )
     app.cleanup_ctx.append(_resources(settings, metrics))
@@ -100,10 +123,12 @@ def _observer(metrics: Metrics, *, log_all: bool) -> Observe:
 
     def observe(request: web.Request, status: int, seconds: float) -> None:
         resource = request.match_info.route.resource
-        route, method = (resource.canonical, request.method) if resource else ("(none)", "(any)")
+        route = resource.canonical if resource else "(none)"
+        method = request.method if resource and request.method in hdrs.METH_ALL else "(any)"
         series(route, method, status).observe(seconds)
-        if log_all or route not in _FREQUENT:
-            log = _log.debug if route in _FREQUENT else _log.info
+        frequent = route in _FREQUENT or route.startswith("/forward-auth")
+        if log_all or not frequent:
+            log = _log.debug if frequent else _log.info
             log("request", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 3))
 
     return observe
@@ -138,6 +163,7 @@ def _resources(settings: Settings, metrics: Metrics) -> Callable[[web.Applicatio
             await readiness.run_preflight()
             stack.push_async_callback(end, begin("preflight", readiness.repeat_preflight()))
             app[COMPONENTS] = readiness.components
+            _log.info("open_doors", paths=settings.open_doors)
             yield
 
     return resources

@@ -35,9 +35,14 @@ def authorize(request: web.Request, scope: Scope) -> str | None:
         return None
     headers = request.headers.getall(hdrs.AUTHORIZATION, [])
     caller = find_caller(headers[0] if len(headers) == 1 else "")
+    require_scope(caller, scope)
+    return caller.name
+
+
+def require_scope(caller: ApiKey, scope: Scope) -> None:
+    """Raise InsufficientScope unless the key has this scope, or `admin`."""
     if scope not in caller.scopes and "admin" not in caller.scopes:
         raise InsufficientScope(f"this needs a key with the scope {scope}", scope=scope)
-    return caller.name
 
 
 def caller_finder(keys: tuple[ApiKey, ...]) -> FindCaller | None:
@@ -65,19 +70,24 @@ async def protected_mode(request: web.Request, handler: Handler) -> web.StreamRe
 
     A proxy that speaks HTTP/1.1, sends a local Host and adds no field of its own looks like a local client.
     """
+    relayed = request.path.startswith("/forward-auth")  # by a gateway on this machine, with the fields of others
+    if not _over_loopback(request.transport) or not (relayed or _is_local(request)):
+        raise ProtectedMode(_REFUSED)
+    return await handler(request)
+
+
+def _is_local(request: web.Request) -> bool:
+    """Return True if no header field shows that another machine, a proxy or another web page is involved."""
     hosts = request.headers.getall(hdrs.HOST, [])
-    if (
-        not _over_loopback(request.transport)
-        or any(name.lower().startswith(_PROXY_FIELDS) for name in request.headers)
+    return not (
+        any(name.lower().startswith(_PROXY_FIELDS) for name in request.headers)
         or request.version < HttpVersion11  # nginx before 1.29.7, which by default adds nothing else
         or not request.raw_path.startswith("/")  # its host would replace the Host field (RFC 9112 section 3.2.2)
         or len(hosts) != 1
         or not _LOCAL_HOST.fullmatch(hosts[0])
         or any(each.lower() != f"http://{hosts[0]}".lower() for each in request.headers.getall(hdrs.ORIGIN, []))
         or any(each not in {"same-origin", "none"} for each in request.headers.getall("Sec-Fetch-Site", []))
-    ):
-        raise ProtectedMode(_REFUSED)
-    return await handler(request)
+    )
 
 
 def _over_loopback(transport: BaseTransport | None) -> bool:

@@ -24,13 +24,23 @@ _TIMES: Final = frozenset({"exp", "expires_in", "issued_before", "iat"})
 
 async def read_members(request: web.Request, max_bytes: int = BODY_MAX_BYTES) -> Any:
     """Return the body as JSON values, whether it is JSON or a form. Raises SchemaError, and aiohttp's 408, 413, 415."""
-    several = len(request.headers.getall(hdrs.CONTENT_TYPE, [])) > 1
-    if several or request.content_type not in {JSON, FORM} or hdrs.CONTENT_ENCODING in request.headers:
-        raise web.HTTPUnsupportedMediaType(text=f"send {JSON} or {FORM}, without a Content-Encoding")
+    content_type = _content_type(request, JSON, FORM)
     body = await _read(request, max_bytes)
-    if request.content_type == JSON:
-        return loads(body)
-    return _form_members("body", body.decode("utf-8", "surrogateescape"))
+    return loads(body) if content_type == JSON else _form_members("body", body.decode("utf-8", "surrogateescape"))
+
+
+async def read_form(request: web.Request) -> list[tuple[str, str]]:
+    """Return the fields of a form, which may repeat. Raises SchemaError, and aiohttp's 408, 413, 415."""
+    _content_type(request, FORM)
+    body = await _read(request, BODY_MAX_BYTES)
+    return _form_fields("body", body.decode("utf-8", "surrogateescape"))
+
+
+def _content_type(request: web.Request, *accepted: str) -> str:
+    several = len(request.headers.getall(hdrs.CONTENT_TYPE, [])) > 1
+    if several or request.content_type not in accepted or hdrs.CONTENT_ENCODING in request.headers:
+        raise web.HTTPUnsupportedMediaType(text=f"send {' or '.join(accepted)}, without a Content-Encoding")
+    return request.content_type
 
 
 async def _read(request: web.Request, max_bytes: int) -> bytes:
@@ -56,6 +66,15 @@ def query_members(request: web.Request) -> dict[str, Any]:
 
 
 def _form_members(where: str, text: str) -> dict[str, Any]:
+    """Return the fields of a form or a query as members. Raises SchemaError."""
+    fields = _form_fields(where, text)
+    members = {name: _value(name, value) for name, value in fields}
+    if len(members) < len(fields):
+        raise SchemaError(where, "has two members of one name")
+    return members
+
+
+def _form_fields(where: str, text: str) -> list[tuple[str, str]]:
     """Parse a form or a query; refuse what two parsers might read differently. Raises SchemaError."""
     try:
         text.encode()  # raises if the bytes were not UTF-8
@@ -65,10 +84,7 @@ def _form_members(where: str, text: str) -> dict[str, Any]:
         raise SchemaError(where, detail) from None
     if _BROKEN_ESCAPE.search(text):
         raise SchemaError(where, "has a percent sign without two hex digits after it")
-    members = {name: _value(name, value) for name, value in fields}
-    if len(members) < len(fields):
-        raise SchemaError(where, "has two members of one name")
-    return members
+    return fields
 
 
 def _value(name: str, text: str) -> str | float | bool:

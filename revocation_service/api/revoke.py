@@ -19,9 +19,14 @@ async def revoke(request: web.Request) -> web.Response:
     if asked.claim != "token":
         authorize(request, CLAIMS[asked.claim].scope)
     done = await request.app[REVOCATIONS].revoke(asked, caller)
+    assert_acknowledging(request)
+    return json_response(_form(done, asked.reason))
+
+
+def assert_acknowledging(request: web.Request) -> None:
+    """Raise ShuttingDown once the feed has ended: other processes might not learn of the revocation."""
     if request.app[BROADCASTER].ended:
         raise ShuttingDown("this instance is shutting down and its feed has ended; send the revocation again")
-    return json_response(_form(done, asked.reason))
 
 
 def _form(done: Revoked, reason: str | None) -> dict[str, object]:

@@ -124,7 +124,8 @@ async def test_other_methods_are_405_with_allow(service: Service, path: str) -> 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/revoke/", "/REVOKE", "//revoke", "/revoke/x", "/check/", "/docs", "/%2e%2e/revoke", "/a%0ab"]
+    "path",
+    ["/", "/revoke/", "/REVOKE", "//revoke", "/revoke/x", "/check/", "/documentation", "/%2e%2e/revoke", "/a%0ab"],
 )
 async def test_other_paths_are_404(service: Service, path: str) -> None:
     """Only the stated routes are there, in their very writing."""

@@ -57,11 +57,10 @@ async def test_healthz_says_the_version(service: Service) -> None:
 
 
 async def test_every_other_route_needs_a_key(service: Service) -> None:
-    """Every method of every path that the application has but the probes is 401 without Authorization."""
+    """Every method of every path but the probes and the documentation is 401 without Authorization."""
+    open_to_all = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
     routes = {(route.method, route.resource.canonical) for route in service.app.router.routes() if route.resource}
-    wanting = {
-        (method, path) for method, path in routes if method != "*" and path not in {"/healthz", "/readyz", "/metrics"}
-    }
+    wanting = {(method, path) for method, path in routes if method != "*" and path not in open_to_all}
     assert {path for _, path in wanting} >= {"/revoke", "/check", "/check/batch", "/revocations"}
     for method, path in sorted(wanting):
         async with service.session.request(method, service.url.with_path(path)) as answer:

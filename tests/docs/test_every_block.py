@@ -8,7 +8,7 @@ import pytest
 
 from tests.docs.blocks import ROOT, blocks, documents
 
-RUN: Final = frozenset({"console", "python", "yaml", "nginx"})
+RUN: Final = frozenset({"apache", "caddyfile", "console", "haproxy", "nginx", "python", "sh", "yaml"})
 FORMS: Final = RUN | {"text"}
 """Languages of blocks; `text` is for pictures."""
 

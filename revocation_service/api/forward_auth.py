@@ -1,0 +1,130 @@
+"""`/forward-auth`: answers a gateway whether it may pass a request on to the application.
+
+nginx, Traefik, Caddy, Envoy, Istio, HAProxy and APISIX send what they know of the request, with any method, and to any
+path below; docs/gateways.md configures them. 200 allows, 401 refuses, and 503 says that the answer is unknown.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import chain
+from typing import Final
+from urllib.parse import parse_qsl, quote
+
+from aiohttp import hdrs, web
+
+from revocation_service import errors
+from revocation_service.api.auth import require_scope
+from revocation_service.api.dependencies import FIND_CALLER, GATEWAY_REFUSED, REVOCATIONS, SETTINGS
+from revocation_service.http.problems import problem, problem_of
+from revocation_service.settings import ForwardAuthSettings
+from revocation_service.tokens import is_strings
+
+PATIENCE_SECONDS: Final = 0.1
+"""How long Redis may take if the mirror can answer in its place; Envoy waits 0.2 s by default."""
+
+_CREDENTIALS: Final = re.compile(r"(bearer|basic)(?: +(.*))?", re.IGNORECASE)
+_URI_FIELDS: Final = ("X-Forwarded-Uri", "X-Original-URI")
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
+
+
+def forward_auth_routes(path: str) -> list[web.RouteDef]:
+    """Return the routes of the door: any method, at this path and below it."""
+    handler = partial(_respond, optional=path.endswith("/optional"))
+    return [web.route("*", each, handler, expect_handler=_no_continue) for each in (path, f"{path}/{{path:.*}}")]
+
+
+async def _no_continue(_request: web.Request) -> None:
+    """Ignore `Expect: 100-continue`: no body is read."""
+
+
+async def _respond(request: web.Request, *, optional: bool) -> web.Response:
+    """Respond without reading a body: nginx announces the length of the original body and sends nothing."""
+    try:
+        response = await _decide(request, optional=optional)
+    except (errors.GatewayKeyRefused, errors.Unavailable) as error:
+        response = problem_of(error)
+    if request.body_exists:
+        response.force_close()
+    return response
+
+
+async def _decide(request: web.Request, *, optional: bool) -> web.Response:
+    """Return the response. Raises GatewayKeyRefused, Unavailable."""
+    settings, revocations = request.app[SETTINGS].forward_auth, request.app[REVOCATIONS]
+    _authorize_gateway(request, settings)
+    tokens = {*_tokens(request, settings)}
+    if not tokens and optional:
+        return _allowed(settings, {})
+    if not tokens:
+        return _refused("Bearer", "the request has no token", "token_required")
+    if len(tokens) == 1:
+        with suppress(errors.InvalidToken, errors.UnsupportedToken):
+            token = await revocations.read(tokens.pop())
+            verdict = await revocations.check(token, PATIENCE_SECONDS)
+            if verdict.active:
+                return _allowed(settings, token.payload)
+            if settings.unverified and not token.verified and verdict.revocation is None:
+                return _allowed(settings, {})
+    detail = "the token is malformed, not valid at present or here, or revoked; or there are two tokens"
+    return _refused('Bearer error="invalid_token"', detail, "invalid_token")
+
+
+def _authorize_gateway(request: web.Request, settings: ForwardAuthSettings) -> None:
+    """Raise GatewayKeyRefused unless the gateway's own key allows it to check."""
+    find_caller, keys = request.app[FIND_CALLER], request.headers.getall("X-Revocation-Key", [])
+    if find_caller is None or (settings.keyless and not keys):
+        return
+    try:
+        require_scope(find_caller(f"Bearer {keys[0]}" if len(keys) == 1 else ""), "check")
+    except (errors.Unauthorized, errors.InsufficientScope) as error:
+        request.app[GATEWAY_REFUSED].occurred(code=error.code)
+        detail = "the gateway must send one X-Revocation-Key, which holds an API key with the scope check"
+        raise errors.GatewayKeyRefused(detail) from None
+
+
+def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str]:
+    """Yield the tokens in the request. The application might read any of them, so there may be only one.
+
+    The empty text stands for credentials that the application might understand, and this does not.
+    """
+    fields = request.headers.getall(hdrs.AUTHORIZATION, [])
+    if len(fields) > 1:
+        yield ""
+    for field in filter(None, map(str.strip, fields)):
+        credentials = _CREDENTIALS.fullmatch(field)
+        if credentials is None or credentials[1].lower() == "bearer":
+            yield (credentials and credentials[2]) or ""
+    for pair in ";".join(request.headers.getall(hdrs.COOKIE, [])).split(";"):
+        name, _, value = map(str.strip, pair.partition("="))
+        if name == settings.cookie and value:
+            yield value
+    for uri in chain.from_iterable(request.headers.getall(name, []) for name in _URI_FIELDS):
+        for name, value in parse_qsl(uri.partition("#")[0].partition("?")[2]):
+            if name == settings.query:
+                yield value
+
+
+def _allowed(settings: ForwardAuthSettings, payload: Mapping[str, object]) -> web.Response:
+    """Return a response with every identity header: one that is missing might let the client's own through."""
+    return web.Response(headers={name: header_value(payload.get(claim)) for name, claim in settings.headers})
+
+
+def _refused(challenge: str, detail: str, code: str) -> web.Response:
+    """Return a refusal (RFC 6750 section 3)."""
+    return problem(401, detail, code, {hdrs.WWW_AUTHENTICATE: challenge})
+
+
+def header_value(value: object) -> str:
+    """Return a claim as printable ASCII, percent-encoded where it is not; empty if there is no such text.
+
+    Spaces separate the elements of a list. At either end of a text they are encoded, because HTTP would drop them.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    words = value if is_strings(value) else [value] if isinstance(value, str) else []
+    safe = _PRINTABLE + " " if isinstance(value, str) and value == value.strip(" ") else _PRINTABLE
+    return " ".join(quote(word, safe, errors="surrogatepass") for word in words)

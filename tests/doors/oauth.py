@@ -1,0 +1,38 @@
+"""Requests to the OAuth endpoints, and what they answer."""
+
+from typing import Any
+
+from tests.api.serving import Answer, Service, bearer
+
+PATHS = ("/oauth2/revoke", "/oauth2/introspect")
+JWE = "a.b.c.d.e"
+OPAQUE = "2YotnFZFEjr1zCsicMWpAA"
+
+
+async def revoke(service: Service, raw: str, **fields: str) -> Answer:
+    """A request to revoke a token, with the key of `revoker`."""
+    return await service.form("/oauth2/revoke", {"token": raw, **fields}, headers=bearer("revoker"))
+
+
+async def introspect(service: Service, raw: str, **fields: str) -> Any:
+    """What introspection says of a token."""
+    answer = await service.form("/oauth2/introspect", {"token": raw, **fields}, headers=bearer("checker"))
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json"), answer
+    return answer.json
+
+
+async def is_revoked(service: Service, raw: str) -> bool:
+    """What `/check` says of a token."""
+    revoked: bool = (await service.check({"token": raw}))["revoked"]
+    return revoked
+
+
+def error(answer: Answer) -> tuple[int, str]:
+    """Status and code of an error of the form of RFC 6749 section 5.2."""
+    assert answer.headers["Content-Type"].startswith("application/json")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.json.keys() == {"error", "error_description"}
+    assert all(
+        character not in '"\\' and 0x20 <= ord(character) < 0x7F for character in answer.json["error_description"]
+    )
+    return answer.status, answer.json["error"]

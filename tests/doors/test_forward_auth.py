@@ -1,0 +1,208 @@
+"""`/forward-auth`: whom it lets through, with which identity, and what it says in an outage."""
+
+import asyncio
+import time
+from urllib.parse import unquote
+
+import aiohttp
+import pytest
+
+from revocation_service.api.forward_auth import header_value
+from tests.api.serving import API_KEYS, Service, Start
+from tests.doors.forward_auth import BAD, BAD_TOKEN, GATEWAY, IDENTITY, NO_TOKEN, ask, challenge, revoke
+from tests.doors.world import DOORS, basic, token
+from tests.redis_processes import eventually, free_port, standalone
+from tests.unit.reencodings import SECRET, reencodings
+
+
+async def test_a_good_token_passes_with_its_identity(door: Service) -> None:
+    """Exactly 200, nothing to read, not to be kept, and every identity header."""
+    answer = await ask(door, token(sub="alice", scope="read write"))
+    assert (answer.status, answer.body) == (200, b"")
+    assert (answer.headers["Content-Length"], answer.headers["Cache-Control"]) == ("0", "no-store")
+    assert [answer.headers[name] for name in IDENTITY] == ["alice", "read write"]
+
+
+async def test_a_missing_claim_is_an_empty_header(door: Service) -> None:
+    """A header that was left out might let the client's own through (GHSA-7r4p-vjf4-gxv4)."""
+    answer = await ask(door, token(sub=None), X_Auth_Subject="forged", X_Auth_Scope="forged")
+    assert answer.status == 200
+    assert [answer.headers.getall(name) for name in IDENTITY] == [[""], [""]]
+
+
+async def test_without_a_token_the_challenge_is_bare(door: Service) -> None:
+    """RFC 6750 section 3.1: no error code where there were no credentials; Basic is no token either."""
+    assert challenge(await ask(door)) == NO_TOKEN
+    assert challenge(await ask(door, **basic("al", "pw"))) == NO_TOKEN
+    assert challenge(await ask(door, Cookie="other=1; access_token=")) == NO_TOKEN
+
+
+async def test_every_bad_token_is_refused_alike(door: Service) -> None:
+    """401 with one challenge and one body, so that a refusal tells nothing of its reason."""
+    await revoke(door, jti="gone")
+    await revoke(door, sid="gone")
+    answers = {label: await ask(door, raw) for label, raw in BAD.items()}
+    assert {label: challenge(answer) for label, answer in answers.items()} == dict.fromkeys(BAD, BAD_TOKEN)
+    assert len({answer.body for answer in answers.values()}) == 1
+    assert not any(name in answer.headers for answer in answers.values() for name in IDENTITY)
+
+
+async def test_no_reencoding_of_a_revoked_token_passes(door: Service) -> None:
+    """Every other spelling of it that HTTP can carry is refused."""
+    raw = token(jti="gone")
+    await revoke(door, jti="gone")
+    for label, written in list(reencodings(raw))[::9]:
+        if written.isascii() and written.isprintable():
+            assert challenge(await ask(door, written)) == BAD_TOKEN, label
+
+
+async def test_a_revocation_is_seen_by_the_next_request(door: Service) -> None:
+    """Acknowledged, and refused from then on."""
+    raw = token(jti="soon")
+    assert (await ask(door, raw)).status == 200
+    await revoke(door, token=raw)
+    assert challenge(await ask(door, raw)) == BAD_TOKEN
+
+
+# Optional, unverified, closed
+
+
+async def test_optional_lets_the_absence_of_a_token_through(door: Service) -> None:
+    """200 with empty identity headers; a bad token is still refused; for a sub-path too."""
+    for path in ("/forward-auth/optional", "/forward-auth/optional/a/b"):
+        answer = await ask(door, path=path, X_Auth_Subject="forged")
+        assert (answer.status, [answer.headers[name] for name in IDENTITY]) == (200, ["", ""])
+        assert (await ask(door, token(), path)).headers["X-Auth-Subject"] == "alice"
+        assert challenge(await ask(door, BAD["expired"], path)) == BAD_TOKEN
+
+
+async def test_optional_is_closed_by_default(start: Start) -> None:
+    """Envoy appends the original path: the application's own `/optional` must not open everything."""
+    service = await start(**{**DOORS, "FORWARD_AUTH_OPTIONAL": "false"})
+    service.headers = dict(GATEWAY)
+    assert challenge(await ask(service, path="/forward-auth/optional")) == NO_TOKEN
+
+
+async def test_optional_does_not_leak_into_other_paths(door: Service) -> None:
+    """Only that very segment is optional."""
+    for path in ("/forward-auth/required/optional", "/forward-auth/optionally", "/forward-auth//optional"):
+        assert challenge(await ask(door, path=path)) == NO_TOKEN, path
+
+
+async def test_behind_a_gateway_that_verifies_it_says_only_whether_a_token_is_revoked(start: Start) -> None:
+    """Without signing keys: no identity, no opinion on expiry; malformed and revoked tokens are refused."""
+    given = {"FORWARD_AUTH": "true", "FORWARD_AUTH_UNVERIFIED": "true", "FORWARD_AUTH_HEADERS": "X-Auth-Subject=sub"}
+    service = await start(API_KEYS=API_KEYS, **given)
+    service.headers = dict(GATEWAY)
+    await revoke(service, jti="gone")
+    for raw in (token(jti="fine"), token(exp=1_000_000_000), BAD["opaque"], BAD["another algorithm"]):
+        answer = await ask(service, raw)
+        assert (answer.status, answer.headers["X-Auth-Subject"]) == (200, "")
+    for raw in (token(jti="gone"), BAD["malformed"], BAD["encrypted"]):
+        assert challenge(await ask(service, raw)) == BAD_TOKEN
+
+
+async def test_a_closed_door_does_not_exist(start: Start) -> None:
+    """404 unless the setting opens it."""
+    service = await start(API_KEYS=API_KEYS, JWT_SECRET=SECRET)
+    for path in ("/forward-auth", "/forward-auth/optional", "/forward-auth/a"):
+        assert (await ask(service, token(), path)).status == 404
+
+
+# Outages
+
+
+async def test_unknown_is_503(start: Start) -> None:
+    """Without Redis and a mirror: 503 with Retry-After, never 200 and never 401."""
+    service = await start(**DOORS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service.headers = dict(GATEWAY)
+    answer = await ask(service, token())
+    assert (answer.status, answer.problem) == (503, "store_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert challenge(await ask(service)) == NO_TOKEN
+    assert challenge(await ask(service, BAD["forged"])) == BAD_TOKEN
+    counted = 'revocation_http_request_duration_seconds_count{method="GET",route="/forward-auth",status="503"}'
+    assert await service.metric(counted) == 1
+
+
+async def test_without_signing_keys_yet_it_is_503(start: Start) -> None:
+    """While the key set was never fetched, every token is unknown, and the service is not ready."""
+    given = {**DOORS, "JWKS_URL": f"http://127.0.0.1:{free_port()}/jwks"}
+    del given["JWT_SECRET"]
+    service = await start(**given)
+    service.headers = dict(GATEWAY)
+    answer = await ask(service, BAD["another algorithm"])
+    assert (answer.status, answer.problem) == (503, "keys_unavailable")
+    assert (await service.get("/readyz")).status == 503
+
+
+async def test_while_redis_hangs_the_mirror_answers_at_once(start: Start) -> None:
+    """A gateway such as Envoy waits 200 ms. What is known stays revoked; after the staleness bound, 503."""
+    async with standalone() as server:
+        service = await start(server, **DOORS, MAX_STALENESS_SECONDS="3")
+        service.headers = dict(GATEWAY)
+        await revoke(service, jti="gone")
+        server.freeze()
+        try:
+            began = time.monotonic()
+            answers = await asyncio.gather(*(ask(service, token(jti=jti)) for jti in ("fine", "gone") * 20))
+            assert time.monotonic() - began < 0.7  # the deadline of a read
+            assert [answer.status for answer in answers] == [200, 401] * 20
+
+            async def unknown() -> bool:
+                return (await ask(service, token(jti="fine"))).status == 503
+
+            await eventually(unknown, "the end of the mirror's staleness", 20)
+            first = asyncio.as_completed([ask(service, token(jti=jti)) for jti in ("fine", "gone")])
+            assert [(await answer).status for answer in first] == [401, 503]  # what is known waits for no deadline
+        finally:
+            server.thaw()
+
+
+# Identity
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("auth0|7@example.com", "auth0|7@example.com"),
+        ("read write", "read write"),
+        (" admin", "%20admin"),
+        ("admin\t", "admin%09"),
+        ("100%", "100%25"),
+        ("é\r\nX: y", "%C3%A9%0D%0AX: y"),
+        (["read", "write all"], "read write%20all"),
+        ([], ""),
+        (42, "42"),
+        (True, "true"),
+        (None, ""),
+        (1.5, ""),
+        ({"a": "b"}, ""),
+        (["a", 1], ""),
+    ],
+)
+def test_a_header_value_is_printable_ascii(value: object, expected: str) -> None:
+    """What is not is percent-encoded; lists are joined by a space; other types are left empty."""
+    written = header_value(value)
+    assert written == expected
+    assert written == written.strip()
+    if isinstance(value, str):
+        assert unquote(written) == value
+
+
+async def test_a_subject_cannot_add_a_header(door: Service) -> None:
+    """Line breaks are refused in a `sub`, and encoded in other claims."""
+    assert challenge(await ask(door, token(sub="a\r\nX-Auth-Scope: admin"))) == BAD_TOKEN
+    answer = await ask(door, token(scope="a\r\nX-Auth-Subject: admin"))
+    assert answer.headers.getall("X-Auth-Subject") == ["alice"]
+    assert answer.headers["X-Auth-Scope"] == "a%0D%0AX-Auth-Subject: admin"
+
+
+async def test_a_gateway_may_keep_its_connection(door: Service) -> None:
+    """Without a body, the next request on the connection is answered too."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
+        for status in (200, 401, 200):
+            bearer = {"Authorization": f"Bearer {token()}"} if status == 200 else {}
+            async with session.get(door.url / "forward-auth", headers={**GATEWAY, **bearer}) as response:
+                assert response.status == status
+                assert response.headers.get("Connection") != "close"
