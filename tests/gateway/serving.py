@@ -5,9 +5,11 @@ import contextlib
 import os
 import pathlib
 import re
+import resource
+import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -277,3 +279,19 @@ def head_of(received: bytes) -> tuple[str, list[tuple[str, str]]]:
 def fields_named(received: bytes, *names: str) -> list[tuple[str, str]]:
     """The fields of these names, in lower case, in the first head."""
     return [(name.lower(), value) for name, value in head_of(received)[1] if name.lower() in names]
+
+
+@contextlib.contextmanager
+def idle_connections(port: int, number: int) -> Iterator[None]:
+    """Open so many connections, of which half send nothing, and half the beginning of a head."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with contextlib.ExitStack() as stack:
+            for each in range(number):
+                connection = stack.enter_context(socket.create_connection((HOST, port)))
+                if each % 2:
+                    connection.sendall(b"GET / HTTP/1.1\r\n")
+            yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -1,17 +1,20 @@
 """What clients may take of the gateway: how large and how slow a head may be, and how many connections may be idle."""
 
 import asyncio
-import contextlib
 import pathlib
-import resource
-import socket
-from collections.abc import AsyncIterator, Iterator
 
 import aiohttp
 import pytest
 
-from tests.gateway.serving import OK, Visit, bare_upstream, gateway_before, gateway_process, impatient_gateway
-from tests.redis_processes import HOST
+from tests.gateway.serving import (
+    OK,
+    Visit,
+    bare_upstream,
+    gateway_before,
+    gateway_process,
+    idle_connections,
+    impatient_gateway,
+)
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n"
 SILENT = 1_100
@@ -90,36 +93,15 @@ async def test_a_body_and_an_answer_may_take_longer_than_a_head() -> None:
         assert raw.statuses == [200]
 
 
-@pytest.fixture
-def many_files() -> Iterator[None]:
-    """Allow the test itself as many sockets."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-@contextlib.asynccontextmanager
-async def idle_connections(port: int) -> AsyncIterator[None]:
-    """Connections that send nothing, and as many that send half a head."""
-    with contextlib.ExitStack() as stack:
-        for number in range(SILENT):
-            connection = stack.enter_context(socket.create_connection((HOST, port)))
-            if number % 2:
-                connection.sendall(GET)
-        yield
-
-
-@pytest.mark.usefixtures("many_files")
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_idle_connections_keep_no_client_out(tmp_path: pathlib.Path, loop: str) -> None:
     """More of them than the soft limit on open files: new clients and the operators' port are served."""
     async with (
         bare_upstream() as upstream,
         gateway_process(tmp_path, upstream.url, arguments=("-c", FEW_FILES.format(loop=loop))) as gateway,
-        idle_connections(gateway.port),
         aiohttp.ClientSession() as session,
     ):
-        for url in [gateway.url, f"{gateway.admin_url}/readyz", f"{gateway.admin_url}/metrics"] * 3:
-            async with asyncio.timeout(10), session.get(url) as response:
-                assert response.status == 200
+        with idle_connections(gateway.port, SILENT):
+            for url in [gateway.url, f"{gateway.admin_url}/readyz", f"{gateway.admin_url}/metrics"] * 3:
+                async with asyncio.timeout(10), session.get(url) as response:
+                    assert response.status == 200

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from revocation_service.store.windows import DEADLINE_TURNS, TURN_SECONDS
 from tests.gateway.logins import LoginApplication, Told, log_in, login_application
-from tests.gateway.serving import GatewayProcess, gateway_process
+from tests.gateway.serving import GatewayProcess, gateway_process, idle_connections
 from tests.redis_processes import HOST, Process, eventually, standalone
 from tests.scale import scaled
 
@@ -96,6 +96,15 @@ async def test_exactly_five_of_a_burst_reach_the_upstream(deployment: Deployment
             assert denied.code == "too_many_attempts"
             assert denied.remaining == 0
             assert 50 <= int(denied.headers["Retry-After"]) <= 60
+
+
+async def test_exactly_five_beside_idle_connections(deployment: Deployment) -> None:
+    """Thousands of connections that send nothing, or half a head, at one of the gateways change nothing."""
+    await deployment.application.forget()
+    with idle_connections(deployment.gateways[0].port, scaled(1_500, 7_000)):
+        told = await deployment.burst(["203.0.113.200"] * AT_ONCE)
+    assert [each.status for each in told if each.status != 429] == [401] * 5
+    assert len(await deployment.application.seen()) == 5
 
 
 async def test_a_gateway_that_stood_still_does_not_take_redis_for_absent(deployment: Deployment) -> None:
