@@ -44,6 +44,8 @@ PORTS = range(11000, 22000)
 CLUSTER_BUS = 10000
 POLL_SECONDS = 0.03
 WAIT_SECONDS = 30.0
+TILT_SECONDS = 90.0
+"""A sentinel whose machine paused for two seconds does nothing for the next 30 (its TILT mode)."""
 COMMAND_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -466,7 +468,9 @@ async def sentinel(*, password: str | None = None, config: Sequence[str] = ()) -
             await _start_sentinels(sentinels, nodes[0])
             made = SentinelSet(nodes, sentinels, password)
             for each in sentinels:
-                await eventually(functools.partial(_sees_all, each), f"a sentinel that knows all: {each.address}")
+                await eventually(
+                    functools.partial(_sees_all, each), f"a sentinel that knows all: {each.address}", TILT_SECONDS
+                )
             await made.master()
             yield made
 
