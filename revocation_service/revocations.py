@@ -92,13 +92,13 @@ class Revocations:
         self._exp_too_far = RepeatedWarning("exp_too_far")
         self._iat_unusable = RepeatedWarning("iat_unusable")
 
-    async def revoke(self, request: RevokeRequest, revoked_by: str | None) -> Revoked:
+    async def revoke(self, request: RevokeRequest, revoked_by: str | None, token: Token | None = None) -> Revoked:
         """Revoke what the request names. When this returns, the revocation is stored safely.
 
-        Raises RequestError, Unavailable.
+        `token` is the token in the request, if it has been read already. Raises RequestError, Unavailable.
         """
         if request.claim == "token":
-            token = await self._tokens.read(request.value)
+            token = token or await self._tokens.read(request.value)
             put, verified = _put_token(token, request, revoked_by), token.verified
         else:
             put, verified = _put_claim(request, revoked_by), False

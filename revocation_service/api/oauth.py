@@ -73,7 +73,7 @@ async def revoke(request: web.Request, form: Form, caller: ApiKey | None) -> web
         if only_own and not (token.verified and token.claims.value_of("client_id") == name):
             raise errors.NotOwnToken("this key may revoke only tokens that were issued to its own name")
         longest = request.app[SETTINGS].limits.max_token_lifetime_seconds if token.exp is None else None
-        await revocations.revoke(RevokeRequest("token", token.text, expires_in=longest), name)
+        await revocations.revoke(RevokeRequest("token", token.text, expires_in=longest), name, token)
     except errors.InvalidToken:
         _log.info("invalid_token_not_revoked", revoked_by=name)
     assert_acknowledging(request)
