@@ -224,6 +224,17 @@ class BareUpstream:
         self._arrived.set()
 
 
+def answering(response: bytes, mark: bytes = b"\r\n\r\n") -> Behaviour:
+    """Reads until the mark, sends these bytes once, and reads on."""
+
+    async def behave(visit: Visit) -> None:
+        await visit.until(mark)
+        await visit.send(response)
+        await visit.to_the_end()
+
+    return behave
+
+
 async def answers_ok(visit: Visit) -> None:
     """Answers every head with 200, and reads on."""
     answered = 0

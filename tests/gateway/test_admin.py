@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from revocation_service import __version__
-from tests.gateway.serving import OK, GatewayProcess, Visit, bare_upstream, gateway_before, gateway_process
+from tests.gateway.serving import OK, GatewayProcess, Visit, answering, bare_upstream, gateway_before, gateway_process
 from tests.redis_processes import HOST, eventually, free_port
 
 
@@ -104,11 +104,8 @@ async def _status(session: aiohttp.ClientSession, url: str) -> tuple[int, str | 
         return response.status, response.headers.get("Connection")
 
 
-async def streams_for_ever(visit: Visit) -> None:
-    """Begins an answer, and never ends it."""
-    await visit.until(b"\r\n\r\n")
-    await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
-    await visit.to_the_end()
+streams_for_ever = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
+"""Begins an answer, and never ends it."""
 
 
 async def test_nothing_holds_up_the_end(tmp_path: pathlib.Path) -> None:

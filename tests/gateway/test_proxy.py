@@ -12,6 +12,7 @@ from tests.gateway.serving import (
     BareUpstream,
     Gateway,
     Visit,
+    answering,
     answers_ok,
     bare_upstream,
     fields_named,
@@ -84,14 +85,9 @@ async def test_the_host_is_the_clients_and_chooses_no_upstream() -> None:
 
 async def test_repeated_fields_stay_repeated_and_in_order() -> None:
     """In both directions. Values that are not UTF-8 are sent as if they were Latin-1; control characters are spaces."""
-
-    async def odd(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        fields = b"Set-Cookie: a=1\r\nX-Odd: caf\xe9\x01\r\nSet-Cookie: b=2; Path=/\r\nX-Empty:\r\n"
-        fields += b"X-UTF-8: caf\xc3\xa9\r\n"
-        await visit.send(b"HTTP/1.1 299 Caf\xe9 ok\r\n" + fields + b"Content-Length: 0\r\n\r\n")
-        await visit.to_the_end()
-
+    sent = b"Set-Cookie: a=1\r\nX-Odd: caf\xe9\x01\r\nSet-Cookie: b=2; Path=/\r\nX-Empty:\r\n"
+    sent += b"X-UTF-8: caf\xc3\xa9\r\n"
+    odd = answering(b"HTTP/1.1 299 Caf\xe9 ok\r\n" + sent + b"Content-Length: 0\r\n\r\n")
     async with bare_upstream(odd) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(get("/", "X-Odd: \xe9", "Cookie: a=1", "X-Odd: 2", "Cookie: b=2", "X-Empty:"))
         assert fields_named(upstream.received, "x-odd", "cookie", "x-empty") == [
@@ -124,12 +120,7 @@ async def test_a_request_gets_no_fields_that_clients_set() -> None:
 
 async def test_a_response_gets_no_type_and_no_server() -> None:
     """A body without Content-Type stays without: the client, not the gateway, decides what it is."""
-
-    async def untyped(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
-        await visit.to_the_end()
-
+    untyped = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
     async with bare_upstream(untyped) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(GET)
         assert raw.headers.keys() == {"Content-Length", "Date", "X-Request-ID"}
@@ -140,13 +131,9 @@ async def test_hop_by_hop_fields_stay_behind() -> None:
     fields = ["Connection: close, X-Private", "X-Private: 1", "Keep-Alive: 5", "TE: trailers", "Trailer: X-T"]
     fields += ["Proxy-Authorization: x", "Proxy-Connection: x", "Upgrade: h2c", "Proxy: http://evil", "X-Kept: 1"]
 
-    async def hops(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        more = b"Connection: X-Private\r\nX-Private: 1\r\nKeep-Alive: 5\r\nTrailer: X-T\r\nProxy-Authenticate: x\r\n"
-        body = b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"
-        await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Kept: 1\r\n" + more + b"\r\n" + body)
-        await visit.to_the_end()
-
+    more = b"Connection: X-Private\r\nX-Private: 1\r\nKeep-Alive: 5\r\nTrailer: X-T\r\nProxy-Authenticate: x\r\n"
+    body = b"2\r\nok\r\n0\r\nX-T: 1\r\n\r\n"
+    hops = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Kept: 1\r\n" + more + b"\r\n" + body)
     async with bare_upstream(hops) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(get("/", *fields), answers=2)
         kept = {name.lower() for name, _ in head_of(upstream.received)[1]}
@@ -225,12 +212,7 @@ async def test_the_request_id_goes_both_ways() -> None:
 
 async def test_an_http_1_0_client_gets_the_end_of_the_connection() -> None:
     """It knows no chunks: a body without a length ends with its connection; with a length it may stay."""
-
-    async def chunks(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
-        await visit.to_the_end()
-
+    chunks = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
     async with bare_upstream(chunks) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(get(version="1.0"), answers=2)
         assert raw.data.startswith(b"HTTP/1.0 200 OK\r\n")
@@ -241,12 +223,7 @@ async def test_an_http_1_0_client_gets_the_end_of_the_connection() -> None:
 
 async def test_expect_is_answered_by_the_gateway() -> None:
     """A client that waits for 100 gets it, and the upstream the body; other expectations are 417."""
-
-    async def whole(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\nabc")
-        await visit.send(OK)
-        await visit.to_the_end()
-
+    whole = answering(OK, b"\r\n\r\nabc")
     async with bare_upstream(whole) as upstream, gateway_before(upstream.url) as gateway:
         head = b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
         raw = await gateway.talk(head, b"abc")
@@ -258,12 +235,7 @@ async def test_expect_is_answered_by_the_gateway() -> None:
 
 async def test_interim_responses_stay_behind() -> None:
     """100 and 103 are not passed on; the response after them is."""
-
-    async def hints(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK)
-        await visit.to_the_end()
-
+    hints = answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK)
     async with bare_upstream(hints) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(GET)
         assert raw.data.startswith(b"HTTP/1.1 200 OK\r\n")
@@ -440,12 +412,7 @@ async def test_an_upstream_that_is_slow_is_504() -> None:
 
 async def test_the_time_for_an_answer_begins_after_the_request() -> None:
     """An upload that takes longer than the upstream may take to answer is no slow upstream."""
-
-    async def whole(visit: Visit) -> None:
-        await visit.until(b"end")
-        await visit.send(OK)
-        await visit.to_the_end()
-
+    whole = answering(OK, b"end")
     async with (
         bare_upstream(whole) as upstream,
         gateway_before(upstream.url, RESPONSE_TIMEOUT_SECONDS="0.3") as gateway,
@@ -485,12 +452,7 @@ async def test_an_upstream_that_stops_reading_is_504() -> None:
 
 async def test_an_answer_that_stalls_is_broken_off() -> None:
     """After the head, an upstream that says nothing for too long ends the answer, not whole."""
-
-    async def stalls(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
-        await visit.to_the_end()
-
+    stalls = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
     async with bare_upstream(stalls) as upstream, gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.3") as gateway:
         raw = await gateway.talk(GET)
         assert raw.closed
@@ -499,12 +461,7 @@ async def test_an_answer_that_stalls_is_broken_off() -> None:
 
 async def test_an_answer_may_come_before_the_body_is_sent() -> None:
     """A refusal in the middle of an upload reaches the client at once."""
-
-    async def refuses(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
-        await visit.to_the_end()
-
+    refuses = answering(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
     async with bare_upstream(refuses) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc", seconds=5)
         assert raw.statuses == [413]
@@ -535,12 +492,7 @@ async def test_an_upload_goes_on_after_its_answer_has_begun() -> None:
 
 async def test_a_large_field_of_the_upstream_passes() -> None:
     """An answer may have a field that is larger than those that clients may send, such as a long policy."""
-
-    async def large(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 200 OK\r\nX-Policy: " + b"x" * 30_000 + b"\r\nContent-Length: 0\r\n\r\n")
-        await visit.to_the_end()
-
+    large = answering(b"HTTP/1.1 200 OK\r\nX-Policy: " + b"x" * 30_000 + b"\r\nContent-Length: 0\r\n\r\n")
     async with bare_upstream(large) as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(GET)).headers["X-Policy"] == "x" * 30_000
 

@@ -15,7 +15,7 @@ import pytest_asyncio
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from revocation_service.gateway.websocket import MESSAGE_MAX_BYTES
-from tests.gateway.serving import Gateway, Visit, bare_upstream, gateway_before, gateway_process
+from tests.gateway.serving import Gateway, answering, bare_upstream, gateway_before, gateway_process
 from tests.redis_processes import HOST, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -281,12 +281,7 @@ async def test_a_refusal_of_the_upstream_is_passed_on(upstream_url: str) -> None
 async def test_a_handshake_follows_no_redirect() -> None:
     """A redirect is a refusal: the gateway connects to no other origin, and to no other path."""
     async with bare_upstream() as elsewhere:
-
-        async def redirects(visit: Visit) -> None:
-            await visit.until(b"\r\n\r\n")
-            await visit.send(f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n".encode())
-            await visit.to_the_end()
-
+        redirects = answering(f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n".encode())
         async with bare_upstream(redirects) as upstream, gateway_before(upstream.url) as gateway:
             assert (await gateway.talk(HANDSHAKE)).statuses == [307]
             assert (upstream.requests, elsewhere.visits) == (1, [])
@@ -302,12 +297,7 @@ async def test_an_upstream_that_is_down_is_502() -> None:
 
 async def test_what_follows_a_refused_upgrade_is_not_run() -> None:
     """A client that takes a refused upgrade for a tunnel reaches nothing: no byte behind it goes to the upstream."""
-
-    async def refuses(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
-        await visit.to_the_end()
-
+    refuses = answering(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
     async with bare_upstream(refuses) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(HANDSHAKE + b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n", answers=2)
         assert (raw.statuses, raw.closed) == ([426], True)
@@ -330,12 +320,7 @@ async def test_what_follows_a_refused_upgrade_is_not_run() -> None:
 )
 async def test_no_other_upgrade_passes(head: bytes) -> None:
     """The request goes on without it; an upstream that switches nevertheless is 502."""
-
-    async def switches(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(SWITCHED)
-        await visit.to_the_end()
-
+    switches = answering(SWITCHED)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(head)
         assert raw.statuses == [502]
@@ -346,12 +331,7 @@ async def test_no_other_upgrade_passes(head: bytes) -> None:
 @pytest.mark.parametrize("switched", [SWITCHED, SWITCHED.replace(b"WebSocket", b"h2c")])
 async def test_a_switch_to_something_else_is_502(switched: bytes) -> None:
     """A 101 that does not accept this very handshake joins nothing."""
-
-    async def switches(visit: Visit) -> None:
-        await visit.until(b"\r\n\r\n")
-        await visit.send(switched)
-        await visit.to_the_end()
-
+    switches = answering(switched)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(HANDSHAKE)).statuses == [502]
 
