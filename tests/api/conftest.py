@@ -1,33 +1,15 @@
 """One real Redis for all tests of the HTTP side; each service has keys of its own under a fresh prefix."""
 
-import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-import pytest_asyncio
 
-from revocation_service.http.serving import KEEPALIVE_SECONDS
+from tests.api.fixtures import redis, start
 from tests.api.hostile import CONFIGURATIONS, Target, spawned
-from tests.api.serving import API_KEYS, Service, Start, serving
-from tests.redis_processes import Process, standalone
+from tests.api.serving import API_KEYS, Service, Start
+from tests.redis_processes import Process
 
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def redis() -> AsyncIterator[Process]:
-    """The server."""
-    async with standalone() as server:
-        yield server
-
-
-@pytest.fixture
-async def start(redis: Process) -> AsyncIterator[Start]:
-    """Starts services that end with the test."""
-    async with contextlib.AsyncExitStack() as stack:
-
-        async def start(host: str = "127.0.0.1", server: Process = redis, **given: str) -> Service:
-            return await stack.enter_async_context(serving(server, host, KEEPALIVE_SECONDS, **given))
-
-        yield start
+__all__ = ["redis", "start"]
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ async def test_wrong_credentials_are_refused(service: Service, path: str, places
     """401 invalid_client, with the challenge of the scheme that was used."""
     service.headers.clear()
     challenge = "Basic" if places & {"basic", "encoded"} else "Bearer"
-    for name, secret in (("odd", "wrong" * 6), ("both", ODD_KEY), ("nobody", ODD_KEY)):
+    for name, secret in (("odd", "wrong" * 6), ("both", ODD_KEY), ("unknown", ODD_KEY)):
         if places == {"bearer"} and secret == ODD_KEY:
             continue  # this scheme carries no name
         headers, body = _credentials(name, secret, places)
