@@ -176,7 +176,10 @@ class RevocationClient:
 
     async def is_revoked(self, question: Question, token: str | None = None) -> bool:
         """Return whether a token is revoked. Raises as `check` does."""
-        return not self._admits(question) and (await self.check(question, token)).revoked
+        self._started()
+        if self._memory is not None and self._memory.admits(question):
+            return False
+        return (await self._decide(check_request(question, token))).revoked
 
     def is_revoked_now(self, question: Question, token: str | None = None) -> bool | None:
         """Return the same at once and in any thread, from memory alone; None if the service would have to be asked.

@@ -89,9 +89,10 @@ def claims_of(payload: Mapping[str, object], name: str) -> Claims:
         if not claim.members:
             identifiers.append((claim.name, ""))
         elif claim.name != "jti":
-            stated = next((value for value in map(payload.get, claim.members) if value is not None), None)
-            if stated is not None:
-                identifiers.append((claim.name, check_value(claim.name, stated)))
+            for member in claim.members:
+                if (stated := payload.get(member)) is not None:
+                    identifiers.append((claim.name, check_value(claim.name, stated)))
+                    break
     return Claims(tuple(identifiers), issued_at_of(payload.get("iat")))
 
 

@@ -103,24 +103,23 @@ class LocalMirror:
         False if it cannot tell, or if anything about the claims is unusual; `verdict` then judges them in full.
         Freshness and lookups are written out here, as `_is_synced` and `Mirror.holds` do them: calls took a fifth.
         """
-        proof = self._proof  # judged before the lookups: what another thread learns and proves meanwhile must not count
-        if type(question) is not dict or not (proof.connected and proof.complete):
-            return False
-        jti, seconds = question.get("jti"), self._ask_after_seconds
-        if type(jti) is not str or jti[: len(HASH_PREFIX)] == HASH_PREFIX:
-            return False
-        wall_age, age = self._wall() - proof.wall, self._monotonic() - proof.monotonic
-        if age > seconds or not 0 <= wall_age <= seconds:
+        _since, monotonic, wall, connected, complete = self._proof  # before the lookups: a later proof must not count
+        age, wall_age, most = self._monotonic() - monotonic, self._wall() - wall, self._ask_after_seconds
+        if type(question) is not dict or not (connected and complete and age <= most and 0 <= wall_age <= most):
             return False
         held = self.revocations.shards
         for member, name in self._members:
             value = question.get(member)
             if value is None:
+                if name == "jti":
+                    return False
                 continue
             if type(value) is not str or not value.isprintable() or not 0 < len(value) <= VALUE_MAX_CHARACTERS:
                 return False
             if name in held and value in held[name][(hash(value) >> 20) % SHARDS][0]:
                 return False
+        if question["jti"].startswith(HASH_PREFIX):
+            return False
         for name in self._every_token:
             if name in held and self.revocations.holds(name, ""):
                 return False

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from revocation_client.claims import Claims
 from revocation_client.errors import RequestRefused, TokenNeeded
@@ -13,11 +14,18 @@ from revocation_client.schema import SchemaError, check_value, dumps, parse_revo
 class CheckRequest:
     """One question."""
 
-    encoded: bytes
-    """The question as JSON."""
+    form: dict[str, Any]
+    """The question as the members of its JSON."""
     claims: Claims
     token: Token | None = None
     """The token, if the question is a whole token."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Bound of the size of `form` as JSON. Claims are not encoded for it, which took a fifth of a check."""
+        if self.token is not None:
+            return len(dumps(self.form))
+        return 64 + sum([32 + 4 * len(value) for _claim, value in self.claims.identifiers])
 
 
 def check_request(question: str | Mapping[str, object], token: str | None = None) -> CheckRequest:
@@ -28,7 +36,7 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
     try:
         if isinstance(question, str) and token is None:
             read = read_token(question)
-            return CheckRequest(dumps(question_form(read.text)), read.claims, read)
+            return CheckRequest(question_form(read.text), read.claims, read)
         if not isinstance(question, Mapping):
             raise TypeError(
                 "a question is a token (str), or its claims (a mapping), perhaps with the token beside them"
@@ -41,13 +49,13 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
         claims = claims_of(question, name)
     except (TokenError, SchemaError) as error:
         raise _refused(error, "invalid_token") from None
-    return CheckRequest(dumps(question_form(claims)), claims)
+    return CheckRequest(question_form(claims), claims)
 
 
 def check_request_by_jti(jti: str) -> CheckRequest:
     """Return the question about a `jti` alone, of whose token nothing else is known. Raises RequestRefused."""
     try:
-        return CheckRequest(dumps({"jti": jti}), Claims.of(jti=check_value("jti", jti)))
+        return CheckRequest({"jti": jti}, Claims.of(jti=check_value("jti", jti)))
     except SchemaError as error:
         raise _refused(error, "invalid_token") from None
 

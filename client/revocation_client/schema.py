@@ -177,9 +177,11 @@ def parse_question(body: object) -> Question:
     if "token" in members:
         _no_others(members, {"token"})
         return check_token(members["token"])
-    has_iat, given = "iat" in members, []
+    given, every_token, has_iat = [], [], "iat" in members
     for name, claim in CLAIMS.items():
-        if claim.members and name in members:
+        if not claim.members:
+            every_token.append((name, ""))
+        elif name in members:
             given.append((name, check_value(name, members[name])))
     if not members or len(given) + has_iat < len(members):
         known = [name for name, claim in CLAIMS.items() if claim.members]
@@ -187,7 +189,7 @@ def parse_question(body: object) -> Question:
     if not has_iat:
         return Claims(tuple(given))
     iat = None if members["iat"] is None else check_seconds("iat", members["iat"])
-    return Claims(tuple(given + [(name, "") for name, claim in CLAIMS.items() if not claim.members]), iat)
+    return Claims((*given, *every_token), iat)
 
 
 def question_form(question: Question) -> dict[str, object]:

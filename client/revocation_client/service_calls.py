@@ -34,7 +34,7 @@ class Service:
         self._counters = counters
         self._timeout_seconds = timeout_seconds
         self._revoke_timeout_seconds = revoke_timeout_seconds
-        self._batcher = Batcher(self._send, lambda asked: len(asked.encoded) + len(b","), LIMITS)
+        self._batcher = Batcher(self._send, lambda asked: asked.max_bytes + len(b","), LIMITS)
         self._silent_until = -math.inf
         self._probes = 0
 
@@ -50,7 +50,7 @@ class Service:
         at a time is sent, and the others raise ServiceUnavailable at once. A refused connection does not count as
         silence: it fails quickly, and the service may be back at the next check.
         """
-        if len(asked.encoded) > LIMITS.size:  # aiohttp warns of larger bodies
+        if asked.max_bytes > LIMITS.size:  # aiohttp warns of larger bodies
             raise RequestRefused(413, "body_too_large", "the token is larger than what the service accepts")
         if memory_can_decide and self._probes and self.loop.time() < self._silent_until:
             raise ServiceUnavailable("the service does not answer, and another check is asking it already")
@@ -84,7 +84,7 @@ class Service:
     async def _send(self, asked: list[CheckRequest]) -> list[Outcome]:
         """Post a batch, and again while connections break, until it is cancelled: another instance may answer."""
         self._counters.batches += 1
-        body = b'{"checks":[%b]}' % b",".join([one.encoded for one in asked])
+        body = dumps({"checks": [one.form for one in asked]})
         sends = 0
         while True:
             try:

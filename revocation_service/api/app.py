@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
-from functools import cache
-from typing import Final
+from functools import lru_cache
+from typing import Any, Final
 from urllib.parse import quote
 
 import structlog
@@ -119,14 +119,18 @@ def create_app(settings: Settings) -> web.Application:
 
 def _observer(metrics: Metrics, *, log_all: bool) -> Observe:
     """Return what counts and logs a request by its route: labels never hold what a client sent."""
-    series = cache(metrics.requests.labels)  # a lookup by labels takes longer than to count
+
+    @lru_cache(maxsize=256)
+    def known(resource: web.AbstractResource | None, method: str, status: int) -> tuple[str, str, bool, Any]:
+        """Return route, method, whether such requests are frequent, and the series that counts them."""
+        route = resource.canonical if resource else "(none)"
+        method = method if resource and method in hdrs.METH_ALL else "(any)"
+        frequent = route in _FREQUENT or route.startswith("/forward-auth")
+        return route, method, frequent, metrics.requests.labels(route, method, status)
 
     def observe(request: web.Request, status: int, seconds: float) -> None:
-        resource = request.match_info.route.resource
-        route = resource.canonical if resource else "(none)"
-        method = request.method if resource and request.method in hdrs.METH_ALL else "(any)"
-        series(route, method, status).observe(seconds)
-        frequent = route in _FREQUENT or route.startswith("/forward-auth")
+        route, method, frequent, series = known(request.match_info.route.resource, request.method, status)
+        series.observe(seconds)
         if log_all or not frequent:
             log = _log.debug if frequent else _log.info
             log("request", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 3))
