@@ -105,12 +105,13 @@ def _verdict(form: Any, asked: CheckRequest) -> Verdict:
     revoked, verified, source, names = _flag(get("revoked")), _flag(get("verified")), get("source"), get("considered")
     if revoked is None or verified is None or source not in ("redis", "mirror") or not isinstance(names, list):
         raise SchemaError("check", "has no verdict")
-    if not set(names).issuperset(asked.claims.considered):
+    considered, needed = tuple(names), asked.claims.considered
+    if considered != needed and not set(considered).issuperset(needed):
         raise SchemaError("considered", "has not all the claims of the question")
     found = _covering(get("revocation"), asked, names) if revoked else None
     expired, iat_unusable = _flag(get("expired")), _flag(get("iat_unusable")) is True
     stale_seconds = optional_seconds("stale_seconds", get("stale_seconds"))
-    return Verdict(revoked, source, found, tuple(names), verified, expired, stale_seconds, iat_unusable)
+    return Verdict(revoked, source, found, considered, verified, expired, stale_seconds, iat_unusable)
 
 
 def _covering(form: Any, asked: CheckRequest, considered: list[str]) -> Revocation:
