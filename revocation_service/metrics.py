@@ -26,7 +26,6 @@ class Metrics:
         self.iat_unusable = counter("checks_iat_unusable", "Tokens revoked only because their iat is unusable")
         self.feed_subscribers = gauge("feed_subscribers", "Mirrors that follow the feed")
         self.feed_streams = counter("feed_streams", "Streams of the feed that began", ["kind"])
-        self.feed_streams_ended = counter("feed_streams_ended", "Streams of the feed that ended", ["reason"])
         self.store_up = gauge("store_up", "1 if Redis answered the last time it was asked")
         self.store_failures = counter("store_failures", "Store operations that failed", ["operation"])
         self.read_batch = histogram("store_read_batch_keys", "Keys in one read of the store", buckets=_KEYS)

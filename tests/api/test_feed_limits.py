@@ -109,9 +109,8 @@ class Told:
     """A subscriber that takes one chunk of its stream at a time."""
 
     def __init__(self, broadcaster: Broadcaster, cursor: str | None = None) -> None:
-        self._broadcaster = broadcaster
-        self._subscription = broadcaster.subscribe(cursor)
-        self._chunks = self._subscription.chunks()
+        self._place = contextlib.ExitStack()
+        self._chunks = self._place.enter_context(broadcaster.subscription(cursor))
         self._parser = Parser()
         self._events: list[Event] = []
         self._changed: list[str] = []
@@ -158,7 +157,7 @@ class Told:
     async def leave(self) -> None:
         """Read no more."""
         await self._chunks.aclose()
-        self._broadcaster.unsubscribe(self._subscription)
+        self._place.close()
 
 
 class Breaking(Mirror):

@@ -7,7 +7,6 @@ NAMES = {
     "revocation_checks_from_mirror_total": "counter",
     "revocation_checks_iat_unusable_total": "counter",
     "revocation_checks_total": "counter",
-    "revocation_feed_streams_ended_total": "counter",
     "revocation_feed_streams_total": "counter",
     "revocation_feed_subscribers": "gauge",
     "revocation_foreign_records_total": "counter",
