@@ -33,13 +33,7 @@ from revocation_service.broadcaster import Broadcaster
 from revocation_service.http.in_flight import InFlight
 from revocation_service.http.middleware import Middleware, Observe
 from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES
-from revocation_service.http.serving import (
-    KEEPALIVE_SECONDS,
-    Drain,
-    Listener,
-    limited_runner,
-    serve as serve_until_stopped,
-)
+from revocation_service.http.serving import KEEPALIVE_SECONDS, Server, limited_runner, serve as serve_until_stopped
 from revocation_service.metrics import Metrics
 from revocation_service.replication.mirror_sync import MirrorSync
 from revocation_service.revocations import Revocations
@@ -73,13 +67,15 @@ _log = structlog.get_logger()
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingsError if the start fails."""
-    server = runner(settings)
-    listener = Listener(server, settings.host, settings.port, "REVOCATION_HOST and REVOCATION_PORT")
+    service = runner(settings)
 
     def tell_subscribers() -> None:
-        server.app[BROADCASTER].leave()
+        service.app[BROADCASTER].leave()
 
-    await serve_until_stopped([listener], Drain(server.app[IN_FLIGHT], settings.drain_seconds, tell_subscribers))
+    variables, in_flight = "REVOCATION_HOST and REVOCATION_PORT", service.app[IN_FLIGHT]
+    await serve_until_stopped(
+        Server(service, settings.host, settings.port, variables, in_flight, settings.drain_seconds, tell_subscribers)
+    )
 
 
 def runner(settings: Settings, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:

@@ -15,7 +15,7 @@ from revocation_service.gateway.websocket import WebSockets
 from revocation_service.http.in_flight import InFlight
 from revocation_service.http.middleware import Handler, Middleware
 from revocation_service.http.probes import COMPONENTS, EXPOSITION, PROBES, Component
-from revocation_service.http.serving import Drain, Listener, limited_runner, serve as serve_until_stopped
+from revocation_service.http.serving import Server, limited_runner, listen, serve as serve_until_stopped
 
 KEEPALIVE_SECONDS: Final = 75.0
 """Time for the head of a request, and for silence between requests. Longer than the 60 s after which nginx and cloud
@@ -39,11 +39,21 @@ async def serve(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises SettingsError if the start fails."""
     logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)  # it warns if the upstream takes no subprotocol
     gateway = runner(settings)
-    admin, port = limited_runner(gateway.app[ADMIN]), settings.admin_port
-    private = Listener(admin, ADMIN_HOST, port, "GATEWAY_ADMIN_PORT", logged_as="admin_addresses")
-    public = Listener(gateway, settings.host, settings.port, "GATEWAY_HOST and GATEWAY_PORT")
-    drain = Drain(gateway.app[IN_FLIGHT], settings.drain_seconds, on_closed=gateway.app[WEBSOCKETS].close)
-    await serve_until_stopped([private, public], drain)
+    admin = limited_runner(gateway.app[ADMIN])
+
+    async def administration(_app: web.Application) -> AsyncIterator[None]:
+        try:
+            await listen(admin, ADMIN_HOST, settings.admin_port, "GATEWAY_ADMIN_PORT")
+            yield
+        finally:
+            await admin.cleanup()
+
+    gateway.app.cleanup_ctx.append(administration)  # last: it answers once the gateway has started
+    variables, in_flight = "GATEWAY_HOST and GATEWAY_PORT", gateway.app[IN_FLIGHT]
+    close = gateway.app[WEBSOCKETS].close
+    await serve_until_stopped(
+        Server(gateway, settings.host, settings.port, variables, in_flight, settings.drain_seconds, on_closed=close)
+    )
 
 
 def runner(settings: GatewaySettings, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:

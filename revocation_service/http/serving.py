@@ -6,7 +6,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -50,24 +50,20 @@ _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Listener:
-    """An application and the address that it listens on."""
+class Server:
+    """An application, its address, and how it stops.
+
+    After a signal it serves for `drain_seconds` more, then finishes the requests in flight.
+    """
 
     runner: web.AppRunner
     host: str
     port: int
     variables: str
     """The settings that hold the address; errors name them."""
-    logged_as: str = "addresses"
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """How the process stops after a signal: it serves for `seconds` more, then finishes the requests in flight."""
-
     in_flight: InFlight
-    seconds: float
-    on_begin: Callable[[], None] | None = None
+    drain_seconds: float
+    on_drain: Callable[[], None] = lambda: None
     on_closed: Callable[[], Awaitable[None]] | None = None
     """Called when no new connection is accepted."""
 
@@ -80,13 +76,9 @@ def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SE
     return web.AppRunner(app, keepalive_timeout=keepalive_seconds, **{**OPTIONS, **LIMITS, **options})
 
 
-async def serve(listeners: Sequence[Listener], drain: Drain) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal cuts the drain short.
-
-    The drain stops the last listener alone: the others, for operators, answer until the end.
-    Raises SettingsError if the start fails.
-    """
-    serving = asyncio.create_task(_serve_and_drain(listeners, drain))
+async def serve(server: Server) -> None:
+    """Serve until SIGTERM or SIGINT; a second signal cuts the drain short. Raises SettingsError if the start fails."""
+    serving = asyncio.create_task(_serve_and_drain(server))
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, serving.cancel)
     try:
@@ -94,31 +86,22 @@ async def serve(listeners: Sequence[Listener], drain: Drain) -> None:
         if not serving.cancelled():
             await serving
     finally:
-        for listener in reversed(listeners):
-            await listener.runner.cleanup()
+        await server.runner.cleanup()
     _log.info("stopped")
 
 
-async def _serve_and_drain(listeners: Sequence[Listener], drain: Drain) -> None:
+async def _serve_and_drain(server: Server) -> None:
     """Start, and drain when the task is cancelled. A cancellation of the start or of the drain ends it at once."""
-    await _start(listeners)
-    with suppress(asyncio.CancelledError):
-        await asyncio.get_running_loop().create_future()
-    _log.info("draining", seconds=drain.seconds)
-    await _drain(listeners, drain)
-
-
-async def _start(listeners: Sequence[Listener]) -> None:
     prepare_process()
-    for listener in listeners:
-        await listener.runner.setup()
-    for listener in listeners:
-        await _listen(listener)
+    await listen(server.runner, server.host, server.port, server.variables)
     gc.collect()
     gc.freeze()  # the collector need not walk through what lives as long as the process
     gc.set_threshold(GC_THRESHOLD)
-    addresses = {each.logged_as: [_url(*address[:2]) for address in each.runner.addresses] for each in listeners}
-    _log.info("serving", **addresses)
+    _log.info("serving", addresses=[_url(*address[:2]) for address in server.runner.addresses])
+    with suppress(asyncio.CancelledError):
+        await asyncio.get_running_loop().create_future()
+    _log.info("draining", seconds=server.drain_seconds)
+    await _drain(server)
 
 
 def prepare_process() -> None:
@@ -137,13 +120,15 @@ def _was_read(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-async def _listen(listener: Listener) -> None:
+async def listen(runner: web.AppRunner, host: str, port: int, variables: str) -> None:
+    """Start an application and accept connections. Raises SettingsError, which names `variables`, if it cannot."""
+    await runner.setup()
     try:
-        await web.TCPSite(listener.runner, listener.host, listener.port, backlog=BACKLOG).start()
+        await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
     except (OSError, UnicodeError) as error:  # UnicodeError: a host that cannot be a name, such as a..b
         errno = getattr(error, "errno", None) or 0  # below 0: the resolver's
-        where, why = f"{listener.host}:{listener.port}", os.strerror(errno) if errno > 0 else "no such address"
-        detail = f"cannot listen on {where}: {why}; stop what listens there, or set {listener.variables}"
+        why = os.strerror(errno) if errno > 0 else "no such address"
+        detail = f"cannot listen on {host}:{port}: {why}; stop what listens there, or set {variables}"
         raise SettingsError(detail) from None
 
 
@@ -151,15 +136,14 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def _drain(listeners: Sequence[Listener], drain: Drain) -> None:
-    drain.in_flight.draining = True
-    if drain.on_begin is not None:
-        drain.on_begin()
-    await asyncio.sleep(drain.seconds)
-    for site in listeners[-1].runner.sites:
+async def _drain(server: Server) -> None:
+    server.in_flight.draining = True
+    server.on_drain()
+    await asyncio.sleep(server.drain_seconds)
+    for site in server.runner.sites:
         await site.stop()
     with suppress(TimeoutError):
         async with asyncio.timeout(FINISH_SECONDS):
-            if drain.on_closed is not None:
-                await drain.on_closed()
-            await drain.in_flight.none()
+            if server.on_closed is not None:
+                await server.on_closed()
+            await server.in_flight.none()
