@@ -97,11 +97,9 @@ class Revocations:
 
         `token` is the token in the request, if it has been read already. Raises RequestError, Unavailable.
         """
-        if request.claim == "token":
-            token = token or await self._tokens.read(request.value)
-            put, verified = _put_token(token, request, revoked_by), token.verified
-        else:
-            put, verified = _put_claim(request, revoked_by), False
+        if request.claim == "token" and token is None:
+            token = await self._tokens.read(request.value)
+        put, verified = _put(request, revoked_by, token), token is not None and token.verified
         stored = await self._sync.write(put)
         self._metrics.revocations.labels(put.claim, stored.result).inc()
         _log.info("revocation", result=stored.result, claim=put.claim, value=put.value[:8], revoked_by=revoked_by)
@@ -227,29 +225,19 @@ def _claims_of(subject: _Subject) -> Claims:
     return subject.claims if isinstance(subject, Token) else subject
 
 
-def _put_claim(request: RevokeRequest, revoked_by: str | None) -> Put:
-    return Put(
-        claim=request.claim,
-        value=request.value,
-        exp=request.exp,
-        expires_in=request.expires_in,
-        issued_before=request.issued_before,
-        cutoff_is_now=CLAIMS[request.claim].cutoff == "always" and request.issued_before is None,
-        reason=request.reason,
-        revoked_by=revoked_by,
-    )
-
-
-def _put_token(token: Token, request: RevokeRequest, revoked_by: str | None) -> Put:
-    """Return the revocation of a token. It lives until the token's `exp`, or a later one that the caller states."""
-    if token.exp is None and request.exp is None and request.expires_in is None:
+def _put(request: RevokeRequest, revoked_by: str | None, token: Token | None) -> Put:
+    """Return what to store. A token is revoked until its `exp`, or until a later one that the caller states."""
+    if token is not None and token.exp is None and request.exp is None and request.expires_in is None:
         raise ExpRequired("the token has no exp: send exp or expires_in with it")
-    exps = [exp for exp in (token.exp, request.exp) if exp is not None]
+    claim: ClaimName = "jti" if request.claim == "token" else request.claim
+    exps = [exp for exp in (token.exp if token else None, request.exp) if exp is not None]
     return Put(
-        claim="jti",
-        value=token.name,
+        claim=claim,
+        value=request.value if token is None else token.name,
         exp=max(exps, default=None),
         expires_in=request.expires_in,
+        issued_before=request.issued_before,
+        cutoff_is_now=CLAIMS[claim].cutoff == "always" and request.issued_before is None,
         reason=request.reason,
         revoked_by=revoked_by,
     )
