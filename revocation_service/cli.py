@@ -70,24 +70,20 @@ def _run(loaded: Loaded[Any], serve: Callable[[Any], Coroutine[Any, Any, None]])
 
 
 def _check_config(parsed: argparse.Namespace) -> None:
+    """Print the settings in force. Raises SettingsError where a start would, without connecting to anything."""
     loaded: Loaded[Any] = load_gateway() if parsed.part == "gateway" else load()
     print(*loaded.shown, sep="\n")
     for name in loaded.unknown:
         print(f"revocation-service: {name} is set, and no setting has that name", file=sys.stderr)
-    _check(loaded.settings)
-    if isinstance(loaded.settings, Settings):
-        print(f"# open doors: {', '.join(loaded.settings.open_doors) or 'none'}")
-
-
-def _check(settings: Settings | GatewaySettings) -> None:
-    """Raise SettingsError where a start would, without connecting to anything."""
-    if isinstance(settings, Settings):
-        SigningKeys(settings.signing)
+    settings: Settings | GatewaySettings = loaded.settings
     store = settings.store if isinstance(settings, Settings) else settings.throttle.store
     if store and store.embedded_directory:
         embedded.check(store.embedded_directory, store.server_bin)
     elif store:
         topology(store)
+    if isinstance(settings, Settings):
+        SigningKeys(settings.signing)
+        print(f"# open doors: {', '.join(settings.open_doors) or 'none'}")
 
 
 def _new_key(parsed: argparse.Namespace) -> None:
