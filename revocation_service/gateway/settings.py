@@ -14,12 +14,10 @@ from revocation_service.errors import SettingsError
 from revocation_service.gateway.addresses import Network
 from revocation_service.settings import (
     CLUSTER_PREFIX,
-    KNOWN_SCHEMES,
     LOG_FORMAT,
     LOG_LEVEL,
     StoreSettings,
     key_prefix,
-    names_a_server,
 )
 
 MOST_IN_A_WINDOW: Final = 10_000
@@ -91,8 +89,6 @@ def _networks(text: str) -> tuple[Network, ...]:
 def _redis_url(text: str) -> str:
     if text.startswith("embedded:"):
         raise ValueError("cannot be embedded: (gateways share a Redis, and a private one cannot be shared)")
-    if not names_a_server(text):
-        raise ValueError(f"must begin with one of {KNOWN_SCHEMES}, and name a server")
     return text
 
 

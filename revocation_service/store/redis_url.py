@@ -20,6 +20,9 @@ CONNECT_SECONDS: Final = 0.5
 
 MAX_CONNECTIONS: Final = 32
 
+SCHEMES: Final = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
+KNOWN_SCHEMES: Final = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+
 _SEVERAL_HOSTS: Final = re.compile(r"([^@]*@)?([^/?@]+)(.*)")
 _OTHER_OPTIONS: Final = {"client_name", "decode_responses", "encoding", "encoding_errors", "password", "username"}
 _UNKNOWN_OPTION: Final = " has an option that the Redis client does not know"
@@ -84,6 +87,8 @@ def read_url(settings: StoreSettings) -> RedisUrl:
 
 def _read(url: str, password: str | None) -> RedisUrl:
     scheme, _, rest = url.partition("://")
+    if scheme not in SCHEMES or not rest:
+        raise _WrongUrl(f" must begin with {KNOWN_SCHEMES} or, for the service, embedded:, and name a server")
     secure, _, kind = scheme.partition("+")
     if not kind:
         return RedisUrl("standalone", _options(url, password))
@@ -100,11 +105,9 @@ def _read(url: str, password: str | None) -> RedisUrl:
         if not path or "/" in path:
             raise _WrongUrl(": redis+sentinel:// needs the service's name, as in …:26379/mymaster or /mymaster?db=1")
         return RedisUrl("sentinel", options, addresses, path, sentinel_login)
-    if kind == "cluster":
-        if path not in {"", "0"}:
-            raise _WrongUrl(": a cluster has one database, 0, and nothing else behind a /")
-        return RedisUrl("cluster", options, addresses)
-    raise _WrongUrl(" begins with an unknown scheme")
+    if path not in {"", "0"}:
+        raise _WrongUrl(": a cluster has one database, 0, and nothing else behind a /")
+    return RedisUrl("cluster", options, addresses)
 
 
 def _address(text: str) -> Address:

@@ -151,7 +151,6 @@ WRONG = [
     ("TRUSTED_PROXIES", "*", "must be networks"),
     ("REDIS_URL", "embedded:", "cannot be embedded:"),
     ("REDIS_URL", "embedded:/path", "cannot be embedded:"),
-    ("REDIS_URL", "localhost", "must begin with one of redis://"),
     ("KEY_PREFIX", "a\nb", "must be at most 128 printable characters"),
     ("CONNECT_TIMEOUT_SECONDS", "0", "must be a number"),
     ("RESPONSE_TIMEOUT_SECONDS", "nan", "must be a number"),

@@ -192,9 +192,18 @@ async def test_a_wrong_url_is_a_settings_error(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "url", ["localhost:6379", "http://localhost", "redis:localhost", "redis://", "sentinel://a:1/m"]
+)
+async def test_a_url_has_a_known_scheme_and_a_server(url: str) -> None:
+    """Where redis-py would assume a local server, or another program's URL stands, the error lists the schemes."""
+    with pytest.raises(SettingsError, match=r"^SOME_VARIABLE must begin with redis://, rediss://, unix://"):
+        topology(StoreSettings(url, url_variable="SOME_VARIABLE"))
+
+
+@pytest.mark.parametrize(
     "url",
     [
-        "redis://",
+        "redis://localhost",
         "redis://[::1]:6379/2",
         "rediss://user:p%40w@redis.internal:6380/0?ssl_cert_reqs=none",
         "unix:///run/redis.sock?db=1",
