@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -44,11 +45,8 @@ class Readiness:
 
     async def run_preflight(self) -> None:
         """Check how Redis is set up, and log new warnings."""
-        try:
+        with suppress(StoreUnavailable):  # the store logs that
             self._preflight = await preflight(self._store, self._sync.clock_offset)
-        except StoreUnavailable as error:
-            if self._preflight is None:
-                _log.warning("store_unavailable_at_start", error=error)
         for code in sorted({*self._warnings()} - self._logged):
             _log.warning("store_preflight", code=code)
         self._logged = {*self._warnings()}

@@ -190,7 +190,7 @@ async def test_a_service_may_start_before_its_redis(
     """
     await outage.begin()
     async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url} | NOT_FROM_MEMORY, probe="/healthz") as service:
-        assert service.events("store_unavailable_at_start")
+        assert service.events("store_away")
         await _all_are_told(http, service, in_a_row=0)
         await outage.end()
         await _is_back(http, service, BACK_WITHIN_SECONDS + GRACE_SECONDS)
