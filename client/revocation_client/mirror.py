@@ -58,7 +58,7 @@ class Mirror:
         return None if end is None else (end, cutoffs.get(value))
 
     def add(self, revocation: Revocation, now: float) -> bool:
-        """Merge a revocation into the held one (`revocation.merge`). Return whether that changed anything."""
+        """Merge a revocation into the held one: the later end and cutoff. Return whether that changed anything."""
         claim, value, expires_at = revocation.claim, revocation.value, revocation.expires_at
         end, cutoff = math.inf if expires_at is None else float(math.ceil(expires_at)), revocation.issued_before
         if end < now - self._late_seconds:

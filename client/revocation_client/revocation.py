@@ -1,4 +1,4 @@
-"""The rule: which tokens a revocation covers, and how two revocations merge. Pure: it knows no I/O and no clock.
+"""The rule: which tokens a revocation covers. Pure: it knows no I/O and no clock.
 
 The service and every mirror use these functions.
 """
@@ -71,38 +71,6 @@ def first_covering(
     return next((found for found in revocations if covers(found, claims, now, skew_seconds)), None)
 
 
-def merge(one: Revocation, other: Revocation) -> Revocation:
-    """Merge two records of one claim and value. The result covers what either covers, for as long as either does.
-
-    It has the later expiry, the later cutoff, and the earlier `revoked_at` with its reason and actor. The operation is
-    commutative, associative and idempotent, so order, duplicates, retries and late copies do no harm.
-    Raises ValueError if the two are not of the same claim and value.
-    """
-    if (one.claim, one.value) != (other.claim, other.value):
-        raise ValueError("only records of the same claim and value can be merged")
-    first = min(one, other, key=_origin)
-    return Revocation(
-        claim=one.claim,
-        value=one.value,
-        expires_at=later(one.expires_at, other.expires_at),
-        revoked_at=first.revoked_at,
-        issued_before=later(one.issued_before, other.issued_before),
-        reason=first.reason,
-        revoked_by=first.revoked_by,
-    )
-
-
 def later(one: float | None, other: float | None) -> float | None:
     """Return the later of two times, where None is never reached."""
     return None if one is None or other is None else max(one, other)
-
-
-def _origin(record: Revocation) -> tuple[float, bool, str, bool, str]:
-    """Order records by `revoked_at`; what is known goes before what is not, so that it is kept."""
-    return (
-        math.inf if record.revoked_at is None else record.revoked_at,
-        record.reason is None,
-        record.reason or "",
-        record.revoked_by is None,
-        record.revoked_by or "",
-    )

@@ -1,7 +1,6 @@
 """A stand-in for an application's own tests: the real client over a service in memory, which can be away or slow."""
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,24 +11,16 @@ from revocation_client.claims import CLAIMS
 from revocation_client.client import RevocationClient
 from revocation_client.errors import ServiceUnavailable
 from revocation_client.http import Http
-from revocation_client.jwt_reader import TokenError, read_token
-from revocation_client.revocation import DEFAULT_CLOCK_SKEW_SECONDS, Revocation, first_covering, iat_unusable, merge
-from revocation_client.schema import (
-    SchemaError,
-    dumps,
-    loads,
-    parse_batch,
-    parse_question,
-    parse_revoke,
-    revocation_form,
-)
+from revocation_client.jwt_reader import Token, TokenError, read_token
+from revocation_client.revocation import DEFAULT_CLOCK_SKEW_SECONDS, Revocation, first_covering, iat_unusable, later
+from revocation_client.schema import dumps, loads, parse_question, parse_revoke, revocation_form
 
 MAX_TOKEN_LIFETIME_SECONDS: Final = 30 * 24 * 3600.0
 """The default of the service's REVOCATION_MAX_TOKEN_LIFETIME_SECONDS."""
 
 
 class MemoryService(Http):
-    """A service in memory. It answers as the real one does, by the same rule and the same merge."""
+    """A service in memory. It answers as the real one does, by the same rule. The client sends nothing malformed."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.latency_seconds = 0.0
@@ -46,74 +37,65 @@ class MemoryService(Http):
             raise ServiceUnavailable("no answer")
         if self.outage is not None:
             return Answer(self.outage, "text/plain", b"")
+        form = loads(body)
         if path == "check/batch":
-            results = [_result(self._check, element) for element in parse_batch(loads(body))]
-            return Answer(200, "application/json", dumps({"results": results}))
-        form = _result(self._revoke, loads(body))
-        if "error" in form:
-            return Answer(400, "application/problem+json", dumps(form["error"]))
-        return Answer(200, "application/json", dumps(form))
+            return Answer(200, "application/json", dumps({"results": [self._check(each) for each in form["checks"]]}))
+        try:
+            return Answer(200, "application/json", dumps(self._revoke(form)))
+        except TokenError as error:
+            return Answer(400, "application/problem+json", dumps({"code": error.code, "detail": error.detail}))
 
     async def aclose(self) -> None:
         """Keep what is revoked."""
 
-    def at(self, claim: str, value: str) -> Revocation | None:
-        """Return the live revocation of this claim and value."""
-        found = self.records.get((claim, value))
-        return found if found and self._lives(found) else None
+    def lives(self, record: Revocation) -> bool:
+        """Return whether a record has not expired."""
+        return (record.expires_at or 0.0) > self._clock()
 
-    def _lives(self, revocation: Revocation) -> bool:
-        return revocation.expires_at is not None and revocation.expires_at > self._clock()
-
-    def _check(self, element: object) -> dict[str, Any]:
+    def _check(self, element: dict[str, Any]) -> dict[str, Any]:
         now, asked = self._clock(), parse_question(element)
-        token = read_token(asked) if isinstance(asked, str) else None
-        claims = token.claims if token else asked
-        assert not isinstance(claims, str)
-        found = first_covering(filter(None, itertools.starmap(self.at, claims.identifiers)), claims, now)
+        token = read_token(asked) if isinstance(asked, str) else Token(asked)
+        claims = token.claims
+        found = first_covering(filter(None, map(self.records.get, claims.identifiers)), claims, now)
         form = {"revoked": found is not None, "considered": claims.considered, "verified": False, "source": "redis"}
         if found is not None:
             form |= {"revocation": revocation_form(found), "iat_unusable": iat_unusable(found, claims, now)}
-        return form if token is None else form | {"expired": token.exp is not None and token.exp <= now}
+        return form | {"expired": token.exp is not None and token.exp <= now} if token.text else form
 
-    def _revoke(self, body: object) -> dict[str, Any]:
-        """Do what a request asks for (contract, section 2). Raises SchemaError, TokenError."""
-        now, asked = self._clock(), parse_revoke(body)
-        claim, value, cutoff = asked.claim, asked.value, asked.issued_before
-        ends = [asked.exp, None if asked.expires_in is None else now + asked.expires_in]
-        if claim == "token":
-            token = read_token(value)
-            claim, value = "jti", token.name
-            ends.append(token.exp)
-            if not any(end is not None for end in ends):
-                raise TokenError("the token has no exp: send exp or expires_in with it", "exp_required")
-        elif cutoff is None and CLAIMS[claim].cutoff == "always":
+    def _revoke(self, form: object) -> dict[str, Any]:
+        """Do what a request asks for (contract, section 2). Raises TokenError."""
+        now, asked = self._clock(), parse_revoke(form)
+        token = read_token(asked.value) if asked.claim == "token" else None
+        claim, value, cutoff = (
+            "jti" if token else asked.claim,
+            token.name if token else asked.value,
+            asked.issued_before,
+        )
+        if cutoff is None and CLAIMS[claim].cutoff == "always":
             cutoff = now
+        stated = None if asked.expires_in is None else now + asked.expires_in
+        ends = [end for end in (asked.exp, stated, token.exp if token else None) if end is not None]
+        if token and not ends:
+            raise TokenError("the token has no exp: send exp or expires_in with it", "exp_required")
         if cutoff is not None and cutoff > now + DEFAULT_CLOCK_SKEW_SECONDS:
             raise TokenError("issued_before lies too far ahead", "issued_before_too_far")
         last = max(now, cutoff or now) + MAX_TOKEN_LIFETIME_SECONDS
-        end = max((end for end in ends if end is not None), default=last)
+        end = max(ends, default=last)
         if end > last + DEFAULT_CLOCK_SKEW_SECONDS:
             raise TokenError("the end is further away than REVOCATION_MAX_TOKEN_LIFETIME_SECONDS", "exp_too_far")
         return self._store(Revocation(claim, value, end, now, cutoff, asked.reason))
 
     def _store(self, asked: Revocation) -> dict[str, Any]:
-        result, stored = "revoked", self.at(asked.claim, asked.value)
-        if not self._lives(asked):
+        result, held = "revoked", self.records.get((asked.claim, asked.value))
+        if not self.lives(asked):
             result, asked = "expired", asked._replace(revoked_at=None, issued_before=None)
         else:
-            asked = merge(stored, asked) if stored else asked
-            if stored and asked.issued_before == stored.issued_before:
-                result = "already_revoked"
+            if held and self.lives(held):
+                cutoff = later(held.issued_before, asked.issued_before)
+                result = "already_revoked" if cutoff == held.issued_before else "revoked"
+                asked = held._replace(expires_at=later(held.expires_at, asked.expires_at), issued_before=cutoff)
             self.records[asked.claim, asked.value] = asked
         return {"result": result, "verified": False} | revocation_form(asked)
-
-
-def _result(act: Callable[[object], dict[str, Any]], asked: object) -> dict[str, Any]:
-    try:
-        return act(asked)
-    except (SchemaError, TokenError) as error:
-        return {"error": {"status": 400, "code": getattr(error, "code", "invalid_request"), "detail": str(error)}}
 
 
 class InMemoryRevocationClient(RevocationClient):
@@ -146,7 +128,7 @@ class InMemoryRevocationClient(RevocationClient):
     @property
     def revocations(self) -> tuple[Revocation, ...]:
         """All that is revoked and has not expired."""
-        return tuple(filter(None, itertools.starmap(self.service.at, self.service.records)))
+        return tuple(filter(self.service.lives, self.service.records.values()))
 
     @contextmanager
     def outage(self, status: int = 0) -> Iterator[None]:

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from revocation_client import Revocation, RevocationClient
 from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, encode
-from revocation_client.revocation import merge
 from tests.client.scripted import listening, not_revoked
+from tests.merging import merge
 from tests.redis_processes import HOST
 
 BEAT_SECONDS = 0.1

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from revocation_client.claims import ClaimName
-from revocation_client.revocation import Revocation, merge
+from revocation_client.revocation import Revocation
 from revocation_client.schema import Result
 from revocation_service.replication.epoch import GRACE_SECONDS, PENDING_SECONDS, Key
 from revocation_service.store.cursor import Cursor
+from tests.merging import merge
 
 TOLERANCE_SECONDS: Final = 2.0
 UNDER_WAY_SECONDS: Final = 1.0

@@ -8,9 +8,10 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from functools import partial
 from typing import Any, Final, Protocol
 
-from revocation_client.revocation import Revocation, merge
+from revocation_client.revocation import Revocation
 from revocation_service.replication.epoch import Heartbeat, Key, Source, SyncState
 from revocation_service.store.cursor import Cursor
+from tests.merging import merge
 from tests.replication.twin import Asked, BeatReply, LogEntry
 
 HEARTBEAT_SECONDS: Final = 0.5

@@ -17,10 +17,11 @@ import pytest_asyncio
 from hypothesis import Phase, given, settings, strategies as st
 
 from revocation_client.claims import ClaimName, Claims
-from revocation_client.revocation import Revocation, covers, merge
+from revocation_client.revocation import Revocation, covers
 from revocation_service.store.records import merged_record
 from revocation_service.store.scripts import MERGE
 from revocation_service.store.store import Put, Stored
+from tests.merging import merge
 from tests.redis_processes import standalone
 from tests.scale import scaled
 from tests.store.conftest import Opened, open_store

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 
 from revocation_client.claims import CLAIMS, ClaimName, Claims
 from revocation_client.mirror import SHARDS, SWEPT_ENTRIES, Mirror
-from revocation_client.revocation import Revocation, first_covering, merge
+from revocation_client.revocation import Revocation, first_covering
+from tests.merging import merge
 from tests.scale import scaled
 
 many = settings(max_examples=scaled(150, 20_000), deadline=None)

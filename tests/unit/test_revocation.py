@@ -18,8 +18,8 @@ from revocation_client.revocation import (
     first_covering,
     iat_unusable,
     issued_at,
-    merge,
 )
+from tests.merging import merge
 from tests.scale import scaled
 
 many = settings(max_examples=scaled(100, 5000), deadline=None)
