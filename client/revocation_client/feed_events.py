@@ -1,4 +1,4 @@
-"""The events of the feed and their JSON, both ways. Pure.
+"""The events of the feed and their text, both ways: server-sent events (WHATWG HTML section 9.2) of JSON. Pure.
 
 The service sends, and a follower can rely on, this order in each stream:
 
@@ -12,23 +12,30 @@ The service sends, and a follower can rely on, this order in each stream:
     reset shutdown                the sender is leaving: ask the service from now on; changes go on until the end
     reset too_slow|lost           the last event
 
-What a later version adds (an event, a member, a claim) is skipped, and `decode` names it. Anything else that is
+What a later version adds (an event, a member, a claim) is skipped, and `Parser` names it. Anything else that is
 not of this form is a `FeedError`: what the stream said before still holds, because revocations only add.
 """
 
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from revocation_client.claims import CLAIMS
 from revocation_client.revocation import DEFAULT_CLOCK_SKEW_SECONDS, Revocation
 from revocation_client.schema import check_seconds, number, optional_seconds
-from revocation_client.sse import FeedError, Message
+
+EVENT_MAX_BYTES: Final = 8 * 1024 * 1024
+"""Size of the largest event. The largest of the service's own, 2,000 values of 256 escaped characters, is smaller."""
 
 ROW_COLUMNS: Final = 4
 """Columns of a revocation: claim, value, expires_at, issued_before."""
+
+
+class FeedError(ValueError):
+    """The text is not the service's feed, or a part of it cannot be understood."""
+
 
 Why = Literal["unknown_cursor", "too_slow", "shutdown", "lost"]
 
@@ -93,28 +100,49 @@ def encode(event: Event) -> bytes:
     return f"{head}data: {data}\n\n".encode("ascii")
 
 
-def decode(message: Message) -> tuple[Event | None, str | None]:
-    """Return the event of a message, None if this version does not know it; and the name of something unknown in it.
+class Parser:
+    """Reads a stream as its bytes arrive. Holds at most one event; one that the stream does not finish is dropped."""
 
-    Raises FeedError.
-    """
-    if message.event not in _KINDS:
-        return None, f"the event {message.event!r:.40}"
+    def __init__(self, max_bytes: int = EVENT_MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._unfinished = b""
+
+    def feed(self, chunk: bytes) -> Iterator[tuple[Event | None, str | None]]:
+        """Yield the events that end in this chunk; exhaust it before the next one.
+
+        An event that this version does not know is None. With each stands the name of something unknown in it, or None.
+        Raises FeedError.
+        """
+        *events, self._unfinished = (self._unfinished + chunk).split(b"\n\n")
+        if max(map(len, [*events, self._unfinished])) > self._max_bytes:
+            raise FeedError(f"an event is larger than {self._max_bytes} bytes")
+        for event in events:
+            try:
+                fields = dict(line.partition(": ")[::2] for line in event.decode().split("\n"))
+            except UnicodeDecodeError:
+                raise FeedError("the text is not UTF-8") from None
+            if "data" in fields:
+                yield _decode(fields.get("event", "message"), fields["data"], fields.get("id"))
+
+
+def _decode(name: str, data: str, cursor: str | None) -> tuple[Event | None, str | None]:
+    if name not in _KINDS:
+        return None, f"the event {name!r:.40}"
     try:
-        form = json.loads(message.data)
-        return _event(message, form), _unknown(form, _KINDS[message.event]._fields)
+        form = json.loads(data)
+        return _event(name, form, cursor), _unknown(form, _KINDS[name]._fields)
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise FeedError(f"an event named {message.event} is not of its form") from None
+        raise FeedError(f"an event named {name} is not of its form") from None
 
 
-def _event(message: Message, form: Any) -> Event:
-    match message.event, form:
+def _event(name: str, form: Any, cursor: str | None) -> Event:
+    match name, form:
         case "snapshot", {"revocations": list(rows)}:
             return Snapshot(_revocations(rows))
         case "change", {"revocations": list(rows)}:
-            return Change(_cursor(message), _revocations(rows))
+            return Change(_checked(cursor), _revocations(rows))
         case "synced", {"complete": bool(complete), "clock_skew_seconds": skew}:
-            return Synced(_cursor(message), complete, check_seconds("clock_skew_seconds", skew))
+            return Synced(_checked(cursor), complete, check_seconds("clock_skew_seconds", skew))
         case "heartbeat", {"behind_seconds": behind, "sent_at": sent_at, "complete": bool(complete)}:
             behind = math.inf if behind is None else check_seconds("behind_seconds", behind)
             return Heartbeat(behind, check_seconds("sent_at", sent_at), complete)
@@ -132,11 +160,11 @@ def _unknown(form: dict[str, Any], known: Sequence[str]) -> str | None:
     return unknown[0] if unknown else None
 
 
-def _cursor(message: Message) -> str:
-    """Return the cursor of an event if it may stand in a header."""
-    if message.id is None or not re.fullmatch(r"[!-~]{1,200}", message.id):
+def _checked(cursor: str | None) -> str:
+    """Return a cursor if it may stand in a header."""
+    if cursor is None or not re.fullmatch(r"[!-~]{1,200}", cursor):
         raise ValueError
-    return message.id
+    return cursor
 
 
 def _revocations(rows: list[Any]) -> list[Revocation]:

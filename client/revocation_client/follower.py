@@ -9,11 +9,10 @@ from typing import Final
 
 from revocation_client.counters import Counters
 from revocation_client.errors import RequestRefused, RevocationError, ServiceUnavailable, UnexpectedAnswer
-from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode
+from revocation_client.feed_events import Change, Event, FeedError, Heartbeat, Parser, Reset, Snapshot, Synced
 from revocation_client.local_mirror import Clock, LocalMirror
 from revocation_client.log_limit import Warnings
 from revocation_client.retry import FEED_BACKOFF_SECONDS, backoff_seconds
-from revocation_client.sse import FeedError, Parser
 
 BEGIN_SECONDS: Final = 5.0
 """Timeout for the first event of a stream."""
@@ -114,7 +113,7 @@ class Follower:
             async for chunk in chunks:
                 self._counters.streams += not begun
                 begun = True
-                for event, unknown in map(decode, parser.feed(chunk)):
+                for event, unknown in parser.feed(chunk):
                     silence.reschedule(loop.time() + SILENCE_SECONDS)
                     self._counters.snapshots += isinstance(event, Synced) and self._progress.cursor is None
                     self._progress.apply(event, unknown)

@@ -13,10 +13,9 @@ from typing import Final, Self
 import aiohttp
 import pytest
 
-from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode
+from revocation_client.feed_events import Change, Event, Heartbeat, Parser, Reset, Snapshot, Synced
 from revocation_client.mirror import Mirror
 from revocation_client.revocation import Revocation
-from revocation_client.sse import Message, Parser
 from tests.api.serving import ANSWER_SECONDS, API_KEYS, Service, Start, bearer
 from tests.redis_processes import eventually, standalone
 
@@ -41,14 +40,13 @@ class Follower:
         """Read what there is; whether the stream goes on."""
         chunk = await self.answer.content.readany()
         self.bytes += chunk
-        for message in self._parser.feed(chunk):
-            self._take(message)
+        for event, unknown in self._parser.feed(chunk):
+            self._take(event, unknown)
         return bool(chunk)
 
-    def _take(self, message: Message) -> None:
-        event, unknown = decode(message)
-        assert event is not None, message
-        assert unknown is None, message
+    def _take(self, event: Event | None, unknown: str | None) -> None:
+        assert event is not None, unknown
+        assert unknown is None
         self.events.append(event)
         if isinstance(event, Snapshot | Change):
             self.known |= {(one.claim, one.value): one for one in event.revocations}

@@ -13,10 +13,9 @@ from typing import Final, cast
 
 import pytest
 
-from revocation_client.feed_events import Change, Event, Heartbeat, Reset, Snapshot, Synced, decode, encode
+from revocation_client.feed_events import Change, Event, Heartbeat, Parser, Reset, Snapshot, Synced, encode
 from revocation_client.mirror import Mirror
 from revocation_client.revocation import Revocation
-from revocation_client.sse import Parser
 from revocation_service.api.dependencies import BROADCASTER
 from revocation_service.api.feed import WRITE_SECONDS
 from revocation_service.broadcaster import (
@@ -118,8 +117,8 @@ class Told:
     async def event(self) -> Event:
         """Return the next event. Raises StopAsyncIteration at the end of the stream."""
         while not self._events:
-            messages = self._parser.feed(await anext(self._chunks))
-            self._events += [event for event, _unknown in map(decode, messages) if event is not None]
+            events = self._parser.feed(await anext(self._chunks))
+            self._events += [event for event, _unknown in events if event is not None]
         return self._events.pop(0)
 
     async def rest(self) -> list[Event]:
@@ -512,7 +511,7 @@ async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list
             body = await reader.readuntil(b"event: synced")
     finally:
         writer.transport.abort()
-    return header, [decode(message)[0] for message in Parser().feed(body)]
+    return header, [event for event, _unknown in Parser().feed(body)]
 
 
 async def test_a_half_closed_connection_is_a_closed_one(feeding: Service) -> None:

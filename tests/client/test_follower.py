@@ -12,13 +12,12 @@ from aiohttp import web
 from revocation_client import RevocationClient
 from revocation_client.counters import Counters
 from revocation_client.expiry_clock import ExpiryClock
-from revocation_client.feed_events import Change, Heartbeat, Reset, Snapshot, Synced, encode
+from revocation_client.feed_events import EVENT_MAX_BYTES, Change, Heartbeat, Reset, Snapshot, Synced, encode
 from revocation_client.follower import (
     SILENCE_SECONDS,
     Follower,
 )
 from revocation_client.local_mirror import LocalMirror
-from revocation_client.sse import EVENT_MAX_BYTES
 from tests.client.feed_server import FeedServer, revocation, serving_feed, snapshots
 from tests.redis_processes import free_port
 from tests.scale import scaled

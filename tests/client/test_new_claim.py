@@ -11,9 +11,8 @@ import pytest
 from revocation_client import Revocation, RevocationClient
 from revocation_client.claims import CLAIMS, Claim
 from revocation_client.counters import Counters
-from revocation_client.feed_events import Change, Event, Snapshot, Synced, decode
+from revocation_client.feed_events import Change, Event, Parser, Snapshot, Synced
 from revocation_client.local_mirror import LocalMirror
-from revocation_client.sse import Parser
 from revocation_client.testing import InMemoryRevocationClient
 from tests.api.serving import API_KEYS, KEYS, Service, serving
 from tests.client.test_follower import HANG_SECONDS, until
@@ -86,8 +85,7 @@ async def test_the_feed_carries_it(service: Service) -> None:
         assert await client.mirror_ready(HANG_SECONDS)  # so the service's own mirror is in sync
     async with service.session.get(service.url / "feed", headers=service.headers) as stream:
         while not any(isinstance(event, Change) for event in events):
-            for message in parser.feed(await stream.content.readany()):
-                event, unknown = decode(message)
+            for event, unknown in parser.feed(await stream.content.readany()):
                 assert unknown is None
                 events.append(event)
                 if isinstance(event, Synced):
