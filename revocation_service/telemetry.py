@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import structlog
 
-from revocation_client.log_limit import WARNING_INTERVAL_SECONDS, Repetition
+from revocation_client.log_limit import Warnings
 
 LIBRARY_TEMPLATE_MAX_CHARACTERS: Final = 200
 
@@ -85,11 +85,11 @@ class RepeatedWarning:
 
     def __init__(self, event: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._event = event
-        self._repetition = Repetition(WARNING_INTERVAL_SECONDS, clock)
+        self._warnings = Warnings(clock)
 
     def occurred(self, **fields: str) -> None:
         """Count one occurrence, and log it with these fields if one is due."""
-        if number := self._repetition.occurred():
+        if number := self._warnings.occurred(self._event):
             structlog.get_logger().warning(self._event, occurrences=number, **fields)
 
 

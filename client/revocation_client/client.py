@@ -204,14 +204,9 @@ class RevocationClient:
         """
         if self._admits(question):
             return
-        try:
-            verdict = await self._ask(check_request(question, token))
-        except ServiceUnavailable as error:
-            if self._policy(error).revoked:
-                raise
-        else:
-            if verdict.revoked:
-                raise TokenRevoked(verdict)
+        verdict = await self._decide(check_request(question, token), deny_raises=True)
+        if verdict.revoked:
+            raise TokenRevoked(verdict)
 
     async def verify_access(self) -> None:
         """Return only if the service answers, and lets this client check tokens; for applications that fail at start.
@@ -223,8 +218,7 @@ class RevocationClient:
     @property
     def mirror_status(self) -> MirrorStatus | None:
         """State of the memory at this moment; None with `mirror=False`."""
-        last_error = None if self._follower is None else self._follower.last_error
-        return None if self._memory is None else self._memory.status(last_error)
+        return None if self._memory is None else self._memory.status()
 
     async def mirror_ready(self, timeout_seconds: float | None = None) -> bool:
         """Wait until the memory is in sync for the first time, at most so long; return whether it is.
@@ -239,36 +233,36 @@ class RevocationClient:
         self._started()
         return self._memory is not None and self._memory.admits(question)
 
-    async def _decide(self, asked: CheckRequest) -> Verdict:
-        try:
-            return await self._ask(asked)
-        except ServiceUnavailable as error:
-            return self._policy(error)
+    async def _decide(self, asked: CheckRequest, *, deny_raises: bool = False) -> Verdict:
+        """Return the verdict of memory or the service, else that of `on_unavailable`, which is counted and logged.
 
-    def _policy(self, error: ServiceUnavailable) -> Verdict:
-        """Return the verdict of `on_unavailable`, and count and log it."""
-        denied = self._on_unavailable == "deny"
-        self._counters.policy_denied += denied
-        self._counters.policy_allowed += not denied
-        self._warnings.warn("revocation_service_unavailable", f"policy={self._on_unavailable} detail={error}")
-        return Verdict(revoked=denied, source="policy")
+        With `deny_raises`, ServiceUnavailable is raised in place of the verdict "revoked" of `on_unavailable`.
+        """
+        try:
+            return self._counted(await self._ask(asked))
+        except ServiceUnavailable as error:
+            denied = self._on_unavailable == "deny"
+            self._counters.policy_denied += denied
+            self._counters.policy_allowed += not denied
+            self._warnings.warn("revocation_service_unavailable", f"policy={self._on_unavailable} detail={error}")
+            if denied and deny_raises:
+                raise
+            return Verdict(revoked=denied, source="policy")
 
     async def _ask(self, asked: CheckRequest) -> Verdict:
         """Return what memory says, else the service, else memory again. Raises ServiceUnavailable for the policy."""
         service, memory = self._started(), self._memory
         if memory is None:
-            return self._counted(await service.check(asked, memory_can_decide=False))
-        verdict = memory.verdict(asked)
-        if verdict is None:
-            try:
-                verdict = await service.check(asked, memory_can_decide=memory.can_decide(asked))
-            except ServiceUnavailable:
-                verdict = memory.verdict(asked, alone=False)
-                if verdict is None:
-                    raise
-            else:
-                verdict = memory.compared(asked, verdict)
-        return self._counted(verdict)
+            return await service.check(asked, memory_can_decide=False)
+        if (known := memory.verdict(asked)) is not None:
+            return known
+        try:
+            said = await service.check(asked, memory_can_decide=memory.can_decide(asked))
+        except ServiceUnavailable:
+            if (known := memory.verdict(asked, alone=False)) is not None:
+                return known
+            raise
+        return memory.compared(asked, said)
 
     def _counted(self, verdict: Verdict) -> Verdict:
         if verdict.iat_unusable and verdict.revocation is not None:

@@ -36,8 +36,6 @@ class Follower:
     """Follows one feed into one mirror, in a task of its own from `start` to `aclose`."""
 
     def __init__(self, feed: Feed, mirror: LocalMirror, counters: Counters, *, wall: Clock, monotonic: Clock) -> None:
-        self.last_error: str | None = None
-        """Why the last stream ended or could not be opened; None once a later one is synced."""
         self._feed = feed
         self._mirror = mirror
         self._counters = counters
@@ -82,7 +80,7 @@ class Follower:
 
     def _note_end(self, error: RevocationError) -> None:
         self._mirror.mark_disconnected()
-        self.last_error = str(error)
+        self._mirror.last_error = str(error)
         if isinstance(error, RequestRefused) and error.status in (401, 403):
             fields = f"status={error.status} code={error.code} detail={error.detail}"
             self._warnings.warn("revocation_mirror_refused", fields, logging.ERROR)
@@ -118,7 +116,7 @@ class Follower:
                     self._counters.snapshots += isinstance(event, Synced) and self._progress.cursor is None
                     self._progress.apply(event, unknown)
                     if self._mirror.synced:
-                        self.last_error = None
+                        self._mirror.last_error = None
                         self._ready.set()
                     await asyncio.sleep(0)  # the application's turn: a snapshot may be long
 

@@ -74,6 +74,8 @@ class LocalMirror:
         expiry_clock: ExpiryClock | None = None,
     ) -> None:
         self.revocations = Mirror()
+        self.last_error: str | None = None
+        """Why the last stream ended or could not be opened; None once a later one is synced."""
         self._expiry_clock = expiry_clock or ExpiryClock(wall, monotonic)
         self._max_staleness_seconds = max_staleness_seconds
         self._ask_after_seconds = min(ASK_AFTER_SECONDS, max_staleness_seconds)
@@ -197,13 +199,12 @@ class LocalMirror:
         age = self._monotonic() - self._proof.monotonic
         return age if math.isfinite(age) else None
 
-    def status(self, last_error: str | None) -> MirrorStatus:
+    def status(self) -> MirrorStatus:
         """Return the state at this moment."""
-        proof, age = self._proof, self._age_seconds()
+        proof, age, since = self._proof, self._age_seconds(), self._proof.since
         name: Literal["connecting", "synced", "stale"] = "connecting" if age is None else "stale"
-        since = proof.since
         if self._is_synced(proof):
             name = "synced"
         elif proof.connected:  # and silent
             since = max(since, proof.wall + self._ask_after_seconds)
-        return MirrorStatus(name, since, last_error, age, len(self.revocations), proof.complete)
+        return MirrorStatus(name, since, self.last_error, age, len(self.revocations), proof.complete)

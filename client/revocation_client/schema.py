@@ -118,11 +118,9 @@ def optional_seconds(field: str, value: object) -> float | None:
 
 def issued_at_of(value: object) -> float | None:
     """Return the `iat` of a token; None if it is no time: the token then counts as issued before every cutoff."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return None
     try:
-        return float(value) if 0 <= value < math.inf else None
-    except OverflowError:
+        return check_seconds("iat", value)
+    except SchemaError:
         return None
 
 

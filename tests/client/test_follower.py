@@ -478,7 +478,7 @@ async def test_a_stream_is_resumed_when_the_clocks_have_drifted_apart() -> None:
     async with asyncio.timeout(HANG_SECONDS):
         while len(clock.asked) < 4:
             await asyncio.sleep(0)
-            ages.append(memory.status(None).age_seconds or 0.0)
+            ages.append(memory.status().age_seconds or 0.0)
     await follower.aclose()
     assert clock.asked == [None, "7-0.n", "7-0.n", "7-0.n"]
     assert 0 < max(ages) < 5.0
