@@ -7,7 +7,7 @@ from typing import Any
 from revocation_client.claims import Claims
 from revocation_client.errors import RequestRefused, TokenNeeded
 from revocation_client.jwt_reader import Token, TokenError, claims_of, read_token, stated_name
-from revocation_client.schema import SchemaError, check_value, dumps, parse_revoke, question_form
+from revocation_client.schema import SchemaError, check_value, dumps, parse_revoke
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
     try:
         if isinstance(question, str) and token is None:
             read = read_token(question)
-            return CheckRequest(question_form(read.text), read.claims, read)
+            return CheckRequest({"token": read.text}, read.claims, read)
         if not isinstance(question, Mapping):
             raise TypeError(
                 "a question is a token (str), or its claims (a mapping), perhaps with the token beside them"
@@ -52,7 +52,9 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
         claims = claims_of(question, name)
     except (TokenError, SchemaError) as error:
         raise _refused(error, "invalid_token") from None
-    return CheckRequest(question_form(claims), claims)
+    form: dict[str, Any] = {name: value for name, value in claims.identifiers if value}
+    form["iat"] = claims.iat  # so that revocations of every token are considered
+    return CheckRequest(form, claims)
 
 
 def check_request_by_jti(jti: str) -> CheckRequest:

@@ -190,13 +190,6 @@ def parse_question(body: object) -> Question:
     return Claims((*given, *every_token), iat)
 
 
-def question_form(question: Question) -> dict[str, object]:
-    """Return the form that `parse_question` parses. Claims are to consider revocations of every token."""
-    if isinstance(question, str):
-        return {"token": question}
-    return {**{name: value for name, value in question.identifiers if value}, "iat": question.iat}
-
-
 def parse_batch(body: object) -> list[object]:
     """Return the elements of `POST /check/batch`, each still to be parsed. Raises SchemaError."""
     members = _object(body, "body")
