@@ -38,7 +38,8 @@ class Mirror:
         """How long after its end a revocation is held: other clocks may be behind, and a thread may be reading it."""
         self.shards: dict[ClaimName, list[Shard]] = {}
         """By claim; a claim of which nothing was held yet is missing."""
-        self._unswept: Iterator[Shard] = iter(())
+        self._swept = 0
+        """Number of the shards that were swept last."""
 
     def __len__(self) -> int:
         return sum(len(ends) for shards in self.shards.values() for ends, _cutoffs in shards)
@@ -99,21 +100,18 @@ class Mirror:
         return None if end < now else Revocation(claim, value, None if end == math.inf else end, None, cutoff)
 
     def expire(self, now: float) -> None:
-        """Remove ended revocations: walk through whole shards, until all are swept or enough entries have been seen.
+        """Remove ended revocations, shard by shard, until all are swept or enough entries have been seen.
 
         The next call goes on from there.
         """
         oldest, seen = now - self._late_seconds, 0
-        for _ in range(len(self.shards) * SHARDS):
-            shard = next(self._unswept, None)
-            if shard is None:
-                self._unswept = iter([shard for shards in self.shards.values() for shard in shards])
-                shard = next(self._unswept)
-            ends, cutoffs = shard
-            seen += len(ends)
-            for value in [value for value, end in ends.items() if end < oldest]:
-                del ends[value]
-                cutoffs.pop(value, None)
+        for _ in range(SHARDS):
+            self._swept = (self._swept + 1) % SHARDS
+            for ends, cutoffs in [shards[self._swept] for shards in self.shards.values()]:
+                seen += len(ends)
+                for value in [value for value, end in ends.items() if end < oldest]:
+                    del ends[value]
+                    cutoffs.pop(value, None)
             if seen > SWEPT_ENTRIES:
                 return
 
