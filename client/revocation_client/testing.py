@@ -63,14 +63,11 @@ class MemoryService(Http):
         return form | {"expired": token.exp is not None and token.exp <= now} if token.text else form
 
     def _revoke(self, form: object) -> dict[str, Any]:
-        """Do what a request asks for (contract, section 2). Raises TokenError."""
+        """Do what a request asks for (contract, section 2). Raises TokenError, whose code is the service's."""
         now, asked = self._clock(), parse_revoke(form)
         token = read_token(asked.value) if asked.claim == "token" else None
-        claim, value, cutoff = (
-            "jti" if token else asked.claim,
-            token.name if token else asked.value,
-            asked.issued_before,
-        )
+        claim, value = ("jti", token.name) if token else (asked.claim, asked.value)
+        cutoff = asked.issued_before
         if cutoff is None and CLAIMS[claim].cutoff == "always":
             cutoff = now
         stated = None if asked.expires_in is None else now + asked.expires_in
