@@ -176,7 +176,7 @@ class RevocationClient:
 
     async def is_revoked(self, question: Question, token: str | None = None) -> bool:
         """Return whether a token is revoked. Raises as `check` does."""
-        self._started()
+        self._started()  # first, or it would be raised only while memory does not answer
         if self._memory is not None and self._memory.admits(question):
             return False
         return (await self._decide(check_request(question, token))).revoked
@@ -202,7 +202,8 @@ class RevocationClient:
         Raises TokenRevoked; ServiceUnavailable where nothing is known of the token and `on_unavailable="deny"`; and
         as `check` does.
         """
-        if self._admits(question):
+        self._started()  # first, or it would be raised only while memory does not answer
+        if self._memory is not None and self._memory.admits(question):
             return
         verdict = await self._decide(check_request(question, token), deny_raises=True)
         if verdict.revoked:
@@ -227,11 +228,6 @@ class RevocationClient:
         """
         self._started()
         return self._follower is not None and await self._follower.ready(timeout_seconds)
-
-    def _admits(self, question: Question) -> bool:
-        """Return whether memory admits these claims. Raises as `_started`: it would be raised at times otherwise."""
-        self._started()
-        return self._memory is not None and self._memory.admits(question)
 
     async def _decide(self, asked: CheckRequest, *, deny_raises: bool = False) -> Verdict:
         """Return the verdict of memory or the service, else that of `on_unavailable`, which is counted and logged.
