@@ -20,6 +20,7 @@ from tests.client.worlds import World
 from tests.system.tokens import mint
 
 SHORT_SECONDS = 0.3
+HANG_SECONDS = 20.0
 
 
 def claims(**others: Any) -> dict[str, Any]:
@@ -315,12 +316,13 @@ async def test_away_and_deny_admits_no_token(world: World) -> None:
 
 
 async def test_a_service_too_slow_is_away_at_the_callers_deadline(world: World) -> None:
-    """The policy answers when the deadline is there, and neither much earlier nor later."""
+    """The policy answers not before the deadline, and long before the service."""
     async with world.client(timeout_seconds=SHORT_SECONDS) as client:
-        with world.latency(30):
+        with world.latency(3 * HANG_SECONDS):
             began = time.monotonic()
-            assert (await client.check(claims())).source == "policy"
-            assert SHORT_SECONDS * 0.9 < time.monotonic() - began < SHORT_SECONDS + 1
+            async with asyncio.timeout(HANG_SECONDS):
+                assert (await client.check(claims())).source == "policy"
+            assert time.monotonic() - began > SHORT_SECONDS * 0.9
 
 
 async def test_a_revocation_is_tried_again_until_the_service_is_back(world: World) -> None:
@@ -335,14 +337,13 @@ async def test_a_revocation_is_tried_again_until_the_service_is_back(world: Worl
         assert client.counters.revocations == 1
 
 
-async def test_a_revocation_that_cannot_be_had_raises_within_its_deadline(world: World) -> None:
-    """It never reports a logout that did not happen."""
+async def test_a_revocation_in_an_outage_raises_at_its_deadline(world: World) -> None:
+    """It is not retried without end, and never reports a logout that did not happen."""
     async with world.client(revoke_timeout_seconds=SHORT_SECONDS, timeout_seconds=SHORT_SECONDS) as client:
         async with world.outage():
-            began = time.monotonic()
             with pytest.raises(ServiceUnavailable) as caught:
-                await client.revoke_jti("lost", expires_in=60)
-            assert time.monotonic() - began < SHORT_SECONDS + 1
+                async with asyncio.timeout(HANG_SECONDS):
+                    await client.revoke_jti("lost", expires_in=60)
         assert caught.value.attempts >= 1
         assert caught.value.__context__ is None
         assert (client.counters.revocations, client.counters.revocations_failed) == (0, 1)
