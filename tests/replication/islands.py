@@ -1,12 +1,14 @@
 """A Sentinel set that can be separated: some nodes are an island, the sentinels and the other nodes the mainland."""
 
+import asyncio
 import contextlib
+import functools
 import pathlib
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
-from tests.redis_processes import HOST, SERVICE_NAME, Process, eventually
+from tests.redis_processes import HOST, SERVICE_NAME, TILT_SECONDS, Process, eventually, introduce_quickly
 from tests.replication.links import Link, links_to
 
 
@@ -82,16 +84,19 @@ async def _start(nodes: Sequence[Process], sentinels: Sequence[Process], links: 
         lines = ["save ''", "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
         lines += [f"replica-announce-ip {HOST}", f"replica-announce-port {link.at}"]
         node.write_config([*lines, *([] if node is nodes[0] else [f"replicaof {HOST} {links[0].at}"])])
-        await node.start()
+    await asyncio.gather(*(node.start() for node in nodes))
     for node in nodes[1:]:
         await eventually(lambda node=node: follows(node), "replicas that follow")  # type: ignore[misc]
     timing = {"down-after-milliseconds": 1500, "failover-timeout": 6000}
     watch = [f"sentinel monitor {SERVICE_NAME} {HOST} {links[0].at} 2"]
     for each in sentinels:
         each.write_config([*watch, *(f"sentinel {name} {SERVICE_NAME} {value}" for name, value in timing.items())])
-        await each.start()
+    await asyncio.gather(*(each.start() for each in sentinels))
     for each in sentinels:
-        await eventually(lambda each=each: _knows_all(each), "sentinels that know one another")  # type: ignore[misc]
+        await introduce_quickly(each)
+    for each in sentinels:
+        known = functools.partial(_knows_all, each)
+        await eventually(known, "sentinels that know one another", TILT_SECONDS)
 
 
 async def follows(replica: Process) -> bool:

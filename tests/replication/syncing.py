@@ -124,17 +124,31 @@ async def syncing(
     clocks: WorkerClocks | None = None,
     *,
     private: bool = False,
+    settled: bool = True,
     **store: Any,
 ) -> AsyncIterator[Syncing]:
-    """A worker over this URL. `private` spares tests that a new Redis does not concern the three seconds of grace."""
+    """Run a worker over this URL.
+
+    On a new Redis it would wait for three seconds, the grace, which `settled` spares tests that it does not concern;
+    `private` also spares them the grace after a loss.
+    """
     clocks = clocks or WorkerClocks()
     async with open_store(url, **store) as opened:
+        if settled and not private:
+            await _settle(opened)
         sync = MirrorSync(opened.store, settings or MirrorSettings(), opened.metrics, clocks.both(), private=private)
         await sync.start()
         try:
             yield Syncing(opened, sync, clocks)
         finally:
             await sync.aclose()
+
+
+async def _settle(opened: Opened) -> None:
+    """Begin an epoch without grace, unless there is one of this life of the server, or no server."""
+    with contextlib.suppress(StoreUnavailable):
+        exchanges = Exchanges(opened.store, pending_seconds=PENDING_SECONDS, grace_seconds=0)
+        await exchanges.beat(None, None, must_write=False)
 
 
 @contextlib.asynccontextmanager

@@ -44,7 +44,8 @@ async def test_on_a_restarted_redis_a_newcomer_waits_for_the_grace() -> None:
             await former.revoke("v1")
         await process.restart()
         began = time.monotonic()
-        async with syncing(process.url, key_prefix=former.opened.settings.key_prefix) as newcomer:
+        prefix = former.opened.settings.key_prefix
+        async with syncing(process.url, settled=False, key_prefix=prefix) as newcomer:
             await newcomer.sync.heard.wait()
             assert newcomer.sync.reason() == "store_in_doubt"
             assert not newcomer.sync.believes()
@@ -93,7 +94,7 @@ async def test_a_newcomer_believes_nothing_while_another_worker_restores() -> No
 
         pass_on, proxy.request = proxy.request, without_merges
         await process.command("FLUSHALL")
-        async with syncing(process.url, key_prefix=holder.opened.settings.key_prefix) as newcomer:
+        async with syncing(process.url, settled=False, key_prefix=holder.opened.settings.key_prefix) as newcomer:
             await eventually(lambda: _grace_is_over(process, newcomer), "the end of the grace")
             for _ in range(3):
                 newcomer.sync.heard.clear()
