@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.api.fixtures import redis, start
+from tests.api.fixtures import redis, start, start_without_redis
 from tests.api.hostile import CONFIGURATIONS, Target, spawned
 from tests.api.serving import API_KEYS, Service, Start
 from tests.redis_processes import Process
 
-__all__ = ["redis", "start"]
+__all__ = ["redis", "start", "start_without_redis"]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from revocation_service.http.serving import KEEPALIVE_SECONDS
 from tests.api.serving import Service, Start, serving
 from tests.redis_processes import Process, standalone
 
-__all__ = ["redis", "start"]
+__all__ = ["redis", "start", "start_without_redis"]
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -29,3 +29,17 @@ async def start(redis: Process) -> AsyncIterator[Start]:
             return await stack.enter_async_context(serving(server, host, KEEPALIVE_SECONDS, **given))
 
         yield start
+
+
+@pytest.fixture
+async def start_without_redis(start: Start) -> Start:
+    """Starts services whose Redis is then killed, and that never say "not revoked" from memory.
+
+    One that starts without a Redis waits for it for five seconds first.
+    """
+
+    async def start_without_redis(**given: str) -> Service:
+        async with standalone() as server:
+            return await start(server=server, MAX_STALENESS_SECONDS="0", **given)
+
+    return start_without_redis

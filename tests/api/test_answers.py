@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 from revocation_service.http.in_flight import InFlight
 from revocation_service.http.middleware import Middleware
 from tests.api.serving import API_KEYS, KEYS, Answer, Service, Start, bearer, request_bytes, talk
-from tests.redis_processes import free_port
 
 ROUTES = {
     "/revoke": {"POST"},
@@ -193,9 +192,9 @@ async def test_a_body_that_says_nothing_of_its_size_has_the_same_limit(service: 
     assert (answer.status, answer.problem) == (413, "body_too_large")
 
 
-async def test_503_says_when_to_come_back(start: Start) -> None:
+async def test_503_says_when_to_come_back(start_without_redis: Start) -> None:
     """The store away: Retry-After in whole seconds, beside what every answer has."""
-    service = await start(API_KEYS=API_KEYS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service = await start_without_redis(API_KEYS=API_KEYS)
     answer = await service.get("/check", {"jti": "a"})
     assert (answer.status, answer.problem) == (503, "store_unavailable")
     assert answer.headers["Retry-After"].isdigit()

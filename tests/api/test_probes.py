@@ -74,9 +74,9 @@ async def test_probes_take_head(service: Service, path: str) -> None:
     assert (answer.status, answer.body) == (200, b"")
 
 
-async def test_healthz_lives_without_redis(start: Start) -> None:
+async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
     """The process lives, whatever Redis does; what is ready is /readyz' to say."""
-    service = await start(API_KEYS=API_KEYS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service = await start_without_redis(API_KEYS=API_KEYS)
     assert (await service.get("/healthz")).status == 200
     answer = await service.get("/readyz")
     assert answer.status == 503
@@ -292,9 +292,9 @@ async def test_one_label_stands_for_all_unknown_paths(service: Service) -> None:
     )
 
 
-async def test_a_failing_store_is_counted(start: Start) -> None:
+async def test_a_failing_store_is_counted(start_without_redis: Start) -> None:
     """Operations that failed are counted by name, and the gauge says that Redis is away."""
-    service = await start(API_KEYS=API_KEYS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service = await start_without_redis(API_KEYS=API_KEYS)
     await service.get("/check", {"jti": "a"})
     assert await service.metric('revocation_store_failures_total{operation="get"}') == 1
     assert await service.metric("revocation_store_up") == 0

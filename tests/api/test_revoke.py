@@ -613,12 +613,10 @@ async def test_an_unknown_kid_of_a_key_set_at_hand_is_a_wrong_signature(start: S
         await server.close()
 
 
-async def test_a_store_that_is_away_promises_nothing(start: Start) -> None:
-    """With Redis away a revocation is 503 store_unavailable with Retry-After, within a second."""
-    service = await start(API_KEYS=API_KEYS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
-    began = time.monotonic()
+async def test_a_store_that_is_away_promises_nothing(start_without_redis: Start) -> None:
+    """With Redis away a revocation is 503 store_unavailable with Retry-After."""
+    service = await start_without_redis(API_KEYS=API_KEYS)
     answers = await asyncio.gather(*(service.post("/revoke", body) for body in FORMS.values()))
-    assert time.monotonic() - began < 1
     for answer in answers:
         assert (answer.status, answer.problem) == (503, "store_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1

@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests.api.fixtures import redis, start
+from tests.api.fixtures import redis, start, start_without_redis
 from tests.api.serving import Service, Start
 from tests.doors.forward_auth import GATEWAY
 from tests.doors.world import DOORS
 
-__all__ = ["redis", "start"]
+__all__ = ["redis", "start", "start_without_redis"]
 
 
 @pytest.fixture

@@ -112,9 +112,9 @@ async def test_a_closed_door_does_not_exist(start: Start) -> None:
 # Outages
 
 
-async def test_unknown_is_503(start: Start) -> None:
+async def test_unknown_is_503(start_without_redis: Start) -> None:
     """Without Redis and a mirror: 503 with Retry-After, never 200 and never 401."""
-    service = await start(**DOORS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service = await start_without_redis(**DOORS)
     service.headers = dict(GATEWAY)
     answer = await ask(service, token())
     assert (answer.status, answer.problem) == (503, "store_unavailable")

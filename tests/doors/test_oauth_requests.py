@@ -136,9 +136,9 @@ async def test_a_key_without_the_scope_is_forbidden(service: Service, path: str,
     assert (await service.form(path, {"token": "x"}, headers=bearer("ops"))).status == 200
 
 
-async def test_without_redis_nothing_is_said(start: Start) -> None:
+async def test_without_redis_nothing_is_said(start_without_redis: Start) -> None:
     """503 with Retry-After, for a good token too: never 200, never `false`."""
-    service = await start(**DOORS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service = await start_without_redis(**DOORS)
     for path, raw in itertools.product(PATHS, (token(jti="a"), OPAQUE)):
         answer = await service.form(path, {"token": raw})
         assert error(answer) == (503, "temporarily_unavailable")

@@ -10,7 +10,6 @@ from revocation_service.api.bodies import FORM, JSON
 from tests.api.serving import KEYS, Service, Start
 from tests.doors.test_openapi import DOCUMENT
 from tests.doors.world import DOORS, basic, token
-from tests.redis_processes import free_port
 from tests.scale import scaled
 
 schemathesis = pytest.importorskip("schemathesis")
@@ -113,9 +112,9 @@ async def test_known_requests_meet_what_is_documented(service: Service) -> None:
         assert await asyncio.to_thread(_call, case, headers) == expected, (path, given_parts)
 
 
-async def test_without_redis_the_responses_are_the_documented_ones(start: Start) -> None:
+async def test_without_redis_the_responses_are_the_documented_ones(start_without_redis: Start) -> None:
     """503 in each door's own form."""
-    service = await start(**DOORS, REDIS_URL=f"redis://127.0.0.1:{free_port()}")
+    service = await start_without_redis(**DOORS)
     schema = _schema(service)
     checks = CHECKS.get_by_names([name for name in CONFORMANCE if name != "not_a_server_error"])
     good = {row[0]: row for row in KNOWN if row[4] == 200 and "optional" not in row[0]}
