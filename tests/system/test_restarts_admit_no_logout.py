@@ -29,7 +29,7 @@ LOGOUTS = scaled(334, 1_000)
 """At least, in each of the three tests."""
 
 DISTURBANCES = scaled(3, 10)
-USERS = 5
+USERS = scaled(10, 5)
 ASKED_AFTER_SECONDS = scaled(200, 50) / 1000
 """Part of the claim: this is when the next request comes, not a wait for something."""
 

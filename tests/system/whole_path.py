@@ -13,6 +13,7 @@ import aiohttp
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from tests.redis_processes import HOST, Process, free_port, standalone
+from tests.settled import settle_url
 from tests.system.service_process import Answer, ServiceProcess, ask, ending
 
 MAIN_API = pathlib.Path(__file__).parents[2] / "examples" / "main_api"
@@ -86,6 +87,7 @@ async def whole_path(directory: pathlib.Path, **settings: str) -> AsyncIterator[
         front = free_port()
         gateway = _gateway(directory / "gateway", redis, port, front, settings)
         async with ending(gateway, main_api, service), client_from(HOST) as http:
+            await settle_url(redis.url)
             for part in (service, main_api, gateway):
                 part.spawn()
             await service.until("/readyz")
