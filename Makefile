@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DOORS = $(BIN)/python -m pip install --disable-pip-version-check -e '.[doors]'
 PORT ?= 8080
-PROCESSES ?= 3
+PROCESSES ?= 4
 
 .PHONY: help install run demo check test campaign bench secrets test-docker clean
 
@@ -41,7 +41,7 @@ check: $(INSTALLED) ## Lint, format, types, and the imports
 	MYPYPATH=examples/main_api/tests $(BIN)/mypy examples/main_api/tests
 	$(BIN)/lint-imports --no-cache
 
-test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (PROCESSES=3 at a time; some minutes)
+test: $(INSTALLED) ## The tests, against real Redis processes that they start themselves (PROCESSES=4 at a time; some minutes)
 	$(BIN)/pytest -m "not docker" -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 campaign: $(INSTALLED) ## The same claims turned up: 100,000 revocations under kills, long fuzzing (over an hour)
