@@ -101,7 +101,7 @@ async def test_no_key_is_401_with_a_challenge(service: Service) -> None:
 
 
 async def test_the_caller_is_judged_before_the_body(service: Service) -> None:
-    """Without a key nobody learns what is wrong with a body."""
+    """Without a key the answer does not say what is wrong with a body."""
     for path in ("/revoke", "/check", "/check/batch"):
         for body in (b"{", b"x" * 100_000):
             answer = await service.send(path, body, "text/plain", headers={"Authorization": ""})

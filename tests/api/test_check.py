@@ -338,7 +338,7 @@ async def test_expired_is_said_of_a_token(service: Service) -> None:
 
 
 async def test_verified_says_whether_a_signature_was_checked(start: Start) -> None:
-    """True for a token where there are keys; false without keys, and for claims, which nobody signed."""
+    """True for a token where there are signing keys; false without keys, and for claims, which are not signed."""
     with_keys, without = await start(JWT_SECRET=SECRET), await start()
     raw = token(jti="a")
     assert (await with_keys.check({"token": raw}))["verified"] is True
@@ -415,7 +415,7 @@ async def test_an_encrypted_token_is_unsupported(service: Service) -> None:
 
 
 async def test_unknown_is_never_a_guess(start_without_redis: Start) -> None:
-    """With Redis away every question is 503 store_unavailable with Retry-After."""
+    """With Redis away, every question is 503 store_unavailable with Retry-After."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     answers = await asyncio.gather(
         service.get("/check", {"jti": "a"}),

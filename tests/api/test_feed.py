@@ -1,4 +1,4 @@
-"""`GET /feed`: what a follower is told, in which order, what comes after a break, and who is told nothing."""
+"""`GET /feed`: which events a follower gets and in which order, how it resumes, and which callers are refused."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,10 @@ from revocation_client.mirror import Mirror
 from revocation_client.revocation import Revocation
 from tests.api.serving import ANSWER_SECONDS, API_KEYS, Service, Start, bearer
 from tests.redis_processes import eventually, standalone
+from tests.scale import BUSY_SECONDS, CAMPAIGN
 
 ENDLESS: Final = aiohttp.ClientTimeout(total=None, sock_read=ANSWER_SECONDS)
-LAG_SECONDS: Final = 0.1
+LAG_SECONDS: Final = 0.1 if CAMPAIGN else 0.5
 """Of a change on its way, in the median; the claim is milliseconds, the rest is for a busy machine."""
 
 
@@ -108,7 +109,7 @@ async def in_step(service: Service) -> Service:
 
 @contextlib.asynccontextmanager
 async def following(service: Service, cursor: str | None = None, **headers: str) -> AsyncIterator[Follower]:
-    """A follower of a service that is in step, from this cursor on; he leaves at the end."""
+    """Follow a service that is in sync, from this cursor on, until the end of the block."""
     given = bearer("checker") | headers | ({} if cursor is None else {"Last-Event-ID": cursor})
     async with (
         aiohttp.ClientSession(timeout=ENDLESS, auto_decompress=False) as session,
@@ -130,7 +131,7 @@ async def feeding(start: Start) -> Service:
 
 
 async def test_the_answer_is_a_stream_of_events(feeding: Service) -> None:
-    """`text/event-stream`, which no cache may keep, no proxy collect, and nobody compress; with the request's id."""
+    """`text/event-stream`, not to be cached, buffered or compressed, with the id of the request."""
     async with following(feeding, **{"X-Request-ID": "mine", "Accept-Encoding": "gzip, br"}) as follower:
         headers = follower.answer.headers
         await follower.until(is_synced)
@@ -149,7 +150,7 @@ async def test_a_stream_begins_in_this_order(feeding: Service) -> None:
         first, snapshot, synced, proof = follower.events
         began = time.monotonic()
         await follower.until(lambda _: len(follower.beats_behind) == 3)
-        assert 0.9 < time.monotonic() - began < 3
+        assert 0.9 < time.monotonic() - began < 2.8 + BUSY_SECONDS
     assert isinstance(first, Heartbeat)
     assert isinstance(proof, Heartbeat)
     assert (first.behind_seconds, first.complete) == (math.inf, True)
@@ -291,8 +292,8 @@ async def test_two_services_feed_alike_and_know_not_each_others_cursors(start: S
     assert moved.told(Snapshot) == {"at-the-second"}
 
 
-async def test_a_store_that_lost_all_takes_nothing_from_anybody(start: Start) -> None:
-    """Records, log and mark gone: nobody skips what comes after, nothing told is untold, and cursors stay good."""
+async def test_followers_lose_nothing_when_the_store_loses_everything(start: Start) -> None:
+    """Records, log and state are deleted: later changes arrive, nothing is taken back, and cursors stay valid."""
     first, second = (
         await start(API_KEYS=API_KEYS, KEY_PREFIX="lost:"),
         await start(API_KEYS=API_KEYS, KEY_PREFIX="lost:"),
@@ -368,7 +369,7 @@ async def _revoked(service: Service, jti: str) -> bool:
 
 
 async def test_who_may_follow(feeding: Service) -> None:
-    """`check` may, `admin` includes it; `revoke` may not, and without a key nobody."""
+    """A key with scope `check` or `admin` may follow. One with `revoke` alone, or none, may not."""
     for name in ("checker", "both", "ops"):
         async with following(feeding, **bearer(name)) as follower:
             await follower.until(is_synced)
@@ -397,7 +398,7 @@ async def test_streams_and_the_mirror_are_measured(feeding: Service) -> None:
         assert await feeding.metric("revocation_feed_subscribers") == 2
         async with following(feeding, one.cursor) as three:
             await three.until(is_synced)
-    await eventually(lambda: _is(feeding, "revocation_feed_subscribers", 0), "nobody who follows")
+    await eventually(lambda: _is(feeding, "revocation_feed_subscribers", 0), "the end of all streams")
     for kind in ("begun", "reset", "resumed"):
         assert await feeding.metric(f'revocation_feed_streams_total{{kind="{kind}"}}') == 1
     await eventually(lambda: _is(feeding, "revocation_mirror_entries", 1), "one revocation in the mirror")

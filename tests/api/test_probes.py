@@ -75,7 +75,7 @@ async def test_probes_take_head(service: Service, path: str) -> None:
 
 
 async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
-    """The process lives, whatever Redis does; what is ready is /readyz' to say."""
+    """/healthz answers 200 whatever Redis does; /readyz names the store that is away."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     assert (await service.get("/healthz")).status == 200
     answer = await service.get("/readyz")
@@ -173,7 +173,7 @@ async def test_a_mended_store_is_ready_again(sick: Process) -> None:
 
 
 async def test_a_store_that_is_refused_still_takes_revocations(sick: Process) -> None:
-    """Not ready is for whoever routes: a request that comes all the same is carried out, not lost."""
+    """/readyz tells load balancers to send no requests. One that arrives is still carried out."""
     await configure(sick, appendfsync="everysec")
     async with serving(sick, STRICT_STORE="true") as service:
         assert (await service.revoke({"jti": "a"}))["result"] == "revoked"

@@ -283,7 +283,7 @@ def test_loopback_may_be_bound_without_keys(redis: Process, host: str) -> None:
     assert load(variables(redis, HOST=host)).settings.protected
 
 
-@pytest.mark.parametrize("keys", ["", " ", ",", "\n\n", "# nobody yet\n"])
+@pytest.mark.parametrize("keys", ["", " ", ",", "\n\n", "# none yet\n"])
 def test_set_but_empty_keys_are_an_error(redis: Process, keys: str) -> None:
     """An empty variable, or a file of comments, is a mistake, and never means that there are none."""
     with pytest.raises(SettingsError, match="REVOCATION_API_KEYS"):

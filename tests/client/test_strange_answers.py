@@ -253,12 +253,13 @@ async def test_retry_after_is_honoured(server: Scripted) -> None:
     async with server.client(revoke_timeout_seconds=5) as client:
         await client.revoke_jti("a")
         assert times[1] - times[0] >= 1
-        server.script = answering(503, headers={"Retry-After": "60"})
+    async with server.client(revoke_timeout_seconds=60) as client:
+        server.script = answering(503, headers={"Retry-After": "600"})
         began = loop.time()
         with pytest.raises(ServiceUnavailable) as caught:
             await client.revoke_jti("a")
-    assert loop.time() - began < 1
-    assert (caught.value.retry_after_seconds, caught.value.attempts) == (60, 1)
+    assert loop.time() - began < 30
+    assert (caught.value.retry_after_seconds, caught.value.attempts) == (600, 1)
 
 
 @pytest.mark.parametrize(

@@ -320,7 +320,7 @@ NO_HTTP = {
     "a length that is none": b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nab",
     "chunks that are none": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nZZ\r\n",
     "half a head": b"HTTP/1.1 200 OK\r\nContent-",
-    "a switch that nobody asked for": b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    "a switch that was not asked for": b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
     "a head too large": b"HTTP/1.1 200 OK\r\nA: " + b"x" * 100_000 + b"\r\n\r\n",
 }
 

@@ -83,7 +83,7 @@ REFUSED_BY_AIOHTTP = {
     "bytes in the target that are not ASCII": b"GET /\xe9 HTTP/1.1\r\nHost: h\r\n\r\n",
     "a target that is no path": b"GET x HTTP/1.1\r\nHost: h\r\n\r\n",
     "the asterisk for another method": b"GET * HTTP/1.1\r\nHost: h\r\n\r\n",
-    "a method nobody knows": b"FOO / HTTP/1.1\r\nHost: h\r\n\r\n",
+    "an unknown method": b"FOO / HTTP/1.1\r\nHost: h\r\n\r\n",
     "a method in lower case": b"get / HTTP/1.1\r\nHost: h\r\n\r\n",
     "a field too large": b"GET / HTTP/1.1\r\nHost: h\r\nA: " + b"x" * 40_000 + b"\r\n\r\n",
     "a target too large": b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
@@ -224,5 +224,5 @@ async def test_aliases_of_the_gateways_own_fields_stay_behind(name: str) -> None
         raw = await gateway.talk(f"GET / HTTP/1.1\r\nHost: h\r\n{name}: 6.6.6.6\r\nX_Other: 1\r\n\r\n".encode())
         assert raw.statuses == [200]
         names = [field for field, _ in head_of(upstream.received)[1]]
-        assert (name in names) == name.endswith("_"), "a name that ends so is nobody's alias"
+        assert (name in names) == name.endswith("_"), "a name that ends so is the alias of no other"
         assert "X_Other" in names

@@ -33,7 +33,7 @@ from tests.redis_processes import (
     tls_front,
     tls_supported,
 )
-from tests.scale import scaled
+from tests.scale import BUSY_SECONDS, scaled
 from tests.store.conftest import WEEK_SECONDS, Opened, Proxy, end_of, logged_values, missing, open_store, read_log
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -581,15 +581,13 @@ async def test_a_restart_of_the_server_costs_nobody_an_error(deployment: Deploym
 
 @one_server
 async def test_a_full_redis_refuses_and_still_answers(deployment: Deployment, opened: Opened) -> None:
-    """Out of memory, a put is StoreUnavailable at once and nothing is stored; gets are answered all the while."""
+    """Out of memory, a put is StoreUnavailable without a retry and nothing is stored; gets are still answered."""
     await opened.revoke("before")
     server = deployment.nodes[0]
     await server.command("CONFIG", "SET", "maxmemory", 1)
     try:
-        begun = time.monotonic()
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StoreUnavailable, match="refused the command"):
             await opened.revoke("refused")
-        assert time.monotonic() - begun < 0.3
         await server.command("SCRIPT", "FLUSH")
         assert await opened.found("before") is not None
         assert await opened.found("refused") is None
@@ -763,7 +761,7 @@ async def test_every_caller_has_a_deadline_of_its_own(slowed: tuple[Opened, Hold
     for _ in range(10):
         tasks.append(asyncio.create_task(refused()))
         await asyncio.wait(tasks[-1:], timeout=0.1)
-    assert max(await asyncio.gather(*tasks)) < DEADLINE_SECONDS + 0.15
+    assert max(await asyncio.gather(*tasks)) < DEADLINE_SECONDS + BUSY_SECONDS
     hold.end()
     assert await opened.found("a") is None
 
@@ -871,7 +869,7 @@ async def test_one_shard_away(deployment: Deployment, opened: Opened) -> None:
                     begun = time.monotonic()
                     with pytest.raises(StoreUnavailable):
                         await operation
-                    assert time.monotonic() - begun < DEADLINE_SECONDS + 0.15
+                    assert time.monotonic() - begun < DEADLINE_SECONDS + BUSY_SECONDS
             else:
                 await eventually(functools.partial(_is_found, opened, "a"), "the record")
         finally:

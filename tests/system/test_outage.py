@@ -16,14 +16,15 @@ import pytest
 from revocation_service.replication.epoch import GRACE_SECONDS
 from tests.redis_processes import Process, eventually, free_port, standalone
 from tests.scale import CAMPAIGN, scaled
+from tests.settled import settle_url
 from tests.system.service_process import Answer, ServiceProcess, ask, ending, serving
 from tests.system.slow_proxy import slow_proxy
 
 AT_ONCE = 20
 IN_A_ROW = scaled(2, 20)
-A_SECOND = 1.0 if CAMPAIGN else 1.5
-"""The claim is a second, and the campaign, which has the machine to itself, holds it to that; the rest of the day's
-tests keep this one waiting.
+A_SECOND = 1.0 if CAMPAIGN else 5.0
+"""The claim is a second, and the campaign, which has the machine to itself, measures it. The everyday tests share the
+machine: there the bound only tells a deadline from a call that hangs.
 """
 
 TOLD_WITHIN_SECONDS = A_SECOND
@@ -127,7 +128,7 @@ async def _all_are_told(http: aiohttp.ClientSession, service: ServiceProcess, in
 async def _probes_tell(http: aiohttp.ClientSession, service: ServiceProcess) -> None:
     health = await ask(http, "GET", f"{service.url}/healthz")
     assert health.status == 200
-    assert health.seconds < 0.5
+    assert health.seconds < A_SECOND / 2
     ready = await ask(http, "GET", f"{service.url}/readyz")
     assert (ready.status, ready.body["components"]["store"]) == (503, {"status": "unavailable"})
 
@@ -186,8 +187,9 @@ async def test_a_service_may_start_before_its_redis(
 ) -> None:
     """It comes up and says 503 in time while Redis is away, in its log too, and works within a second of its return.
 
-    That Redis is new: for the grace of three seconds, other workers might report what it has lost.
+    A Redis that was started meanwhile is new: for the grace of three seconds, other workers might report what it lost.
     """
+    await settle_url(outage.url)
     await outage.begin()
     async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url} | NOT_FROM_MEMORY, probe="/healthz") as service:
         assert service.events("store_away")
@@ -221,16 +223,6 @@ async def _is_revoked(http: aiohttp.ClientSession, service: ServiceProcess, name
     return bool(answer.body["revoked"])
 
 
-async def _warns(http: aiohttp.ClientSession, service: ServiceProcess, warning: str) -> None:
-    """Wait until /readyz has this warning of the store: the preflight is repeated every ten seconds or so."""
-
-    async def there() -> bool:
-        ready = await ask(http, "GET", f"{service.url}/readyz")
-        return warning in ready.body["components"]["store"].get("warnings", ())
-
-    await eventually(there, f"the warning {warning}", 30)
-
-
 async def _writes_again(http: aiohttp.ClientSession, service: ServiceProcess, seconds: float) -> None:
     """Within so long a revocation is taken again, and honoured."""
 
@@ -258,12 +250,11 @@ async def test_a_full_redis_refuses_revocations_with_503_and_still_answers_check
 async def test_a_redis_demoted_to_replica_refuses_revocations_with_503(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """READONLY is an outage of /revoke, named as a warning by /readyz's next look, and over with the promotion."""
+    """READONLY is an outage of /revoke, and over with the promotion."""
     async with _unwilling(tmp_path, http) as (server, service):
         await server.command("REPLICAOF", "127.0.0.1", free_port())
         for answer in await asyncio.gather(*(_revoke(http, service, "demoted") for _ in range(AT_ONCE))):
             _is_told(answer)
-        await _warns(http, service, "replica")
         found = await ask(http, "GET", f"{service.url}/check?jti=before")
         assert found.status == 503 or found.body["revoked"] is True
         await server.command("REPLICAOF", "NO", "ONE")

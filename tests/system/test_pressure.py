@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from tests.redis_processes import HOST, eventually, standalone
-from tests.scale import scaled
+from tests.scale import BUSY_SECONDS, scaled
 from tests.system.service_process import Answer, ServiceProcess, ask, ending, serving
 
 CROWD = 2_000
@@ -97,7 +97,7 @@ async def test_idle_connections_take_little_and_disturb_nobody(
         before = service.memory_bytes()
         async with _connections(service, IDLE):
             for _ in range(20):
-                assert (await ask(http, "GET", f"{service.url}/check?jti=a")).seconds < 0.5
+                assert (await ask(http, "GET", f"{service.url}/check?jti=a")).seconds < 0.3 + BUSY_SECONDS
             assert service.open_files() > IDLE
             assert (service.memory_bytes() - before) / IDLE < 30_000
 

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 
 from tests.redis_processes import Process, eventually
-from tests.scale import scaled
+from tests.scale import BUSY_SECONDS, scaled
 from tests.system.service_process import ServiceProcess, ask, ending, gone, serving
 
 REVOCATIONS = scaled(1_500, 10_000)
@@ -175,9 +175,7 @@ def _key(claim: str, value: str) -> str:
     return f"token_blacklist:{value}" if claim == "jti" else f"token_cutoff:{claim}:{value}"
 
 
-async def test_a_killed_redis_is_replaced_within_a_second_or_two(
-    tmp_path: pathlib.Path, http: aiohttp.ClientSession
-) -> None:
+async def test_a_killed_redis_is_replaced(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
     """The service brings its Redis back itself, with what it held; meanwhile callers hear 503 and nothing worse."""
     async with serving(tmp_path) as service:
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
@@ -187,7 +185,7 @@ async def test_a_killed_redis_is_replaced_within_a_second_or_two(
         answer = await ask(http, "GET", f"{service.url}/check?jti=a")
         while answer.status != 200 or not gone(killed):
             assert (answer.status, answer.code) in {(503, "store_unavailable"), (200, None)}
-            assert time.monotonic() - began < 3, "it did not come back"
+            assert time.monotonic() - began < 2.8 + BUSY_SECONDS, "it did not come back"
             answer = await ask(http, "GET", f"{service.url}/check?jti=a")
         assert answer.body["revoked"] is True
         assert await service.redis_pid() != killed

@@ -410,13 +410,11 @@ async def test_a_failed_fetch_is_retried_without_being_asked(served: KeySetServe
 
 
 async def test_a_slow_address_does_not_hold_a_check_up(served: KeySetServer, keys: SigningKeys) -> None:
-    """A question waits less than a second. The fetch goes on without it, and serves later questions."""
+    """A question is answered before the fetch ends. The fetch goes on without it, and serves later questions."""
     served.gate.clear()
     await keys.start()
-    before = asyncio.get_running_loop().time()
     with pytest.raises(KeysUnavailable):
         await candidates(keys, "RS256", "first")
-    assert asyncio.get_running_loop().time() - before < 1
     served.gate.set()
     assert await candidates(keys, "RS256", "first") == [issuer("RS256").public]
     assert served.requests == 1
@@ -450,8 +448,11 @@ async def test_known_keys_do_not_wait_for_a_retry_that_hangs(served: KeySetServe
     for _ in range(3):
         await served.arrived.get()
     assert keys.status.state == "stale"
-    async with asyncio.timeout(0.4):
-        assert await candidates(keys, "RS256", "first") == [issuer("RS256").public]
+    asked = asyncio.create_task(candidates(keys, "RS256", "first"))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert asked.done(), "it waits for something"
+    assert await asked == [issuer("RS256").public]
     served.gate.set()
     await keys.close()
 
