@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
-from redis.crc import key_slot
 
 from revocation_service.errors import StoreUnavailable
 from revocation_service.settings import CLUSTER_PREFIX, StoreSettings
@@ -17,6 +16,7 @@ from revocation_service.store.key_names import Keyspace
 from revocation_service.store.topology import topology
 from revocation_service.store.windows import DEADLINE_TURNS, TURN_SECONDS, RateLimitResult, Window, Windows
 from tests.redis_processes import Process, cluster, eventually, sentinel, standalone, tls_front
+from tests.slot_moves import slot_move
 from tests.store.conftest import Proxy
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -132,15 +132,12 @@ async def test_a_slot_that_moved_is_followed_within_the_deadline() -> None:
     """MOVED makes the retry ask for the master again, so not one login sees that the slot has another owner."""
     async with cluster() as deployment, opened_windows(deployment.url, "") as windows:
         await windows.hit(Window("a", 5, 60))
-        slot = key_slot(CLUSTER_PREFIX.encode())
-        owner = await deployment.master_of(CLUSTER_PREFIX)
-        other = next(node for node in deployment.nodes[:3] if node is not owner)
-        await owner.command("DEL", Keyspace(CLUSTER_PREFIX).window("a"))
-        other_id = await other.command("CLUSTER", "MYID")
-        for node in (other, owner):
-            await node.command("CLUSTER", "SETSLOT", slot, "NODE", other_id)
+        move = await slot_move(deployment, CLUSTER_PREFIX)
+        await move.source.command("DEL", Keyspace(CLUSTER_PREFIX).window("a"))
+        await move.begin()
+        await move.finish()
         assert (await windows.hit(Window("a", 5, 60))).remaining == 4
-        assert await other.command("ZCARD", Keyspace(CLUSTER_PREFIX).window("a")) == 1
+        assert await move.target.command("ZCARD", Keyspace(CLUSTER_PREFIX).window("a")) == 1
 
 
 @pytest.mark.parametrize(("fault", "remaining"), [("request", [4, 3, 2, 1, 0]), ("reply", [3, 2, 1, 0, 0])])
