@@ -40,7 +40,11 @@ from revocation_service.store.embedded_child import dying_with_parent
 HOST = "127.0.0.1"
 SERVICE_NAME = "mymaster"
 CLUSTER_SLOTS = 16384
-PORTS = range(11000, 22000)
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+PORTS = range(11000 + WORKER, 21000, WORKERS)
+"""Each process of pytest-xdist has its own, so that none takes the port of another's server that is down just now."""
+
 CLUSTER_BUS = 10000
 POLL_SECONDS = 0.03
 WAIT_SECONDS = 30.0
