@@ -78,8 +78,8 @@ _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, al
 
 
 def dumps(body: Any) -> bytes:
-    """Return compact JSON in UTF-8."""
-    return _ENCODER.encode(body).encode()
+    """Return compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, is escaped as it is in JSON."""
+    return _ENCODER.encode(body).encode(errors="backslashreplace")
 
 
 def check_value(field: str, value: object) -> str:

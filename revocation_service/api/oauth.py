@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 import structlog
 from aiohttp import hdrs, web
 
-from revocation_client.schema import RevokeRequest, SchemaError, dumps, issued_at_of
+from revocation_client.schema import RevokeRequest, SchemaError, dumps, issued_at_of, loads
 from revocation_service import errors
 from revocation_service.api.auth import require_scope
 from revocation_service.api.bodies import read_form
@@ -177,8 +177,9 @@ def _error(request: web.Request, error: Exception) -> web.Response:
     """Return an error response (RFC 6749 section 5.2), with the status and headers of the problem."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "invalid_request")
     response = problem_of(error)
+    detail = loads(response.text or "{}")["detail"]
     response.content_type = "application/json"
-    response.body = dumps({"error": code, "error_description": _UNFIT_IN_DESCRIPTION.sub("'", str(error))})
+    response.body = dumps({"error": code, "error_description": _UNFIT_IN_DESCRIPTION.sub("'", detail)})
     if request.headers.get(hdrs.AUTHORIZATION, "").lower().startswith("basic") and response.status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = 'Basic realm="revocation-service"'
     return response

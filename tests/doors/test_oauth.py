@@ -138,6 +138,14 @@ async def test_members_have_the_form_of_the_standard(
     assert said == {**usual, **members}
 
 
+async def test_a_lone_surrogate_is_escaped_as_it_is_in_the_token(start: Start) -> None:
+    """UTF-8 cannot hold it, and JSON can; in no place does it make the response fail."""
+    service = await start(**DOORS, OAUTH_INTROSPECT_CLAIMS="nested")
+    odd: dict[str, Any] = {"scope": "a\ud800", "preferred_username": "\udfff", "nested": {"é": ["\ud800"]}}
+    said = await introspect(service, token(**odd))
+    assert (said["scope"], said["username"], said["nested"]) == (*odd.values(),)
+
+
 @pytest.mark.parametrize("raw", [OPAQUE, JWE, "a.b.c", "{}", "Bearer", " ", *[token()[:n] for n in (5, 40)]])
 async def test_what_is_no_token_of_ours_is_inactive(service: Service, raw: str) -> None:
     """Exactly `{"active": false}`, as for any other token that is not active."""

@@ -1,8 +1,10 @@
 """The OAuth endpoints: credentials in every place, parameters, errors, and outages."""
 
 import itertools
+from collections.abc import Mapping
 
 import pytest
+from multidict import CIMultiDict
 
 from revocation_service.api.dependencies import BROADCASTER
 from tests.api.serving import API_KEYS, KEYS, Service, Start, bearer
@@ -52,13 +54,15 @@ async def test_wrong_credentials_are_refused(service: Service, path: str, places
         (basic("odd", ODD_KEY), {"client_secret": KEYS["both"]}),
         (bearer("both"), {"client_id": "odd"}),
         (bearer("both"), {"client_id": "odd", "client_secret": ODD_KEY}),
+        (CIMultiDict([*bearer("both").items(), *basic("both", KEYS["both"]).items()]), {}),
         ({"Authorization": f"Digest {ODD_KEY}"}, {}),
     ],
 )
 async def test_credentials_that_differ_are_an_error(
-    service: Service, path: str, headers: dict[str, str], body: dict[str, str]
+    service: Service, path: str, headers: Mapping[str, str], body: dict[str, str]
 ) -> None:
-    """Two clients in one request, and a scheme that is not served, are 400 invalid_request."""
+    """Two clients or two headers in one request, and a scheme that is not served, are 400 invalid_request."""
+    service.headers.clear()
     answer = await service.form(path, {"token": "x", **body}, headers=headers)
     assert error(answer) == (400, "invalid_request")
 
@@ -123,7 +127,9 @@ async def test_parameters(service: Service, path: str, body: bytes, expected: in
 @pytest.mark.parametrize("path", PATHS)
 async def test_only_a_form_is_read(service: Service, path: str) -> None:
     """JSON is 415 with an OAuth error; GET is 405, and nothing is read from a query."""
-    assert error(await service.post(path, {"token": "x"})) == (415, "invalid_request")
+    answer = await service.post(path, {"token": "x"})
+    assert error(answer) == (415, "invalid_request")
+    assert answer.json["error_description"].startswith("send application/x-www-form-urlencoded")
     assert error(await service.send(f"{path}?token=x", b"", "application/x-www-form-urlencoded"))[0] == 400
     answer = await service.get(path, {"token": "x"})
     assert (answer.status, answer.headers["Allow"]) == (405, "POST")
