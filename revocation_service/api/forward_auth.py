@@ -26,13 +26,15 @@ PATIENCE_SECONDS: Final = 0.1
 
 _CREDENTIALS: Final = re.compile(r"(bearer|basic)(?: +(.*))?", re.IGNORECASE)
 _URI_FIELDS: Final = ("X-Forwarded-Uri", "X-Original-URI")
+_ANY: Final = "(?s:.*)"
+"""Any path, also one with a line break."""
 _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 def forward_auth_routes(path: str) -> list[web.RouteDef]:
     """Return the routes of the door: any method, at this path and below it."""
     handler = partial(_respond, optional=path.endswith("/optional"))
-    return [web.route("*", each, handler, expect_handler=_no_continue) for each in (path, f"{path}/{{path:.*}}")]
+    return [web.route("*", each, handler, expect_handler=_no_continue) for each in (path, f"{path}/{{path:{_ANY}}}")]
 
 
 async def _no_continue(_request: web.Request) -> None:
@@ -96,14 +98,17 @@ def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str
         credentials = _CREDENTIALS.fullmatch(field)
         if credentials is None or credentials[1].lower() == "bearer":
             yield (credentials and credentials[2]) or ""
-    for pair in ";".join(request.headers.getall(hdrs.COOKIE, [])).split(";"):
-        name, _, value = map(str.strip, pair.partition("="))
-        if name == settings.cookie and value:
-            yield value
+    if settings.cookie:
+        yield from filter(None, _cookies(";".join(request.headers.getall(hdrs.COOKIE, [])), settings.cookie))
     for uri in chain.from_iterable(request.headers.getall(name, []) for name in _URI_FIELDS):
-        for name, value in parse_qsl(uri.partition("#")[0].partition("?")[2]):
+        for name, value in parse_qsl(uri.partition("#")[0].partition("?")[2].replace(";", "&")):
             if name == settings.query:
                 yield value
+
+
+def _cookies(field: str, name: str) -> list[str]:
+    """Return the values of a cookie. Python's own parser, too, begins another cookie after a comma or white space."""
+    return re.findall(rf"(?<![^;,\s]){re.escape(name)}\s*=\s*([^;,\s]*)", field)
 
 
 def _allowed(settings: ForwardAuthSettings, payload: Mapping[str, object]) -> web.Response:

@@ -10,7 +10,7 @@ from yarl import URL
 
 from tests.api.serving import KEYS, Service, Start, request_bytes, talk
 from tests.docs.blocks import block
-from tests.doors.forward_auth import BAD_TOKEN, GATEWAY, NO_TOKEN, ask, challenge, revoke
+from tests.doors.forward_auth import BAD, BAD_TOKEN, GATEWAY, NO_TOKEN, ask, challenge, revoke
 from tests.doors.world import DOORS, OWN_KEY, basic, token
 from tests.unit.reencodings import SECRET, issuer
 
@@ -59,6 +59,26 @@ async def test_two_different_tokens_are_refused(door: Service) -> None:
         assert challenge(await ask(door, **headers)) == BAD_TOKEN, headers
 
 
+@pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
+@pytest.mark.parametrize("before", ["a=b ", "a=b, ", "a=b,", 'a="b ', "a=b;", "a=b;\t", "a "])
+@pytest.mark.parametrize("between", ["=", " = "])
+async def test_every_cookie_that_an_application_might_read_counts(
+    door: Service, before: str, between: str, path: str
+) -> None:
+    """Some parsers, such as Python's `http.cookies`, also begin another cookie after a comma or white space."""
+    await revoke(door, jti="gone")
+    bad = f"{before}access_token{between}{token(jti='gone')}"
+    for field in (bad, f"{bad}; access_token={token()}", f"access_token={token()}; {bad}"):
+        assert challenge(await ask(door, path=path, Cookie=field)) == BAD_TOKEN, field
+
+
+@pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
+async def test_a_semicolon_separates_parameters_too(door: Service, path: str) -> None:
+    """Some frameworks split a query there, as HTML 4 recommended."""
+    for query in (f"a=b;access_token={BAD['expired']}", f"access_token={token()};access_token={BAD['expired']}"):
+        assert challenge(await ask(door, path=path, X_Forwarded_Uri=f"/ws?{query}")) == BAD_TOKEN, query
+
+
 async def test_two_authorization_headers_are_refused(door: Service) -> None:
     """Even if they agree."""
     fields = [f"Authorization: Bearer {token()}"] * 2 + [f"X-Revocation-Key: {KEYS['checker']}"]
@@ -85,7 +105,13 @@ async def test_places_that_no_setting_names_hold_no_token(start: Start) -> None:
 async def test_every_method_and_path_is_the_same_question(door: Service, method: str) -> None:
     """HAProxy sends HEAD, Envoy the original method and path; a preflight is exempted by the gateway alone."""
     raw = token()
-    for path in ("/forward-auth", "/forward-auth/", "/forward-auth/required/a/b", "/forward-auth/a%2Fb/..%2f?c=d&e"):
+    for path in (
+        "/forward-auth",
+        "/forward-auth/",
+        "/forward-auth/required/a/b",
+        "/forward-auth/a%2Fb/..%2f?c=d&e",
+        "/forward-auth/%0Aa",
+    ):
         for authorized in (True, False):
             headers = {"X-Forwarded-Method": "OPTIONS", **({"Authorization": f"Bearer {raw}"} if authorized else {})}
             answer = await door.request(method, path, headers=headers)
