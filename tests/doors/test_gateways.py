@@ -89,6 +89,10 @@ async def test_the_example_guards_all_but_login_and_refresh(own_redis: Process, 
         for path, status in (("/api/v1/auth/login", 200), ("/api/v1/auth/logout", 401), ("/api/v1/users/me", 401)):
             answer = await world.request("POST", path, headers={"X-Auth-Subject": "forged"})
             assert (answer.status, b"forged" in answer.body) == (status, False), path
+        for path in ("/files/../api/v1/auth/login", "/files/%2e%2e/api/v1/auth/refresh?a=b", "//api/v1/auth//login"):
+            answer = await world.request("POST", path)
+            assert answer.json["path"].startswith(("/api/v1/auth/login", "/api/v1/auth/refresh?a=b")), path
+        assert (await world.request("POST", "/api/v1/auth/login%0a")).status == 401
         assert arrived(await world.get(token(), "/api/v1/users/me"))["x-auth-subject"] == ["alice"]
 
 
@@ -147,8 +151,15 @@ async def test_a_name_with_underscores_is_another_header(world: World) -> None:
 
 
 async def test_a_preflight_passes_without_a_token(world: World) -> None:
-    """Each configuration exempts OPTIONS, and only OPTIONS; saying so in a header exempts nothing."""
+    """Each configuration exempts OPTIONS, and only OPTIONS; saying so in a header exempts nothing.
+
+    No credentials pass with it, or an application that honours X-HTTP-Method-Override would read an unchecked token.
+    """
     assert (await world.request("OPTIONS", "/a")).status == 200
+    expired = token(exp=1_000_000_000)
+    unchecked = {"Authorization": f"Bearer {expired}", "Cookie": f"access_token={expired}"}
+    fields = arrived(await world.request("OPTIONS", "/a", headers=unchecked))
+    assert not {"authorization", "cookie"} & {name for name, values in fields.items() if any(values)}
     assert (await world.get(None, **{"X-Forwarded-Method": "OPTIONS"})).status == 401
     assert (await world.get(None, **{"X-HTTP-Method-Override": "OPTIONS"})).status == 401
 
