@@ -17,7 +17,8 @@ async def revoke(service: Service, raw: str, **fields: str) -> Answer:
 async def introspect(service: Service, raw: str, **fields: str) -> Any:
     """What introspection says of a token."""
     answer = await service.form("/oauth2/introspect", {"token": raw, **fields}, headers=bearer("checker"))
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json"), answer
+    told = answer.status, answer.headers["Content-Type"], answer.headers["Cache-Control"]
+    assert told == (200, "application/json", "no-store"), answer
     return answer.json
 
 

@@ -133,6 +133,7 @@ async def test_without_signing_keys_yet_it_is_503(start: Start) -> None:
     service.headers = dict(GATEWAY)
     answer = await ask(service, BAD["another algorithm"])
     assert (answer.status, answer.problem) == (503, "keys_unavailable")
+    assert int(answer.headers["Retry-After"]) >= 1
     assert (await service.get("/readyz")).status == 503
 
 
