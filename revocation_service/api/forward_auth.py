@@ -1,7 +1,7 @@
-"""`/forward-auth`: answers a gateway whether it may pass a request on to the application.
+"""`/forward-auth`: tells a gateway whether to pass a request on to the application.
 
-nginx, Traefik, Caddy, Envoy, Istio, HAProxy and APISIX send what they know of the request, with any method, and to any
-path below; docs/gateways.md configures them. 200 allows, 401 refuses, and 503 says that the answer is unknown.
+nginx, Traefik, Caddy, Envoy, Istio, HAProxy and APISIX send the headers of the request to this path or to one below it,
+with any method; docs/gateways.md configures them. 200 allows, 401 refuses, and 503 means that the answer is unknown.
 """
 
 import re
@@ -87,9 +87,9 @@ def _authorize_gateway(request: web.Request, settings: ForwardAuthSettings) -> N
 
 
 def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str]:
-    """Yield the tokens in the request. The application might read any of them, so there may be only one.
+    """Yield every token in the request, because the application might read any of them.
 
-    The empty text stands for credentials that the application might understand, and this does not.
+    An empty string stands for credentials that the application might understand, although this function does not.
     """
     fields = request.headers.getall(hdrs.AUTHORIZATION, [])
     if len(fields) > 1:
@@ -107,12 +107,12 @@ def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str
 
 
 def _cookies(field: str, name: str) -> list[str]:
-    """Return the values of a cookie. Python's own parser, too, begins another cookie after a comma or white space."""
+    """Return the values of a cookie. Another begins after a comma or white space too, as in Python's `http.cookies`."""
     return re.findall(rf"(?<![^;,\s]){re.escape(name)}\s*=\s*([^;,\s]*)", field)
 
 
 def _allowed(settings: ForwardAuthSettings, payload: Mapping[str, object]) -> web.Response:
-    """Return a response with every identity header: one that is missing might let the client's own through."""
+    """Return a response with every identity header. Some gateways let the client's own through where one is missing."""
     return web.Response(headers={name: header_value(payload.get(claim)) for name, claim in settings.headers})
 
 
@@ -122,9 +122,9 @@ def _refused(challenge: str, detail: str, code: str) -> web.Response:
 
 
 def header_value(value: object) -> str:
-    """Return a claim as printable ASCII, percent-encoded where it is not; empty if there is no such text.
+    """Return a claim as printable ASCII; all else is percent-encoded. Objects, fractions, null and mixed lists become empty.
 
-    Spaces separate the elements of a list. At either end of a text they are encoded, because HTTP would drop them.
+    Spaces separate the elements of a list. At either end of a string they are encoded, because HTTP would drop them.
     """
     if isinstance(value, bool):
         return str(value).lower()

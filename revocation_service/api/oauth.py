@@ -45,7 +45,7 @@ Endpoint = Callable[[web.Request, Form, ApiKey | None], Awaitable[web.Response]]
 
 
 def _endpoint(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that reads the form, authenticates the client, and answers with errors as OAuth has them."""
+    """Return a handler that reads the form, authenticates the client, and gives errors the form that OAuth has."""
 
     async def handler(request: web.Request) -> web.Response:
         try:
@@ -82,7 +82,7 @@ async def revoke(request: web.Request, form: Form, caller: ApiKey | None) -> web
 
 @_endpoint
 async def introspect(request: web.Request, form: Form, caller: ApiKey | None) -> web.Response:
-    """Answer whether a token is active, and what an active one says."""
+    """Respond with whether a token is active and, if it is, with its claims."""
     if caller is not None:
         require_scope(caller, "check")
     members: dict[str, Any] = {"active": False}
@@ -102,24 +102,25 @@ def _authenticate(request: web.Request, form: Form) -> ApiKey | None:
     find_caller = request.app[FIND_CALLER]
     if find_caller is None:
         return None
-    stated = form.get("client_id"), form.get("client_secret")
-    readings = _in_header(request, find_caller) or [stated]
-    agreed = [each for each in readings if all(two in (None, one) for one, two in zip(each, stated, strict=True))]
+    in_body = {name: form[name] for name in ("client_id", "client_secret") if name in form}
+    readings = _in_header(request, find_caller) or [in_body]
+    agreed = [each for each in readings if in_body.items() <= each.items()]
     if not agreed:
         raise errors.InvalidRequest("the client's credentials in the header and in the body differ; send them once")
-    for client_id, secret in agreed:
+    for credentials in agreed:
         with suppress(errors.Unauthorized):
-            caller = find_caller(f"Bearer {secret or ''}")
-            if caller.name == client_id:
+            caller = find_caller(f"Bearer {credentials.get('client_secret', '')}")
+            if caller.name == credentials.get("client_id"):
                 return caller
     raise errors.Unauthorized(
         "authenticate with an API key: its name is the client_id, and the key is the client_secret"
     )
 
 
-def _in_header(request: web.Request, find_caller: FindCaller) -> list[tuple[str | None, str | None]]:
-    """Return client_id and secret in each way to read them: not all clients encode Basic as section 2.3.1 requires.
+def _in_header(request: web.Request, find_caller: FindCaller) -> list[Form]:
+    """Return the credentials in the Authorization header, once for each way to read them; empty without the header.
 
+    Some clients form-encode Basic credentials, as RFC 6749 section 2.3.1 requires, and others do not.
     Raises InvalidRequest, Unauthorized.
     """
     headers = request.headers.getall(hdrs.AUTHORIZATION, [])
@@ -129,15 +130,16 @@ def _in_header(request: web.Request, find_caller: FindCaller) -> list[tuple[str 
     if len(headers) > 1 or scheme.lower() not in {"basic", "bearer"}:
         raise errors.InvalidRequest("send one Authorization header, Basic or Bearer")
     if scheme.lower() == "bearer":
-        return [(find_caller(headers[0]).name, value.strip(" "))]
+        return [{"client_id": find_caller(headers[0]).name, "client_secret": value.strip(" ")}]
     with suppress(ValueError):
         client_id, _, secret = b64decode(value.strip(" "), validate=True).decode().partition(":")
-        return [(client_id, secret), (unquote_plus(client_id), unquote_plus(secret))]
+        raw = {"client_id": client_id, "client_secret": secret}
+        return [raw, {name: unquote_plus(part) for name, part in raw.items()}]
     raise errors.Unauthorized("the Basic credentials are not base64 of client_id:client_secret")
 
 
 def _members(token: Token, others: Iterable[str]) -> dict[str, Any]:
-    """Return what an active token says (RFC 7662 section 2.2); members of an unfit type are left out."""
+    """Return the members of an active token's response (RFC 7662 section 2.2), without claims of a wrong type."""
     payload, value_of = token.payload, token.claims.value_of
     cnf, aud, scope = payload.get("cnf"), payload.get("aud"), payload.get("scope", payload.get("scp"))
     members = {name: payload.get(name) for name in others} | {
@@ -160,7 +162,7 @@ def _text(value: object) -> str | None:
 
 
 def _whole_seconds(value: object) -> int | None:
-    """Return a NumericDate as an integer, rounded down: some resource servers refuse a fraction."""
+    """Return a NumericDate as an integer, rounded down, because some resource servers refuse a fraction."""
     seconds = issued_at_of(value)
     return None if seconds is None else math.floor(min(seconds, 2**53 - 1))  # RFC 8259 section 6
 
@@ -174,7 +176,7 @@ def _parameters(fields: Iterable[tuple[str, str]]) -> Form:
 
 
 def _error(request: web.Request, error: Exception) -> web.Response:
-    """Return an error response (RFC 6749 section 5.2), with the status and headers of the problem."""
+    """Return an error response (RFC 6749 section 5.2) with the status, the headers and the detail of the problem."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "invalid_request")
     response = problem_of(error)
     detail = loads(response.text or "{}")["detail"]
