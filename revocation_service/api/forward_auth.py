@@ -122,7 +122,7 @@ def _refused(challenge: str, detail: str, code: str) -> web.Response:
 
 
 def header_value(value: object) -> str:
-    """Return a claim as printable ASCII; all else is percent-encoded. Objects, fractions, null and mixed lists become empty.
+    """Return a claim as printable ASCII; all else is percent-encoded. Objects, fractions and null become empty.
 
     Spaces separate the elements of a list. At either end of a string they are encoded, because HTTP would drop them.
     """
