@@ -91,6 +91,7 @@ def _readdress(directory: Path, addresses: Addresses, port: int) -> None:
             "listen 8000": f"listen 127.0.0.1:{port}",
             '":8000"': f'"127.0.0.1:{port}"',
             ":8000 {": f"http://127.0.0.1:{port} {{",
+            "timeout: 0.5s": "timeout: 5s",  # else a busy machine could answer too late
             "app:9000": f"127.0.0.1:{addresses.app}",
             "revocation:8080": f"127.0.0.1:{addresses.revocation}",
             "the-gateways-key": addresses.key,
