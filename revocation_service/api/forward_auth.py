@@ -101,9 +101,12 @@ def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str
     if settings.cookie:
         yield from filter(None, _cookies(";".join(request.headers.getall(hdrs.COOKIE, [])), settings.cookie))
     for uri in chain.from_iterable(request.headers.getall(name, []) for name in _URI_FIELDS):
-        for name, value in parse_qsl(uri.partition("#")[0].partition("?")[2].replace(";", "&")):
-            if name == settings.query:
-                yield value
+        yield from (value for name, value in _parameters(uri) if name == settings.query)
+
+
+def _parameters(uri: str) -> list[tuple[str, str]]:
+    """Return the parameters of a query. Some frameworks split it at `;` too, and some servers know no fragment."""
+    return parse_qsl(re.sub("[;#]", "&", uri.partition("?")[2]))
 
 
 def _cookies(field: str, name: str) -> list[str]:
