@@ -173,15 +173,21 @@ async def test_every_method_is_guarded(world: World, method: str) -> None:
     assert (await world.request(method)).status == 401
 
 
+async def _pieces(body: str) -> AsyncIterator[bytes]:
+    yield body[:3].encode()
+    yield body[3:].encode()
+
+
+@pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [5, 300_000])
-async def test_a_body_reaches_the_application_alone(world: World, size: int) -> None:
+async def test_a_body_reaches_the_application_alone(world: World, size: int, chunked: bool) -> None:
     """POST with a body, again and again on one connection: neither the body nor the next request is lost."""
     body = "x" * size
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         for good in (True, False, True, True):
             headers = {"Authorization": f"Bearer {token()}"} if good else {}
             url = f"http://127.0.0.1:{world.port}/upload"
-            async with session.post(url, data=body, headers=headers) as response:
+            async with session.post(url, data=_pieces(body) if chunked else body, headers=headers) as response:
                 assert response.status == (200 if good else 401)
                 if good:
                     assert (await response.json())["body"] == body
@@ -193,6 +199,14 @@ async def test_sub_paths_and_encoded_paths(world: World, path: str) -> None:
     assert (await world.get(path=path)).status == 401
     answer = await world.get(token(), path)
     assert (answer.status, answer.json["path"]) == (200, path)
+
+
+@pytest.mark.parametrize("climb", ["/..", "/%2e%2e", "/..%2f", "/..;", "/a/../..", "//..", "/.%2e/."])
+async def test_no_path_climbs_to_the_optional_check(world: World, climb: str) -> None:
+    """A gateway that appends the path, as Envoy does, reaches `/forward-auth/optional` in no spelling."""
+    for path in (f"{climb}/optional", f"{climb}/forward-auth/optional"):
+        raw = await world.talk(f"GET {path} HTTP/1.1")
+        assert raw.statuses in ([400], [401]), raw
 
 
 async def test_two_authorization_headers_never_pass(world: World) -> None:
