@@ -140,7 +140,7 @@ async def test_without_signing_keys_yet_it_is_503(start: Start) -> None:
 async def test_while_redis_hangs_the_mirror_answers_at_once(start: Start) -> None:
     """A gateway such as Envoy waits 200 ms. What is known stays revoked; after the staleness bound, 503."""
     async with standalone() as server:
-        service = await start(server=server, **DOORS, MAX_STALENESS_SECONDS="3")
+        service = await start(server=server, **DOORS)
         service.headers = dict(GATEWAY)
         await revoke(service, jti="gone")
         server.freeze()

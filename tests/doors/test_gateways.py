@@ -68,8 +68,7 @@ async def world(
     if binary(name) is None:
         pytest.skip(f"no {name} here: install {PACKAGES[name]}")
     async with AsyncExitStack() as stack:
-        settings = {**DOORS, "MAX_STALENESS_SECONDS": "2"}
-        service = await stack.enter_async_context(serving(own_redis, "127.0.0.1", KEEPALIVE_SECONDS, **settings))
+        service = await stack.enter_async_context(serving(own_redis, "127.0.0.1", KEEPALIVE_SECONDS, **DOORS))
         app = await stack.enter_async_context(echo_application())
         addresses = Addresses(app, service.port, KEYS["checker"])
         port = await stack.enter_async_context(running(name, tmp_path_factory.mktemp(name), addresses))
