@@ -54,8 +54,9 @@ def _logging_as_it_was() -> Iterator[None]:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs a command in this process, under exactly the settings given."""
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs a command in this process, under exactly the settings given and with no data of an embedded Redis."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for name in list(os.environ):
         if name.startswith("REVOCATION_"):
             monkeypatch.delenv(name)
