@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -112,7 +113,7 @@ class Exchanges:
         error, what a cluster has moved to another master, so the scan fails at its end if the slot moves or has moved.
         """
         unknown = False
-        async with self._store.exchange("scan", SCAN_TIMEOUT_SECONDS) as redis, redis.client() as connection:
+        async with self._store.exchange("scan", SCAN_TIMEOUT_SECONDS) as redis, aclosing(redis.client()) as connection:
             cursor: int | None = None
             while cursor != 0:
                 async with asyncio.timeout(ATTEMPT_SECONDS):
