@@ -56,5 +56,5 @@ class Keyspace:
         return key.startswith(self._other.encode())
 
     def window(self, counted: str) -> str:
-        """Return the key of the window in which the attempts of one address or account are counted."""
+        """Return the key of the window in which the attempts of one address are counted."""
         return self._window + counted
