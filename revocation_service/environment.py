@@ -83,7 +83,10 @@ class EnvReader:
         return None if text is None else text.strip()
 
     def loaded(self, settings: S, prefix: str, *others: str) -> Loaded[S]:
-        """Return the settings and what was read. A variable with the prefix is unknown unless read, or in `others`."""
+        """Return the settings, what was read, and the unknown variables.
+
+        Unknown are those with the prefix that were neither read nor named in `others`.
+        """
         ours = {name for name in self.environment if name.startswith(prefix)}
         return Loaded(settings, tuple(sorted(self._shown)), tuple(sorted(ours - self._known - {*others})))
 

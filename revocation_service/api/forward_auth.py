@@ -42,7 +42,7 @@ async def _no_continue(_request: web.Request) -> None:
 
 
 async def _respond(request: web.Request, *, optional: bool) -> web.Response:
-    """Respond without reading a body: nginx announces the length of the original body and sends nothing."""
+    """Respond without reading a body: nginx passes on the original body's length, but not the body."""
     try:
         response = await _decide(request, optional=optional)
     except (errors.GatewayKeyRefused, errors.Unavailable) as error:

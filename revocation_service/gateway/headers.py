@@ -60,8 +60,8 @@ def end_to_end(given: Mapping[str, str]) -> CIMultiDict[str]:
 def text(value: str) -> str:
     """Return a value that aiohttp can send.
 
-    It drops bytes that are not UTF-8, so they are taken for Latin-1. It refuses control characters, so they become
-    spaces (RFC 9110 section 5.5).
+    aiohttp drops bytes that are not UTF-8, so a value with such bytes is taken for Latin-1. aiohttp refuses control
+    characters, so they become spaces (RFC 9110 section 5.5).
     """
     raw = _CONTROL.sub(" ", value).encode("utf-8", "surrogateescape")
     with suppress(UnicodeDecodeError):

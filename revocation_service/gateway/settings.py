@@ -38,7 +38,7 @@ _RATE: Final = re.compile(r"(\d{1,9})\s*/\s*(?:(\d{1,9})\s*)?(second|minute|hour
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """A number of requests in any window of that length."""
+    """`count` requests in any window of `seconds`."""
 
     count: int
     seconds: float

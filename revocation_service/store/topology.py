@@ -190,7 +190,7 @@ class Topology:
             self._finding = None
 
     async def _use(self, address: Address | None) -> Redis:
-        """Make it the master. Close a former one's connections; of the same one, those that may lead nowhere."""
+        """Use this master. If it is a new one, close the former's connections; if the same, only the idle ones."""
         former = self._master
         if former is not None and address == self._address:
             master = former
