@@ -50,7 +50,7 @@ def revoked(answer: Answer, claim: str, value: str) -> Revoked:
 
 
 def failure(answer: Answer) -> RevocationError | None:
-    """Return why an answer says nothing of revocations; None for a 200 with JSON."""
+    """Return the error that an answer stands for; None for a 200 with JSON."""
     if answer.status == 200 and answer.content_type == "application/json":
         return None
     if not 400 <= answer.status <= 599:

@@ -51,11 +51,15 @@ class Options(TypedDict, total=False):
 class RevocationClient:
     """Says whether tokens are revoked, and revokes them.
 
-    The feed of the service keeps the live revocations in memory. What memory knows to be revoked stays revoked. It says
-    "not revoked" by itself while the feed is connected and fresh within 3 s. Otherwise the service is asked. If it does
-    not answer within a second, or with a 5xx, memory decides for at most `max_staleness_seconds` after it was last
-    proven complete; then `on_unavailable` does: "allow" admits the token, "deny" does not. With `mirror=False` each
-    check asks the service, for `timeout_seconds`. A revocation is tried for `revoke_timeout_seconds` and then raises.
+    The feed of the service keeps the live revocations in memory. The first of these that can answer a check does:
+
+    1. Memory, if it knows that the token is revoked, or if the feed is connected and was proven complete within 3 s.
+    2. The service, if it answers in time and not with a 5xx: within a second if 3 is possible, else `timeout_seconds`.
+    3. Memory, if it was proven complete within `max_staleness_seconds`.
+    4. `on_unavailable`: "allow" admits the token, "deny" refuses it.
+
+    Memory says "not revoked" only of claims, never of a whole token. With `mirror=False` there is no memory.
+    A revocation is retried for `revoke_timeout_seconds`, and then raises.
 
     Raises ConfigurationError.
     """
@@ -230,9 +234,9 @@ class RevocationClient:
         return self._follower is not None and await self._follower.ready(timeout_seconds)
 
     async def _decide(self, asked: CheckRequest, *, deny_raises: bool = False) -> Verdict:
-        """Return the verdict of memory or the service, else that of `on_unavailable`, which is counted and logged.
+        """Return the verdict of memory or the service. If neither decides, apply `on_unavailable` and log it.
 
-        With `deny_raises`, ServiceUnavailable is raised in place of the verdict "revoked" of `on_unavailable`.
+        With `deny_raises`, "deny" raises ServiceUnavailable instead of returning "revoked".
         """
         try:
             return self._counted(await self._ask(asked))

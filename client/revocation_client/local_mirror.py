@@ -139,7 +139,7 @@ class LocalMirror:
         return self._is_synced(proof) if alone else self._holds(proof, self._max_staleness_seconds)
 
     def verdict(self, asked: CheckRequest, *, alone: bool = True) -> Verdict | None:
-        """Return the verdict of memory; None if it knows of no revocation, and cannot decide (`can_decide`)."""
+        """Return the verdict of memory; None if it knows no revocation and may not say "not revoked" (`can_decide`)."""
         return self._verdict(asked, may_deny=self.can_decide(asked, alone=alone))
 
     def compared(self, asked: CheckRequest, said: Verdict) -> Verdict:

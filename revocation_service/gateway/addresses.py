@@ -24,7 +24,7 @@ def client_address(peer: str | None, forwarded: Iterable[str], trusted: Sequence
     """Return the address of the client; None where the connection has none.
 
     `forwarded` are the values of X-Forwarded-For, in the order of their lines (RFC 9110 section 5.3). Empty members
-    are ignored (section 5.6.1); at the first that is no address, the proxy that wrote it is the client.
+    are ignored (section 5.6.1). If a member is not an address, the proxy that wrote it counts as the client.
     """
     address = parse_address(peer or "")
     members = [member for line in forwarded for each in line.split(",") if (member := each.strip(" \t"))]

@@ -47,7 +47,7 @@ class LoginPaths:
         return len(targets) > 1 + len(TARGET_HEADERS) or any(map(self.match, targets))
 
     def match(self, target: str) -> bool:
-        """Return whether any reading of the target climbs or leads to a login path."""
+        """Return whether a target may lead to a login path, has a segment `..`, or cannot be normalized."""
         path = target.partition("?")[0]
         stages = (stage for whole in {path, _ORIGIN.sub("", path, count=1)} for stage in _stages(whole))
         return any(stage is None or self._stage_matches(stage) for stage in stages)

@@ -106,7 +106,7 @@ class SyncState:
     # Heartbeats
 
     def heard(self, beat: Heartbeat) -> None:
-        """Take the reply to a heartbeat. One that does not count (rule 4) must not come here."""
+        """Take the reply to a heartbeat. Call it only for a heartbeat that counts (rule 4)."""
         if beat.epoch != self.epoch:
             self._enter(beat)
         self._beat, self._is_outdated = beat, False
@@ -133,7 +133,7 @@ class SyncState:
             self.restored_epoch = beat.epoch  # rule 8: this worker has held nothing so far
 
     def _settle(self, beat: Heartbeat) -> None:
-        """Rule 8: the restored epoch. Rule 7: only now may what is no longer recent be let go."""
+        """Note whether this epoch is restored (rule 8). If it is, forget what is no longer recent (rule 7)."""
         if beat.began_at > self._restored_at:
             self.restored_epoch = beat.epoch
         if self.restored_epoch == beat.epoch:
@@ -160,7 +160,7 @@ class SyncState:
     # The tail (rule 9)
 
     def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
-        """Return whether the entries count that were read behind `cursor`, where the read began in `epoch` (rule 6).
+        """Return whether entries read after `cursor`, by a read that began in `epoch`, count (rule 6).
 
         `there` is whether the cursor's entry was still in the log after the read. Without it the cursor is lost.
         """
@@ -246,7 +246,7 @@ class SyncState:
         return self._beat is not None and now - self._beat.began_at <= limit
 
     def believes(self, now: float) -> bool:
-        """Return whether a record that Redis lacks means "not revoked"; ask before Redis is asked."""
+        """Return whether "no record in Redis" means "not revoked". Call it before the read of Redis."""
         return self.accepts(now) and not self._in_doubt
 
     @property
@@ -258,7 +258,7 @@ class SyncState:
         return now - self._in_sync_at if self.complete else math.inf
 
     def mirror_decides(self, now: float) -> bool:
-        """Return whether a record that the mirror lacks means "not revoked" while Redis does not answer."""
+        """Return whether the mirror may say "not revoked" on its own while Redis does not answer."""
         return self.staleness(now) <= self._max_staleness_seconds
 
     def feeds(self) -> bool:

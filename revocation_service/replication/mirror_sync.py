@@ -98,7 +98,7 @@ class MirrorSync:
         return self._clock.offset
 
     def now(self) -> float:
-        """Return the time by which records end in the mirror, in epoch seconds."""
+        """Return the time that decides whether a record in the mirror has expired, in epoch seconds."""
         return self._clock.now()
 
     @property

@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 
 class Repaired(Protocol):
-    """The worker that is repaired."""
+    """The worker whose mirror is restored from and scanned into."""
 
     mirror: Mirror
     state: SyncState
@@ -37,7 +37,7 @@ class Repaired(Protocol):
     """Set by the worker whenever it meets a record of a foreign application."""
 
     def now(self) -> float:
-        """Return the time by which records end, in epoch seconds."""
+        """Return the time that decides whether a record has expired, in epoch seconds."""
 
     def add(self, revocations: list[Revocation], by: Source) -> None:
         """Add revocations to the mirror."""

@@ -97,7 +97,7 @@ def found_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -
 
 
 def scanned_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -> Revocation:
-    """Return the same without reason and actor, which no mirror keeps: most rows need no JSON decoder then."""
+    """Return what `found_record` does, without reason and actor. Mirrors keep neither, so most rows need no decoder."""
     _, record, left = row
     ours = _TOKENS_RECORD.match(record) if claim == "jti" and left >= 0 else None
     if ours is None:

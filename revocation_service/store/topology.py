@@ -57,8 +57,8 @@ class Refused(StoreUnavailable):
 def cluster_key_prefix(prefix: str, variable: str) -> str:
     """Return the key prefix to use on a cluster, with a hash tag, so that all keys are on one master.
 
-    Raises SettingsError for a prefix without one, which names `variable`. A hash tag is what stands between the first {
-    and the next }, and is not empty (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
+    Raises SettingsError, which names `variable`, if the prefix has no hash tag: non-empty text between the first {
+    and the next } (https://redis.io/docs/latest/operate/oss_and_stack/reference/cluster-spec/#hash-tags).
     """
     if not prefix:
         return CLUSTER_PREFIX
