@@ -31,11 +31,11 @@ EVENT_MAX_REVOCATIONS: Final = 250
 """So few that decoding an event triggers no garbage collection of an application's large heap."""
 
 CHUNK_BYTES: Final = 64 * 1024
-"""A write has no more events once it has so many bytes. A subscriber that reads nothing holds one write in memory."""
+"""A chunk of this size takes no more events. A subscriber that does not read holds at most one chunk in memory."""
 
 
 def _parts(revocations: Iterable[Revocation]) -> Iterator[list[Revocation]]:
-    """Yield the revocations in parts that fit an event, without foreign writers' values that no check can name."""
+    """Yield the revocations in parts that fit an event, without values too long for a check (foreign writers')."""
     rest = (each for each in revocations if len(each.value) <= VALUE_MAX_CHARACTERS)
     while part := [*itertools.islice(rest, EVENT_MAX_REVOCATIONS)]:
         yield part

@@ -85,7 +85,7 @@ class EnvReader:
     def loaded(self, settings: S, prefix: str, *others: str) -> Loaded[S]:
         """Return the settings, what was read, and the unknown variables.
 
-        Unknown are those with the prefix that were neither read nor named in `others`.
+        A variable is unknown if it has the prefix and was neither read nor named in `others`.
         """
         ours = {name for name in self.environment if name.startswith(prefix)}
         return Loaded(settings, tuple(sorted(self._shown)), tuple(sorted(ours - self._known - {*others})))

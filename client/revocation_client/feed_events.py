@@ -47,24 +47,24 @@ class Snapshot(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """Everything that was revoked up to this cursor stands before it."""
+    """Marks that everything revoked up to this cursor was sent before it."""
 
     cursor: str
     complete: bool
     """False while foreign applications write to the same Redis: the feed does not carry their revocations."""
     clock_skew_seconds: float = DEFAULT_CLOCK_SKEW_SECONDS
-    """By how much the sender lets issuers' clocks be ahead; followers judge an `iat` with it."""
+    """How far ahead the sender lets issuers' clocks be; followers judge an `iat` with it."""
 
 
 class Change(NamedTuple):
-    """What was revoked since."""
+    """What was revoked since the snapshot or the previous cursor."""
 
     cursor: str
     revocations: Sequence[Revocation]
 
 
 class Heartbeat(NamedTuple):
-    """How far the sender was behind the store when it sent this; `inf` if it does not know."""
+    """Tells how far the sender was behind the store, in seconds, when it sent this; `inf` if it does not know."""
 
     behind_seconds: float
     sent_at: float
@@ -110,7 +110,7 @@ class Parser:
     def feed(self, chunk: bytes) -> Iterator[tuple[Event | None, str | None]]:
         """Yield the events that end in this chunk; exhaust it before the next one.
 
-        An event that this version does not know is None. With each stands the name of something unknown in it, or None.
+        Each comes with the name of something unknown in it, or None. An event of an unknown kind is None itself.
         Raises FeedError.
         """
         *events, self._unfinished = (self._unfinished + chunk).split(b"\n\n")

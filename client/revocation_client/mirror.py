@@ -39,7 +39,7 @@ class Mirror:
         self.shards: dict[ClaimName, list[Shard]] = {}
         """By claim; a claim of which nothing was held yet is missing."""
         self._swept = 0
-        """Number of the shards that were swept last."""
+        """Index of the shards that were swept last."""
 
     def __len__(self) -> int:
         return sum(len(ends) for shards in self.shards.values() for ends, _cutoffs in shards)

@@ -22,7 +22,7 @@ class CheckRequest:
 
     @property
     def max_bytes(self) -> int:
-        """Bound of the size of `form` as JSON. Claims are not encoded for it, which took a fifth of a check."""
+        """Upper bound on the size of `form` as JSON. An estimate for claims: to encode them took a fifth of a check."""
         if self.token is not None:
             return len(dumps(self.form))
         size = 64

@@ -63,7 +63,7 @@ class MemoryService(Http):
         return form | {"expired": token.exp is not None and token.exp <= now} if token.text else form
 
     def _revoke(self, form: object) -> dict[str, Any]:
-        """Do what a request asks for (contract, section 2). Raises TokenError, whose code is the service's."""
+        """Store a revocation (contract, section 2). Raises TokenError with the code that the service would answer."""
         now, asked = self._clock(), parse_revoke(form)
         token = read_token(asked.value) if asked.claim == "token" else None
         claim, value = ("jti", token.name) if token else (asked.claim, asked.value)

@@ -60,7 +60,7 @@ DOORS: Final = {
     "/openapi.json": [web.get("/openapi.json", openapi, allow_head=False)],
     "/docs": [web.get("/docs", docs, allow_head=False)],
 }
-"""The routes of each door. Settings open them, in this order: `/forward-auth` also matches what `…/optional` does."""
+"""The routes of each door, which settings open. `…/optional` comes first: `/forward-auth` would match its paths too."""
 
 _log = structlog.get_logger()
 

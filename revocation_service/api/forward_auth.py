@@ -110,12 +110,12 @@ def _parameters(uri: str) -> list[tuple[str, str]]:
 
 
 def _cookies(field: str, name: str) -> list[str]:
-    """Return the values of a cookie. Another begins after a comma or white space too, as in Python's `http.cookies`."""
+    """Return the values of a cookie. As in `http.cookies`, a comma or white space also ends one."""
     return re.findall(rf"(?<![^;,\s]){re.escape(name)}\s*=\s*([^;,\s]*)", field)
 
 
 def _allowed(settings: ForwardAuthSettings, payload: Mapping[str, object]) -> web.Response:
-    """Return a response with every identity header. Some gateways let the client's own through where one is missing."""
+    """Return a response with every identity header. If one is missing, some gateways pass on the client's own."""
     return web.Response(headers={name: header_value(payload.get(claim)) for name, claim in settings.headers})
 
 

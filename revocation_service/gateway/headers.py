@@ -60,7 +60,7 @@ def end_to_end(given: Mapping[str, str]) -> CIMultiDict[str]:
 def text(value: str) -> str:
     """Return a value that aiohttp can send.
 
-    aiohttp drops bytes that are not UTF-8, so a value with such bytes is taken for Latin-1. aiohttp refuses control
+    aiohttp drops bytes that are not UTF-8, so a value with such bytes is decoded as Latin-1. aiohttp refuses control
     characters, so they become spaces (RFC 9110 section 5.5).
     """
     raw = _CONTROL.sub(" ", value).encode("utf-8", "surrogateescape")

@@ -19,7 +19,7 @@ from revocation_service.errors import SettingsError
 from revocation_service.http.in_flight import InFlight
 
 BACKLOG: Final = 2_048
-"""Connections that may wait to be accepted; a client beyond it retries only after a second."""
+"""Connections that may wait to be accepted. A client beyond this number retries only after a second."""
 
 DESCRIPTORS: Final = 65_536
 """Limit on open files and sockets that the process asks for at its start."""
