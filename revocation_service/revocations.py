@@ -1,7 +1,7 @@
 """The use cases: revoke, check, look up. They know neither HTTP nor Redis' commands.
 
-A check is answered from Redis and the worker's mirror together: revoked if either says so. When "not revoked" may be
-said is rule 11 of docs/architecture.md, "Replication".
+A check is answered from Redis and the worker's mirror together: revoked if either says so. Rule 11 of
+docs/architecture.md, "Replication", states when the answer may be "not revoked".
 """
 
 import time

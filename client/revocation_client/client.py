@@ -226,9 +226,9 @@ class RevocationClient:
         return None if self._memory is None else self._memory.status()
 
     async def mirror_ready(self, timeout_seconds: float | None = None) -> bool:
-        """Wait until the memory is in sync for the first time, at most so long; return whether it is.
+        """Wait at most `timeout_seconds` until the memory is in sync for the first time. Return whether it was.
 
-        No call needs this: until then the service is asked. With `mirror=False` it is False at once.
+        No call needs this: until then the service is asked. With `mirror=False` it returns False immediately.
         """
         self._started()
         return self._follower is not None and await self._follower.ready(timeout_seconds)

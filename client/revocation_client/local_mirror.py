@@ -87,7 +87,7 @@ class LocalMirror:
         self._every_token = [name for name, claim in CLAIMS.items() if not claim.members]
 
     def _holds(self, proof: _Proof, max_age_seconds: float) -> bool:
-        """Return whether a proof is at most so old by both clocks: one may stop while the machine is suspended."""
+        """Return whether a proof is recent enough by both clocks: one may stop while the machine is suspended."""
         wall = self._wall() - proof.wall
         return self._monotonic() - proof.monotonic <= max_age_seconds and 0 <= wall <= max_age_seconds
 

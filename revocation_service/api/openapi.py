@@ -1,4 +1,4 @@
-"""`GET /openapi.json`, the file of that name, which is written by hand, and `GET /docs`, the same as a page of HTML."""
+"""Serve the hand-written file `openapi.json` at `GET /openapi.json`, and the same document as HTML at `GET /docs`."""
 
 import json
 import re

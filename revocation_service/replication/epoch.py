@@ -262,7 +262,7 @@ class SyncState:
         return self.staleness(now) <= self._max_staleness_seconds
 
     def feeds(self) -> bool:
-        """Return whether a snapshot of the mirror may be served: complete, and nothing pending that it may lack."""
+        """Return whether the mirror may be served as a snapshot: complete, and no pending restore can add to it."""
         return self.complete and not self._in_doubt
 
     def reason(self, now: float) -> Reason | None:

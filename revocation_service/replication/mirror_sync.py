@@ -107,11 +107,11 @@ class MirrorSync:
         return not (self._foreign_found or self._settings.foreign_writers)
 
     def believes(self) -> bool:
-        """Return whether a record that Redis lacks means "not revoked"; ask before Redis is asked (rule 11)."""
+        """Return whether "no record in Redis" means "not revoked" (rule 11). Call it before the read of Redis."""
         return self.state.believes(self._clock.monotonic())
 
     def mirror_decides(self) -> bool:
-        """Return whether a record that the mirror lacks means "not revoked" while Redis does not answer (rule 11)."""
+        """Return whether the mirror may say "not revoked" on its own while Redis does not answer (rule 11)."""
         return self.complete and self.state.mirror_decides(self._clock.monotonic())
 
     def staleness(self) -> float:
