@@ -55,7 +55,7 @@ class TokenBlacklist:
             await client.aclose()
 
     async def blacklist_token(self, jti: str, expires_in: float) -> bool:
-        """Revoke the token with this `jti` for `expires_in` seconds. Return True only if it is stored or expired."""
+        """Revoke the token with this `jti` for `expires_in` seconds. Return True only if safely stored, or expired."""
         try:
             await self.client.revoke_jti(jti, expires_in=max(expires_in, 0))  # NaN stays NaN, which is refused
         except (RevocationError, TypeError) as error:
