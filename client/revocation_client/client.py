@@ -114,7 +114,7 @@ class RevocationClient:
     async def start(self) -> None:
         """Start on the running event loop. Returns immediately: connecting happens in the background.
 
-        Raises NotStarted if the client is started on another one.
+        Raises NotStarted if the client is already started on another event loop.
         """
         if self._service is not None and not self._service.loop.is_closed():
             self._started()

@@ -143,7 +143,7 @@ class LocalMirror:
         return self._verdict(asked, may_deny=self.can_decide(asked, alone=alone))
 
     def compared(self, asked: CheckRequest, said: Verdict) -> Verdict:
-        """Learn from the verdict of the service. Return it, or "revoked" if memory has heard of that meanwhile."""
+        """Learn from the service's verdict. Return it, or "revoked" if memory knows a covering revocation by now."""
         if said.revocation is not None:
             self.learn(said.revocation)
         return said if said.revoked else self._verdict(asked, may_deny=False) or said

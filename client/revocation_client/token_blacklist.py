@@ -16,9 +16,10 @@ _log = logging.getLogger("revocation_client")
 class TokenBlacklist:
     """The interface of an in-process blacklist, with its failure behaviour; `options` are those of `RevocationClient`.
 
-    The two token methods never raise a RevocationError. Whatever fails (the service is away, refuses the key, sends an
-    answer that cannot be read; `init` was not called), they return False and log an error. What this process knows to
-    be revoked stays True, and so does everything with `on_unavailable="deny"`.
+    The two token methods never raise a RevocationError. If the service refuses the key, its answer cannot be read, or
+    `init` was not called, they return False and log an error. While the service is away, `blacklist_token` does so too,
+    and `is_blacklisted` returns what memory says, else what `on_unavailable` says, and logs a warning. After `init`,
+    what this process knows to be revoked stays True.
     """
 
     prefix = "token_blacklist:"
