@@ -76,17 +76,17 @@ def _form_members(where: str, text: str) -> dict[str, Any]:
 
 def _form_fields(where: str, text: str) -> list[tuple[str, str]]:
     """Parse a form or a query; refuse what two parsers might read differently. Raises SchemaError."""
-    named = [field.partition("=") for field in text.split("&")] if text else []
+    named = [field.partition("=") for field in text.split("&", FORM_MAX_FIELDS)] if text else []
     try:
+        if len(named) > FORM_MAX_FIELDS or not all(equals for _, equals, _ in named):
+            raise ValueError
         text.encode()  # raises if the bytes were not UTF-8
         fields = [
             (unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")) for name, _, value in named
         ]
     except ValueError:
-        fields = []
-    if len(fields) < len(named) or len(fields) > FORM_MAX_FIELDS or not all(equals for _, equals, _ in named):
         detail = f"must be {FORM}: at most {FORM_MAX_FIELDS} fields of the form name=value, in UTF-8"
-        raise SchemaError(where, detail)
+        raise SchemaError(where, detail) from None
     if _BROKEN_ESCAPE.search(text):
         raise SchemaError(where, "has a percent sign without two hex digits after it")
     return fields
