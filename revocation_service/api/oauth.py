@@ -14,14 +14,14 @@ from urllib.parse import unquote_plus
 import structlog
 from aiohttp import hdrs, web
 
-from revocation_client.schema import RevokeRequest, SchemaError, dumps, issued_at_of, loads
+from revocation_client.schema import RevokeRequest, SchemaError, issued_at_of
 from revocation_service import errors
 from revocation_service.api.auth import require_scope
 from revocation_service.api.bodies import read_form
 from revocation_service.api.dependencies import FIND_CALLER, REVOCATIONS, SETTINGS, FindCaller
 from revocation_service.api.revoke import assert_acknowledging
 from revocation_service.api_keys import ApiKey
-from revocation_service.http.problems import problem_of
+from revocation_service.http.problems import Known, described
 from revocation_service.http.responses import json_response
 from revocation_service.tokens import Token, is_strings
 
@@ -175,13 +175,12 @@ def _parameters(fields: Iterable[tuple[str, str]]) -> Form:
     return {name: value for name, value in known if value}
 
 
-def _error(request: web.Request, error: Exception) -> web.Response:
+def _error(request: web.Request, error: Known) -> web.Response:
     """Return an error response (RFC 6749 section 5.2) with the status, the headers and the detail of the problem."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "invalid_request")
-    response = problem_of(error)
-    detail = loads(response.text or "{}")["detail"]
-    response.content_type = "application/json"
-    response.body = dumps({"error": code, "error_description": _UNFIT_IN_DESCRIPTION.sub("'", detail)})
-    if request.headers.get(hdrs.AUTHORIZATION, "").lower().startswith("basic") and response.status == 401:
+    status, detail, _code, headers = described(error)
+    response = json_response({"error": code, "error_description": _UNFIT_IN_DESCRIPTION.sub("'", detail)}, status)
+    response.headers.update(headers)
+    if request.headers.get(hdrs.AUTHORIZATION, "").lower().startswith("basic") and status == 401:
         response.headers[hdrs.WWW_AUTHENTICATE] = 'Basic realm="revocation-service"'
     return response

@@ -12,6 +12,9 @@ from revocation_service import errors
 
 REALM: Final = 'Bearer realm="revocation-service"'
 
+Known = SchemaError | errors.ServiceError | web.HTTPException
+"""The errors that have a response of their own."""
+
 _log = structlog.get_logger()
 
 
@@ -34,16 +37,29 @@ def problem_members(error: errors.ServiceError) -> dict[str, object]:
 
 def problem_of(error: Exception) -> web.Response:
     """Return the problem response for an error. An unknown error is logged, and the response says nothing about it."""
-    if isinstance(error, SchemaError):
-        error = errors.InvalidRequest(str(error))
-    if isinstance(error, errors.ServiceError):
-        return problem(error.status, error.detail, error.code, _headers(error))
-    if isinstance(error, web.HTTPException):
-        return _problem_of_aiohttp(error)
+    if isinstance(error, Known):
+        return problem(*described(error))
     _log.error("internal_error", error=error)
     response = problem(500, "an unexpected error; the log has it under this X-Request-ID", "internal_error")
     response.force_close()
     return response
+
+
+def described(error: Known) -> tuple[int, str, str, Mapping[str, str]]:
+    """Return status, detail, code and headers of the response to an error, whatever form its body has.
+
+    The texts of aiohttp's errors may quote the request; those of 408 and 415 are ours.
+    """
+    if isinstance(error, SchemaError):
+        error = errors.InvalidRequest(str(error))
+    if isinstance(error, errors.ServiceError):
+        return error.status, error.detail, error.code, _headers(error)
+    status = HTTPStatus(error.status)
+    detail = (error.text if status in {408, 415} else None) or status.description
+    code = "body_too_large" if status == 413 else status.phrase.lower().replace(" ", "_")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        return status, detail, code, {"Allow": ", ".join(sorted(error.allowed_methods))}
+    return status, detail, code, {}
 
 
 def _headers(error: errors.ServiceError) -> dict[str, str]:
@@ -55,14 +71,3 @@ def _headers(error: errors.ServiceError) -> dict[str, str]:
     if isinstance(error, errors.InsufficientScope):
         return {"WWW-Authenticate": f'{REALM}, error="insufficient_scope", scope="{error.scope}"'}
     return {}
-
-
-def _problem_of_aiohttp(error: web.HTTPException) -> web.Response:
-    """Return the problem for what aiohttp refuses. Its texts may quote the request; those of 408 and 415 are ours."""
-    detail = error.text if error.status in {408, 415} else None
-    headers = None
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        headers = {"Allow": ", ".join(sorted(error.allowed_methods))}
-    status = HTTPStatus(error.status)
-    code = "body_too_large" if status == 413 else status.phrase.lower().replace(" ", "_")
-    return problem(status, detail or status.description, code, headers)
