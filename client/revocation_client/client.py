@@ -183,7 +183,7 @@ class RevocationClient:
         self._started()  # first, or it would be raised only while memory does not answer
         if self._memory is not None and self._memory.admits(question):
             return False
-        return (await self._decide(check_request(question, token))).revoked
+        return (await self.check(question, token)).revoked
 
     def is_revoked_now(self, question: Question, token: str | None = None) -> bool | None:
         """Return the same at once and in any thread, from memory alone; None if the service would have to be asked.

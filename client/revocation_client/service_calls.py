@@ -50,7 +50,7 @@ class Service:
         at a time is sent, and the others raise ServiceUnavailable at once. A refused connection does not count as
         silence: it fails quickly, and the service may be back at the next check.
         """
-        if asked.token is not None and asked.max_bytes > LIMITS.size:  # aiohttp warns of larger bodies
+        if asked.max_bytes > LIMITS.size:  # aiohttp warns of larger bodies
             raise RequestRefused(413, "body_too_large", "the token is larger than what the service accepts")
         if memory_can_decide and self._probes and self.loop.time() < self._silent_until:
             raise ServiceUnavailable("the service does not answer, and another check is asking it already")

@@ -52,11 +52,16 @@ class MemoryService(Http):
         """Return whether a record has not expired."""
         return (record.expires_at or 0.0) > self._clock()
 
+    def _at(self, identifier: tuple[str, str]) -> Revocation | None:
+        """Return the live revocation of this claim and value."""
+        held = self.records.get(identifier)
+        return held if held and self.lives(held) else None
+
     def _check(self, element: dict[str, Any]) -> dict[str, Any]:
         now, asked = self._clock(), parse_question(element)
         token = read_token(asked) if isinstance(asked, str) else Token(asked)
         claims = token.claims
-        found = first_covering(filter(None, map(self.records.get, claims.identifiers)), claims, now)
+        found = first_covering(filter(None, map(self._at, claims.identifiers)), claims, now)
         form = {"revoked": found is not None, "considered": claims.considered, "verified": False, "source": "redis"}
         if found is not None:
             form |= {"revocation": revocation_form(found), "iat_unusable": iat_unusable(found, claims, now)}
@@ -83,11 +88,11 @@ class MemoryService(Http):
         return self._store(Revocation(claim, value, end, now, cutoff, asked.reason))
 
     def _store(self, asked: Revocation) -> dict[str, Any]:
-        result, held = "revoked", self.records.get((asked.claim, asked.value))
+        result, held = "revoked", self._at((asked.claim, asked.value))
         if not self.lives(asked):
             result, asked = "expired", asked._replace(revoked_at=None, issued_before=None)
         else:
-            if held and self.lives(held):
+            if held:
                 cutoff = later(held.issued_before, asked.issued_before)
                 result = "already_revoked" if cutoff == held.issued_before else "revoked"
                 asked = held._replace(expires_at=later(held.expires_at, asked.expires_at), issued_before=cutoff)
