@@ -116,24 +116,12 @@ async def test_a_body_that_is_half_sent_is_waited_for(drain_seconds: str, tmp_pa
             began = time.monotonic()
             service.signal(signal.SIGTERM)
             await _draining(service)
-            await _refuses_connections(service)
+            await eventually(lambda: _refuses(service), "the closed door", 5)
             writer.write(body[len(body) // 2 :])
             answer = await asyncio.wait_for(reader.read(), 10)
             assert answer.startswith(b"HTTP/1.1 200"), answer
             assert b'"result":"revoked"' in answer
         await _ends_well(service, began)
-
-
-async def _refuses_connections(service: ServiceProcess) -> None:
-    async def refused() -> bool:
-        try:
-            _, writer = await asyncio.open_connection(HOST, service.port)
-        except ConnectionRefusedError:
-            return True
-        writer.transport.abort()
-        return False
-
-    await eventually(refused, "the closed door", 5)
 
 
 async def test_idle_connections_do_not_hold_it_up(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
