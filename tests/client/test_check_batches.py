@@ -10,6 +10,7 @@ from aiohttp import web
 from revocation_client import NotStarted, RequestRefused, RevocationClient, ServiceUnavailable
 from revocation_client.service_calls import BODY_MAX_BYTES
 from tests.client.scripted import Gate, Scripted, as_the_service, not_revoked, scripted
+from tests.redis_processes import WAIT_SECONDS
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ async def test_closing_that_is_cancelled_still_ends_every_check_and_every_connec
     closing.cancel()
     await asyncio.wait([closing])
     with pytest.raises(NotStarted):
-        await asyncio.wait_for(check, 5)
+        await asyncio.wait_for(check, WAIT_SECONDS)
     assert slow.closed
 
 

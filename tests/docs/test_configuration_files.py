@@ -90,7 +90,7 @@ async def over_tls(port: int, certificates: Certificates) -> AsyncIterator[aioht
             async with session.get("/healthz"):
                 return True
 
-        await eventually(listens, "nginx", 10)
+        await eventually(listens, "nginx")
         yield session
 
 

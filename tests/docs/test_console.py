@@ -27,7 +27,7 @@ from tests.store.test_windows import opened_windows
 from tests.system.service_process import serving
 from tests.system.tokens import mint
 
-END_SECONDS = 15.0
+END_SECONDS = 40.0
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the examples are for curl, which is not here")
 

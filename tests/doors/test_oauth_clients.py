@@ -131,10 +131,10 @@ async def _taken_until_revoked(service: Service, address: str, raw: str) -> None
         async with service.session.get(address, headers={"Authorization": f"Bearer {given}"}) as response:
             return response.status == expected
 
-    await eventually(lambda: status_is(raw, 200), "Apache to take the token", 20)
+    await eventually(lambda: status_is(raw, 200), "Apache to take the token")
     assert await status_is("x" + raw, 401)
     await service.revoke({"token": raw})
-    await eventually(lambda: status_is(raw, 401), "Apache to refuse the token", 20)
+    await eventually(lambda: status_is(raw, 401), "Apache to refuse the token")
     assert await status_is(token(jti="b"), 200)
 
 

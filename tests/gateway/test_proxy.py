@@ -19,7 +19,7 @@ from tests.gateway.serving import (
     gateway_before,
     head_of,
 )
-from tests.redis_processes import HOST, eventually, free_port
+from tests.redis_processes import HOST, WAIT_SECONDS, eventually, free_port
 
 GET: Final = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 FORWARDING: Final = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded")
@@ -294,7 +294,7 @@ async def test_connections_to_the_upstream_are_kept_and_not_too_long() -> None:
         assert len(upstream.visits) == 1
         visit = upstream.visits[0]
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             await visit.over.wait()
         assert (await gateway.talk(GET)).statuses == [200]
         assert len(upstream.visits) == 2
@@ -379,7 +379,7 @@ async def test_a_client_that_leaves_takes_its_request_with_it() -> None:
             writer.write(request)
             await eventually(lambda wanted=number: _has_head(upstream, wanted), "the request")  # type: ignore[misc]
             writer.close()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WAIT_SECONDS):
                 await upstream.visits[number].over.wait()
         await eventually(lambda: _none_in_flight(gateway), "the end of the requests")
 
@@ -406,7 +406,7 @@ async def test_an_upstream_that_is_slow_is_504() -> None:
         raw = await gateway.talk(GET)
         assert raw.statuses == [504]
         assert b'"code":"gateway_timeout"' in raw.data
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             await upstream.visits[0].over.wait()
 
 
@@ -430,7 +430,7 @@ async def test_a_client_that_stops_its_body_is_408() -> None:
     ):
         raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
         assert raw.statuses == [408]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             await upstream.visits[0].over.wait()
 
 
@@ -466,7 +466,7 @@ async def test_an_answer_may_come_before_the_body_is_sent() -> None:
         raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc", seconds=5)
         assert raw.statuses == [413]
         assert raw.data.endswith(b"\r\n\r\nno")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             await upstream.visits[0].over.wait()
 
 
@@ -483,7 +483,7 @@ async def test_an_upload_goes_on_after_its_answer_has_begun() -> None:
     async with bare_upstream(answers_early) as upstream, gateway_before(upstream.url) as gateway:
         reader, writer = await asyncio.open_connection(HOST, gateway.port)
         writer.write(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nabc")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
             writer.write(b"end")
             assert await reader.readexactly(2) == b"ok"

@@ -238,6 +238,6 @@ async def test_a_slow_client_slows_the_upstream() -> None:
             await asyncio.sleep(0.3)
             return written == before
 
-        await eventually(stalled, "the upstream to be slowed", 20)
+        await eventually(stalled, "the upstream to be slowed")
         assert written < 40 << 20, "sockets' buffers, and two of ours"
         writer.transport.abort()

@@ -16,7 +16,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from revocation_service.gateway.websocket import MESSAGE_MAX_BYTES
 from tests.gateway.serving import Gateway, answering, bare_upstream, gateway_before, gateway_process
-from tests.redis_processes import HOST, eventually
+from tests.redis_processes import HOST, WAIT_SECONDS, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -54,7 +54,7 @@ class Upstream:
 
     async def code(self) -> int | None:
         """The code with which the next connection ended."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WAIT_SECONDS):
             return await self.codes.get()
 
 
@@ -178,7 +178,7 @@ async def test_a_client_that_leaves_a_stalled_upstream_leaves_no_error(
         async with aiohttp.ClientSession() as session, session.get(f"{path.gateway.admin_url}/metrics") as response:
             return "gateway_websockets_open 0.0" in await response.text()
 
-    await eventually(given_up, "the end of the connection", 10)
+    await eventually(given_up, "the end of the connection")
     transport.shutdown(2)
     gc.collect()
     assert [record.getMessage() for record in caplog.records] == []
@@ -189,7 +189,7 @@ async def test_an_upstream_that_vanishes_closes_the_client(path: Path) -> None:
     socket = await path.connected()
     transport = (await path.upstream.sockets.get()).get_extra_info("socket")
     transport.shutdown(2)
-    assert (await socket.receive(timeout=5)).data == WSCloseCode.INTERNAL_ERROR
+    assert (await socket.receive(timeout=WAIT_SECONDS)).data == WSCloseCode.INTERNAL_ERROR
     await socket.close()
 
 
@@ -224,7 +224,7 @@ async def test_a_slow_reader_slows_the_sender(path: Path) -> None:
         await asyncio.sleep(0.3)
         return path.upstream.floods == before
 
-    await eventually(stalled, "the upstream to be slowed", 20)
+    await eventually(stalled, "the upstream to be slowed")
     assert path.upstream.floods * 65_536 < 40 << 20, "buffers of sockets, and two of the gateway"
     writer.transport.abort()
 
@@ -234,12 +234,12 @@ async def test_a_peer_that_answers_no_ping_is_gone(answers_pings: bool) -> None:
     """After a silence the gateway pings each side; without a pong the connection ends on both sides."""
     async with (
         websocket_upstream() as upstream,
-        gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.2") as gateway,
+        gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="1" if answers_pings else "0.2") as gateway,
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{gateway.url}/ws", autoping=False) as socket,
     ):
-        for _ in range(4 if answers_pings else 1):
-            message = await socket.receive(timeout=5)
+        for _ in range(3 if answers_pings else 1):
+            message = await socket.receive(timeout=WAIT_SECONDS)
             assert message.type is WSMsgType.PING
             if answers_pings:
                 await socket.pong(message.data)
@@ -257,7 +257,7 @@ async def test_messages_behind_the_handshake_wait_for_the_switch(path: Path) -> 
     async def arrived() -> bool:
         return path.upstream.received == ["early"]
 
-    await eventually(arrived, "the message", 5)
+    await eventually(arrived, "the message")
     writer.transport.abort()
 
 

@@ -24,6 +24,7 @@ from revocation_service.settings import Limits
 from revocation_service.store.store import DEADLINE_SECONDS, Put
 from revocation_service.store.topology import FIND_MASTER
 from tests.redis_processes import (
+    WAIT_SECONDS,
     Cluster,
     Process,
     cluster,
@@ -828,7 +829,7 @@ async def test_a_get_ends_when_the_store_is_closed(deployment: Deployment) -> No
         assert await opened.found("a") is None
         asked = asyncio.create_task(opened.found("a"))
         await asyncio.sleep(0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS):
         with pytest.raises(StoreUnavailable):
             await asked
 

@@ -83,7 +83,7 @@ async def test_a_revoked_token_is_refused_by_every_instance_until_it_would_have_
             async def forgotten() -> bool:
                 return bool(await server.command("EXISTS", "token_blacklist:one-minute") == 0)
 
-            await eventually(forgotten, "Redis' own forgetting", 3)
+            await eventually(forgotten, "Redis' own forgetting")
             status, verdict = await post(f"{other.url}/check", {"token": token})
             assert (status, verdict["revoked"], verdict["expired"]) == (200, False, True)
             for service in (one, other):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from tests.redis_processes import HOST, eventually, standalone
+from tests.redis_processes import HOST, WAIT_SECONDS, eventually, standalone
 from tests.scale import BUSY_SECONDS, scaled
 from tests.system.service_process import Answer, ServiceProcess, ask, ending, serving
 
@@ -110,7 +110,7 @@ async def test_without_descriptors_nobody_is_answered_wrong_and_it_passes(
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
         async with _connections(service, 200) as strangers:
             turned_away = [asyncio.create_task(reader.read()) for reader in strangers]
-            await asyncio.wait(turned_away, return_when=asyncio.FIRST_COMPLETED, timeout=10)
+            await asyncio.wait(turned_away, return_when=asyncio.FIRST_COMPLETED, timeout=WAIT_SECONDS)
             assert any(task.done() for task in turned_away), "there were descriptors enough"
             for _ in range(20):
                 assert (await ask(http, "GET", f"{service.url}/check?jti=a")).body["revoked"] is True
@@ -122,9 +122,9 @@ async def test_without_descriptors_nobody_is_answered_wrong_and_it_passes(
             async with aiohttp.ClientSession() as newcomer:
                 return (await ask(newcomer, "GET", f"{service.url}/check?jti=a")).status == 200
 
-        await eventually(served, "a newcomer's answer", 5)
+        await eventually(served, "a newcomer's answer")
         os.kill(await service.redis_pid(), signal.SIGKILL)
-        await eventually(served, "a newcomer's answer after a restart of Redis", 5)
+        await eventually(served, "a newcomer's answer after a restart of Redis")
 
 
 @pytest.mark.parametrize("code", [LOG_DISK_FULL, LOG_READER_GONE], ids=["disk full", "reader gone"])

@@ -116,7 +116,7 @@ async def test_a_body_that_is_half_sent_is_waited_for(drain_seconds: str, tmp_pa
             began = time.monotonic()
             service.signal(signal.SIGTERM)
             await _draining(service)
-            await eventually(lambda: _refuses(service), "the closed door", 5)
+            await eventually(lambda: _refuses(service), "the closed door")
             writer.write(body[len(body) // 2 :])
             answer = await asyncio.wait_for(reader.read(), 10)
             assert answer.startswith(b"HTTP/1.1 200"), answer

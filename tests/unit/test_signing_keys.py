@@ -26,6 +26,7 @@ from revocation_service.signing_keys import (
     SigningKeys,
     refresh_delay,
 )
+from tests.redis_processes import WAIT_SECONDS
 from tests.unit.reencodings import LABELS, SECRET, issuer, rsa_key
 
 NEVER = 3600.0
@@ -402,7 +403,7 @@ async def test_a_failed_fetch_is_retried_without_being_asked(served: KeySetServe
     keys = SigningKeys(SigningSettings(jwks_url=served.url), clock=clock, delay=delay)
     await keys.start()
     for _ in range(4):
-        await asyncio.wait_for(served.arrived.get(), 5)
+        await asyncio.wait_for(served.arrived.get(), WAIT_SECONDS)
     assert await candidates(keys, "RS256", "first") == [issuer("RS256").public]
     assert failures == [1, 2, 3, 0]
     assert keys.status == KeysStatus("ok")
