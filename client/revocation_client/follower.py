@@ -26,6 +26,9 @@ STEADY_SECONDS: Final = 10.0
 CLOCK_STEP_SECONDS: Final = 1.0
 """By how much two clocks may move against each other before the stream is begun again."""
 
+TURN_SECONDS: Final = 0.005
+"""How long events are applied at a stretch, before the application gets a turn of the event loop."""
+
 Feed = Callable[[str | None], AsyncGenerator[bytes]]
 """Returns the bytes of a stream that resumes at a cursor: `Http.feed`."""
 
@@ -107,10 +110,11 @@ class Follower:
     async def _read(self) -> None:
         """Apply the events of a stream until it ends. Raises RevocationError, TimeoutError, FeedError."""
         loop, parser, begun = asyncio.get_running_loop(), Parser(), False
+        monotonic = self._progress.monotonic
         async with asyncio.timeout(BEGIN_SECONDS) as silence, aclosing(self._feed(self._progress.cursor)) as chunks:
             async for chunk in chunks:
                 self._counters.streams += not begun
-                begun = True
+                begun, turn_began = True, monotonic()
                 for event, unknown in parser.feed(chunk):
                     silence.reschedule(loop.time() + SILENCE_SECONDS)
                     self._counters.snapshots += isinstance(event, Synced) and self._progress.cursor is None
@@ -118,7 +122,9 @@ class Follower:
                     if self._mirror.synced:
                         self._mirror.last_error = None
                         self._ready.set()
-                    await asyncio.sleep(0)  # the application's turn: a snapshot may be long
+                    if monotonic() - turn_began >= TURN_SECONDS:
+                        await asyncio.sleep(0)
+                        turn_began = monotonic()
 
 
 class _Progress:
@@ -129,11 +135,11 @@ class _Progress:
         """Where a stream can be resumed; None if a whole snapshot is needed."""
         self.leaving = False
         """True once the service has said on this stream that it is shutting down."""
+        self.monotonic = monotonic
         self._synced_at: float | None = None
         """When this stream reached the present."""
         self._mirror = mirror
         self._wall = wall
-        self._monotonic = monotonic
         self._wall_offset = wall() - monotonic()
         self._sender = SenderClock(monotonic())
         self._understood = True
@@ -141,12 +147,12 @@ class _Progress:
     @property
     def steady(self) -> bool:
         """True once this stream has been synced for `STEADY_SECONDS`."""
-        return self._synced_at is not None and self._monotonic() - self._synced_at >= STEADY_SECONDS
+        return self._synced_at is not None and self.monotonic() - self._synced_at >= STEADY_SECONDS
 
     def begin_stream(self) -> None:
         """Note that a stream is requested from `cursor`."""
         self.leaving, self._synced_at = False, None
-        self._sender = SenderClock(self._monotonic())
+        self._sender = SenderClock(self.monotonic())
         self._note_clock_step()
 
     def apply(self, event: Event | None, unknown: str | None) -> None:
@@ -164,7 +170,7 @@ class _Progress:
                 self.cursor = self.cursor and cursor  # in the middle of a snapshot there is none
             case Synced(cursor, _complete, skew_seconds):
                 self._mirror.revocations.skew_seconds = skew_seconds
-                self.cursor, self._synced_at = cursor, self._monotonic()
+                self.cursor, self._synced_at = cursor, self.monotonic()
             case Reset("shutdown"):  # the stream goes on, with what the service still acknowledges
                 self.leaving = True
                 self._mirror.mark_disconnected()
@@ -189,7 +195,7 @@ class _Progress:
         """Take a heartbeat. One before `synced` only tells the sender's clock."""
         if self._note_clock_step():
             raise ServiceUnavailable("the wall clock was changed, or the machine was suspended")
-        now = self._monotonic()
+        now = self.monotonic()
         late_seconds = now - self._sender.to_local(beat.sent_at, now)
         self._mirror.expire()
         if self._synced_at is None:
@@ -205,7 +211,7 @@ class _Progress:
 
         A whole snapshot is then needed: while the wall clock was ahead, revocations may have seemed to end too early.
         """
-        before, self._wall_offset = self._wall_offset, self._wall() - self._monotonic()
+        before, self._wall_offset = self._wall_offset, self._wall() - self.monotonic()
         if abs(self._wall_offset - before) <= CLOCK_STEP_SECONDS:
             return False
         self._mirror.mark_unproven()

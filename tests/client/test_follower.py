@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from typing import Any
 
 import pytest
@@ -13,10 +13,7 @@ from revocation_client import RevocationClient
 from revocation_client.counters import Counters
 from revocation_client.expiry_clock import ExpiryClock
 from revocation_client.feed_events import EVENT_MAX_BYTES, Change, Heartbeat, Reset, Snapshot, Synced, encode
-from revocation_client.follower import (
-    SILENCE_SECONDS,
-    Follower,
-)
+from revocation_client.follower import SILENCE_SECONDS, TURN_SECONDS, Follower
 from revocation_client.local_mirror import LocalMirror, MirrorStatus
 from tests.client.feed_server import FeedServer, revocation, serving_feed, snapshots
 from tests.redis_processes import free_port
@@ -366,35 +363,32 @@ async def test_nothing_is_left_when_the_client_is_closed(server: FeedServer) -> 
 
 
 class OneChunk:
-    """A feed in memory whose whole snapshot is one chunk. Each reading of its clock takes a millisecond."""
+    """A feed in memory: all its events are one chunk. Each reading of its clock takes `tick_seconds`."""
 
-    def __init__(self, revocations: int) -> None:
+    def __init__(self, events: Iterable[bytes], tick_seconds: float) -> None:
         self.now = 100.0
+        self._tick_seconds = tick_seconds
         self._epoch = time.time() - self.now
-        parts = list(snapshots(revocation(f"{one:032x}") for one in range(revocations)))
         beat = encode(Heartbeat(0.0, self.now, True))
-        self._chunks = [b"".join([beat, *parts, encode(Synced("1-0.n", True)), beat])]
+        self._chunk = b"".join([beat, *events, encode(Synced("1-0.n", True)), beat])
 
     def clock(self) -> float:
-        """For the follower and its memory."""
-        self.now += 0.001
+        """Return the monotonic time for the follower and its memory."""
+        self.now += self._tick_seconds
         return self.now
 
     def wall(self) -> float:
-        """The same time, in epoch seconds."""
+        """Return the same time in epoch seconds."""
         return self._epoch + self.now
 
     async def feed(self, _cursor: str | None) -> AsyncGenerator[bytes]:
-        """Yield everything, then nothing more."""
-        for chunk in self._chunks:
-            yield chunk
+        """Yield the chunk, then nothing more."""
+        yield self._chunk
         await asyncio.sleep(HANG_SECONDS)
 
 
-async def test_a_large_snapshot_lets_the_application_breathe() -> None:
-    """Although all of it has arrived, the event loop gets a turn after each event."""
-    number = scaled(20_000, 1_000_000)
-    feed = OneChunk(number)
+async def turns_for(feed: OneChunk, revocations: int) -> int:
+    """Follow a feed until the mirror is synced; return how many turns the event loop took meanwhile."""
     expiry_clock = ExpiryClock(feed.wall, lambda: feed.now)
     memory = LocalMirror(1e6, Counters(), wall=feed.wall, monotonic=feed.clock, expiry_clock=expiry_clock)
     follower = Follower(feed.feed, memory, Counters(), wall=feed.wall, monotonic=feed.clock)
@@ -404,8 +398,21 @@ async def test_a_large_snapshot_lets_the_application_breathe() -> None:
         while not await follower.ready(0):
             turns += 1
     await follower.aclose()
-    assert len(memory.revocations) == number
-    assert turns > number / 2_000
+    assert len(memory.revocations) == revocations
+    return turns
+
+
+async def test_a_large_snapshot_lets_the_application_breathe() -> None:
+    """Although a whole snapshot has arrived, the event loop gets a turn whenever `TURN_SECONDS` have passed."""
+    number = scaled(20_000, 1_000_000)
+    events = snapshots(revocation(f"{one:032x}") for one in range(number))
+    assert await turns_for(OneChunk(events, TURN_SECONDS), number) > number / 2_000
+
+
+async def test_a_busy_application_does_not_hold_up_its_mirror() -> None:
+    """A thousand changes that have arrived are applied together: where a turn is long, one each would take minutes."""
+    events = [encode(Change(f"{one}-0.n", [revocation(f"{one:032x}")])) for one in range(1_000)]
+    assert await turns_for(OneChunk(events, 0.0), 1_000) < 100
 
 
 class SlowClock:
