@@ -212,8 +212,10 @@ class Store:
             self._metrics.replicas_short.inc()
         if short != self.short_of_replicas:
             self.short_of_replicas = short
-            event = "replicas_short" if short else "replicas_complete"
-            (_log.warning if short else _log.info)(event, asked_for=asked_for, online=online)
+            if short:
+                _log.warning("replicas_short", asked_for=asked_for, online=online)
+            else:
+                _log.info("replicas_complete", asked_for=asked_for, online=online)
         if short and self.settings.strict:
             raise Refused("fewer replicas are connected than REVOCATION_WAIT_REPLICAS asks for")
 
