@@ -1,6 +1,6 @@
 """Read the answers of the service. Pure.
 
-What is not plainly the service's answer to what was asked is `UnexpectedAnswer`, and never "not revoked".
+An answer that is not understood, or is to another question, is an `UnexpectedAnswer`, never "not revoked".
 """
 
 import re
@@ -63,7 +63,7 @@ def failure(answer: Answer) -> RevocationError | None:
 
 
 def _problem(form: Any, status: int, retry_after: str | None = None) -> RevocationError:
-    """Return the error for a problem document (RFC 9457) and the seconds of a Retry-After."""
+    """Return the error for a problem document (RFC 9457). A 5xx error includes the seconds of Retry-After."""
     match form:
         case {"code": str(code), "detail": str(detail)} if (
             re.fullmatch("[a-z0-9_]{1,64}", code) and detail.isprintable()
@@ -97,9 +97,9 @@ def _outcome(result: Any, asked: CheckRequest) -> Outcome:
 
 
 def _verdict(form: Any, asked: CheckRequest) -> Verdict:
-    """Read a verdict. A service with a newer table of claims may consider more claims of a token than this client.
+    """Read a verdict. A newer service may also consider claims that this client does not know.
 
-    A pattern would take ten times as long.
+    A `match` statement would take ten times as long.
     """
     get = form.get
     revoked, verified, source, names = _flag(get("revoked")), _flag(get("verified")), get("source"), get("considered")
@@ -115,7 +115,7 @@ def _verdict(form: Any, asked: CheckRequest) -> Verdict:
 
 
 def _covering(form: Any, asked: CheckRequest, considered: list[str]) -> Revocation:
-    """Return the revocation that covers the token in question."""
+    """Return the revocation of a verdict. Raises SchemaError if it covers another token."""
     found = _revocation(form)
     if found.claim not in considered or asked.claims.value_of(found.claim) not in (None, found.value):
         raise SchemaError("revocation", "is another token's")

@@ -1,4 +1,4 @@
-"""Send questions that are asked at the same time as one batch. Generic: knows neither HTTP nor Redis."""
+"""Send concurrent questions together, in batches. Generic: knows neither HTTP nor Redis."""
 
 import asyncio
 import math
@@ -26,7 +26,7 @@ class BatcherClosed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """Bounds of one batch, and of the batches under way. A question larger than `size` leaves as a batch of its own."""
+    """Bounds of one batch, and of the batches under way. A question larger than `size` is sent alone."""
 
     questions: int
     size: int
@@ -48,9 +48,9 @@ class _Asked(Generic[Question, Answer]):
 class Batcher(Generic[Question, Answer]):
     """Sends concurrent questions in batches, in the order in which they were asked.
 
-    A question never joins a batch that left before it was asked, so its answer reflects all that was true by then.
-    `send` gets the questions of a batch, and returns as many answers in the same order. If it raises, the askers of
-    that batch get the error, and no others. `size` returns the size of a question.
+    Each question is in a batch that is sent after the question was asked, so no answer is older than its question.
+    `send` gets the questions of a batch, and returns as many answers in the same order. If `send` raises, only the
+    askers of that batch get the error. `size` returns the size of a question.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Batcher(Generic[Question, Answer]):
         self._closed = False
 
     def ask(self, question: Question, seconds: float) -> asyncio.Future[Answer]:
-        """Return a future with the answer, from a batch that leaves after this call.
+        """Return a future for the answer. The question is sent after this call, in a batch.
 
-        It raises TimeoutError after `seconds`, BatcherClosed if the batcher is closed, and what `send` raises. Cancel
-        it to withdraw the question.
+        The future raises TimeoutError after `seconds`, BatcherClosed when the batcher is closed, and what `send`
+        raises. Cancel it to withdraw the question. Raises BatcherClosed if the batcher is already closed.
         """
         if self._closed:
             raise BatcherClosed
@@ -86,7 +86,7 @@ class Batcher(Generic[Question, Answer]):
         return asked.answer
 
     async def aclose(self) -> None:
-        """Cancel the batches under way. Askers that wait get BatcherClosed."""
+        """Cancel the batches under way. Waiting askers get BatcherClosed."""
         self._closed = True
         for handle in (self._next_flush, self._next_deadline):
             if handle is not None:
@@ -111,7 +111,7 @@ class Batcher(Generic[Question, Answer]):
         self._next_deadline = self._loop.call_at(until, self._expire, until, 0)
 
     def _expire(self, until: float, turns: int) -> None:
-        """Fail what is overdue. After the loop was blocked, first let it read the answers that came in time."""
+        """Fail the overdue questions. If the event loop was blocked, first let it read answers that came in time."""
         loop = asyncio.get_running_loop()
         if turns < TURNS and loop.time() - until > LATE_SECONDS:
             self._next_deadline = loop.call_later(0, self._expire, until, turns + 1)
@@ -138,7 +138,7 @@ class Batcher(Generic[Question, Answer]):
             self._next_flush = self._loop.call_later(self._limits.overtake_seconds, self._flush)
 
     def _flush(self) -> None:
-        """Send the next batch. What was withdrawn, or is overdue, is dropped."""
+        """Send the next batch, without the questions that were withdrawn or are overdue."""
         self._next_flush = None
         batch: list[_Asked[Question, Answer]] = []
         size = 0

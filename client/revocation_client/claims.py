@@ -42,14 +42,14 @@ class Claims(NamedTuple):
 
     @classmethod
     def of(cls, iat: float | None = None, **values: str | None) -> "Claims":
-        """Return the claims with these values; those that are None are not considered. The value of `all` is ""."""
+        """Return claims with these values. A claim whose value is None is not considered. The value of `all` is ""."""
         given = [(name, values.pop(name)) for name in CLAIMS if name in values]
         if values:
             raise TypeError(f"not in the table of claims: {', '.join(values)}")
         return cls(tuple([(name, value) for name, value in given if value is not None]), iat)
 
     def value_of(self, claim: ClaimName) -> str | None:
-        """Return the value that a revocation by `claim` must have to cover the token; None if it is not considered."""
+        """Return the token's value of `claim`; None if that claim is not considered."""
         return next((value for name, value in self.identifiers if name == claim), None)
 
     @property

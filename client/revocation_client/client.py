@@ -34,9 +34,11 @@ Question = str | Mapping[str, object]
 
 
 class Options(TypedDict, total=False):
-    """Options of a revocation. Without `exp` and `expires_in` it lives as long as the service lets any token live.
+    """Options of a revocation.
 
-    Give it at least the lifetime of your longest token: when it ends, a covered token that lives longer is accepted.
+    By default, the revocation of a whole token ends at the token's `exp`. Any other revocation ends after the longest
+    token lifetime that the service allows. When a revocation ends, a covered token that lives longer is accepted: give
+    it at least the lifetime of your longest token.
     """
 
     exp: float | None
@@ -51,15 +53,15 @@ class Options(TypedDict, total=False):
 class RevocationClient:
     """Says whether tokens are revoked, and revokes them.
 
-    The feed of the service keeps the live revocations in memory. The first of these that can answer a check does:
+    The feed of the service keeps the live revocations in memory. A check is answered by the first of these that can:
 
     1. Memory, if it knows that the token is revoked, or if the feed is connected and was proven complete within 3 s.
-    2. The service, if it answers in time and not with a 5xx: within a second if 3 is possible, else `timeout_seconds`.
+    2. The service, unless it answers 5xx or too late: after a second if 3 is possible, else after `timeout_seconds`.
     3. Memory, if it was proven complete within `max_staleness_seconds`.
     4. `on_unavailable`: "allow" admits the token, "deny" refuses it.
 
-    Memory says "not revoked" only of claims, never of a whole token. With `mirror=False` there is no memory.
-    A revocation is retried for `revoke_timeout_seconds`, and then raises.
+    Memory says "not revoked" only for claims, never for a whole token. With `mirror=False` there is no memory.
+    A revocation is retried for `revoke_timeout_seconds`. After that, the call raises.
 
     Raises ConfigurationError.
     """
@@ -100,7 +102,7 @@ class RevocationClient:
 
     @classmethod
     def from_env(cls, **options: Any) -> Self:
-        """Return a client of REVOCATION_URL with REVOCATION_API_KEY, or the key in the file REVOCATION_API_KEY_FILE.
+        """Return a client for REVOCATION_URL. Its key is REVOCATION_API_KEY, or is in the file REVOCATION_API_KEY_FILE.
 
         Raises ConfigurationError.
         """
@@ -160,9 +162,9 @@ class RevocationClient:
     async def check(self, question: Question, token: str | None = None) -> Verdict:
         """Return whether a token is revoked, and by what.
 
-        `question` is all the claims of the token, verified by the application: `jti`, `sid`, `sub`, `client_id` (or
-        `azp`) and `iat` count. With them, `token` names a token whose claims have no usable `jti`. Or `question` is
-        the token itself, with or without `Bearer `.
+        `question` is either the token, with or without `Bearer `, or all its claims, which the application has
+        verified. The claims `jti`, `sid`, `sub`, `client_id` (or `azp`) and `iat` are used. If they have no usable
+        `jti`, pass the token as `token` too.
         Raises TokenNeeded, RequestRefused, UnexpectedAnswer, NotStarted.
         """
         return await self._decide(check_request(question, token))
@@ -172,9 +174,9 @@ class RevocationClient:
         return list(await asyncio.gather(*map(self.check, questions)))
 
     async def check_jti(self, jti: str) -> Verdict:
-        """Return whether this `jti` itself is revoked, where nothing else is known of the token.
+        """Return whether this `jti` is revoked. Use this if nothing else is known of the token.
 
-        Revocations of its session, subject or client are not considered.
+        Revocations by session, subject, client or `all` are not considered.
         """
         return await self._decide(check_request_by_jti(jti))
 
@@ -186,10 +188,10 @@ class RevocationClient:
         return (await self.check(question, token)).revoked
 
     def is_revoked_now(self, question: Question, token: str | None = None) -> bool | None:
-        """Return the same at once and in any thread, from memory alone; None if the service would have to be asked.
+        """Return whether a token is revoked, from memory alone; None if the service has to be asked.
 
-        It has to be asked while the feed is not connected or not fresh, and about a whole token, instead of claims,
-        that memory does not know to be revoked. Raises TokenNeeded, RequestRefused, NotStarted.
+        Returns at once, in any thread. True does not need a fresh feed. False is only returned for claims, and only
+        while the feed is connected, fresh and complete. Raises TokenNeeded, RequestRefused, NotStarted.
         """
         if self._service is None:
             raise NotStarted
@@ -201,10 +203,10 @@ class RevocationClient:
         return None if verdict is None else self._counted(verdict).revoked
 
     async def ensure_active(self, question: Question, token: str | None = None) -> None:
-        """Return only if the token is not revoked.
+        """Raise TokenRevoked if a token is revoked.
 
-        Raises TokenRevoked; ServiceUnavailable where nothing is known of the token and `on_unavailable="deny"`; and
-        as `check` does.
+        Raises ServiceUnavailable if neither memory nor the service can decide, and `on_unavailable` is "deny".
+        Otherwise raises as `check` does.
         """
         self._started()  # first, or it would be raised only while memory does not answer
         if self._memory is not None and self._memory.admits(question):
@@ -214,9 +216,9 @@ class RevocationClient:
             raise TokenRevoked(verdict)
 
     async def verify_access(self) -> None:
-        """Return only if the service answers, and lets this client check tokens; for applications that fail at start.
+        """Raise unless the service answers and lets this client check tokens. Call this to fail early, at start.
 
-        Raises RequestRefused (401 or 403: the API key), ServiceUnavailable, UnexpectedAnswer.
+        Raises RequestRefused (401 or 403 if the API key is refused), ServiceUnavailable, UnexpectedAnswer.
         """
         await self._started().check(check_request_by_jti("verify-access"), memory_can_decide=False)
 
@@ -250,7 +252,7 @@ class RevocationClient:
             return Verdict(revoked=denied, source="policy")
 
     async def _ask(self, asked: CheckRequest) -> Verdict:
-        """Return what memory says, else the service, else memory again. Raises ServiceUnavailable for the policy."""
+        """Ask memory, then the service, then less fresh memory. Raises ServiceUnavailable if none of them decides."""
         service, memory = self._started(), self._memory
         if memory is None:
             return await service.check(asked, memory_can_decide=False)
@@ -271,10 +273,10 @@ class RevocationClient:
         return verdict
 
     async def revoke(self, token: str, **options: Unpack[Options]) -> Revoked:
-        """Revoke one token, given whole. It is safely stored when this returns.
+        """Revoke one token, which is passed whole. The revocation is safely stored when this returns.
 
-        A token that is no JWT, or has no `exp`, needs `exp` or `expires_in`.
-        Raises RequestRefused, UnexpectedAnswer, and ServiceUnavailable where nothing is promised.
+        If the token is no JWT, or has no `exp`, pass `exp` or `expires_in`.
+        Raises RequestRefused, UnexpectedAnswer, and ServiceUnavailable (the revocation may or may not be stored).
         """
         return await self._revoke(token=token, **options)
 
@@ -283,13 +285,13 @@ class RevocationClient:
         return await self._revoke(jti=jti, **options)
 
     async def revoke_session(self, sid: str | int, **options: Unpack[Options]) -> Revoked:
-        """Revoke all tokens of a session; with `issued_before`, those issued until then."""
+        """Revoke all tokens of a session; with `issued_before`, only those issued until that time."""
         return await self._revoke(sid=sid, **options)
 
     async def revoke_subject(self, sub: str | int, **options: Unpack[Options]) -> Revoked:
         """Revoke all tokens of a subject issued until now, or until `issued_before`: log out everywhere.
 
-        "Now" is the moment at which the service stores the revocation; after a retry, that of the last try.
+        "Now" is the moment at which the service stores the revocation; after retries, the last attempt counts.
         """
         return await self._revoke(sub=sub, **options)
 

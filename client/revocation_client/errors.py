@@ -1,6 +1,6 @@
 """The errors of the client. Pure.
 
-Only TokenRevoked says that a token is revoked, and no error says that one is not. None holds a whole token or a key.
+Only TokenRevoked means that a token is revoked. No error means "not revoked". No error holds a whole token or a key.
 """
 
 from dataclasses import dataclass, fields
@@ -11,7 +11,7 @@ from revocation_client.results import Verdict
 
 @dataclass(eq=False)
 class RevocationError(Exception):
-    """The root of the tree."""
+    """The base class of the client's errors."""
 
     def __post_init__(self) -> None:
         """Pass the fields on to Exception, so that the error can be pickled."""
@@ -35,7 +35,7 @@ class TokenRevoked(RevocationError):
 
 @dataclass(eq=False)
 class TokenNeeded(RevocationError):
-    """The claims do not name their token, and the token was not passed with them."""
+    """The claims have no usable `jti`, and the token was not passed with them."""
 
     detail: str = "the claims have no usable jti: pass the token with them"
 
@@ -63,7 +63,7 @@ class ConfigurationError(RevocationError):
 
 @dataclass(eq=False)
 class RequestRefused(RevocationError):
-    """The service refuses the request (4xx), or would: a wrong API key, a malformed question, a bad token."""
+    """The service refused the request (4xx), or would refuse it: a wrong API key, a malformed question, a bad token."""
 
     status: int
     code: str

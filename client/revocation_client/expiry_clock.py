@@ -18,7 +18,7 @@ class ExpiryClock:
     """The wall clock, bounded by the monotonic clock: a wall clock that jumps ahead ends no revocation early.
 
     A wall clock that was behind at construction and is corrected later leaves this clock behind: revocations are then
-    held longer than necessary. A wall clock that was ahead at construction leads this clock until it is corrected.
+    held longer than necessary. A wall clock that was ahead at construction puts this one ahead until it is corrected.
     """
 
     def __init__(self, wall: Callable[[], float] = time.time, monotonic: Callable[[], float] = uptime) -> None:
@@ -27,5 +27,5 @@ class ExpiryClock:
         self._offset = wall() - monotonic()
 
     def now(self) -> float:
-        """Return epoch seconds: the wall clock's, but at most those at construction plus the time since."""
+        """Return the wall clock's epoch seconds, but at most its reading at construction plus the time passed since."""
         return min(self._wall(), self._offset + self._monotonic())

@@ -1,10 +1,10 @@
-"""The events of the feed and their text, both ways: server-sent events (WHATWG HTML section 9.2) of JSON. Pure.
+"""Encode and parse the events of the feed: server-sent events (WHATWG HTML section 9.2) of JSON. Pure.
 
-The service sends, and a follower can rely on, this order in each stream:
+Each stream has this order, and a follower can rely on it:
 
     heartbeat                     first and at once: it tells the sender's clock, and proves nothing yet
     reset unknown_cursor          if the stream cannot be resumed from the cursor that was asked for
-    snapshot ...                  unless it is resumed; other heartbeats may stand between
+    snapshot ...                  unless the stream is resumed; heartbeats may come between the parts
     change ...                    everything that was missed, or happened during the snapshot
     synced                        the cursor from which the changes go on
     heartbeat                     at once; from here on a heartbeat proves that nothing before it is missing
@@ -12,8 +12,8 @@ The service sends, and a follower can rely on, this order in each stream:
     reset shutdown                the sender is leaving: ask the service from now on; changes go on until the end
     reset too_slow|lost           the last event
 
-What a later version adds (an event, a member, a claim) is skipped, and `Parser` names it. Anything else that is
-not of this form is a `FeedError`: what the stream said before still holds, because revocations only add.
+A later version may add events, members and claims. They are skipped, and `Parser` names them. Anything else that
+is malformed is a `FeedError`. What was sent before it stays valid, because the feed only adds revocations.
 """
 
 import json
@@ -47,7 +47,7 @@ class Snapshot(NamedTuple):
 
 
 class Synced(NamedTuple):
-    """Marks that everything revoked up to this cursor was sent before it."""
+    """Marks that everything revoked up to this cursor has been sent."""
 
     cursor: str
     complete: bool
@@ -64,7 +64,7 @@ class Change(NamedTuple):
 
 
 class Heartbeat(NamedTuple):
-    """Tells how far the sender was behind the store, in seconds, when it sent this; `inf` if it does not know."""
+    """Tells how many seconds the sender was behind the store when it sent this event; `inf` if that is unknown."""
 
     behind_seconds: float
     sent_at: float
@@ -101,16 +101,16 @@ def encode(event: Event) -> bytes:
 
 
 class Parser:
-    """Reads a stream as its bytes arrive. Holds at most one event; one that the stream does not finish is dropped."""
+    """Parses a stream as its bytes arrive. Holds at most one unfinished event, which is lost if the stream ends."""
 
     def __init__(self, max_bytes: int = EVENT_MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._unfinished = b""
 
     def feed(self, chunk: bytes) -> Iterator[tuple[Event | None, str | None]]:
-        """Yield the events that end in this chunk; exhaust it before the next one.
+        """Yield the events that end in this chunk. Exhaust the iterator before you feed the next chunk.
 
-        Each comes with the name of something unknown in it, or None. An event of an unknown kind is None itself.
+        Each event comes with the name of something unknown in it, or with None. An event of an unknown kind is None.
         Raises FeedError.
         """
         *events, self._unfinished = (self._unfinished + chunk).split(b"\n\n")
@@ -152,7 +152,7 @@ def _event(name: str, form: Any, cursor: str | None) -> Event:
 
 
 def _unknown(form: dict[str, Any], known: Sequence[str]) -> str | None:
-    """Return the name of a member, or of the claim of a row, that this version does not know."""
+    """Describe a member or a revocation that this version does not know; None if it knows all."""
     unknown = [f"the member {name!r:.40}" for name in form.keys() - known]
     for row in form.get("revocations", ()):
         if row[0] not in CLAIMS or len(row) > ROW_COLUMNS:
@@ -161,14 +161,14 @@ def _unknown(form: dict[str, Any], known: Sequence[str]) -> str | None:
 
 
 def _checked(cursor: str | None) -> str:
-    """Return a cursor if it may stand in a header."""
+    """Return a cursor that fits in an HTTP header. Raises ValueError for any other."""
     if cursor is None or not re.fullmatch(r"[!-~]{1,200}", cursor):
         raise ValueError
     return cursor
 
 
 def _revocations(rows: list[Any]) -> list[Revocation]:
-    """Return the revocations by known claims."""
+    """Return the revocations in these rows, except those by unknown claims."""
     return [_revocation(*row[:ROW_COLUMNS]) for row in rows if row[0] in CLAIMS]
 
 

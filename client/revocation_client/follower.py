@@ -48,24 +48,24 @@ class Follower:
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begin, on the running event loop. Returns immediately: connecting happens in the background."""
+        """Start following, on the running event loop. Returns immediately: connecting happens in the background."""
         self._task = asyncio.create_task(self._follow_forever(), name="revocation-follower")
         self._task.add_done_callback(self._ended)
 
     def _ended(self, _task: object) -> None:
-        """Mark the mirror as disconnected, and wake `ready`, whatever cancelled the task."""
+        """Mark the mirror as disconnected, and wake `ready`, for whatever reason the task ended."""
         self._mirror.mark_disconnected()
         self._ready.set()
 
     async def aclose(self) -> None:
-        """End. The mirror keeps what it knows, without a proof that it is everything."""
+        """Stop following. The mirror keeps its revocations, but without a proof that none is missing."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
         self._mirror.mark_unproven()
 
     async def ready(self, timeout_seconds: float | None) -> bool:
-        """Wait until the mirror has been synced for the first time; return whether it has, and still follows."""
+        """Wait until the mirror was synced for the first time. Return whether it was, and the follower still runs."""
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_seconds):
                 await self._ready.wait()
@@ -156,7 +156,7 @@ class _Progress:
         self._note_clock_step()
 
     def apply(self, event: Event | None, unknown: str | None) -> None:
-        """Apply an event, and what in it is unknown. Raises ServiceUnavailable if the stream ends with it."""
+        """Apply an event, and note the unknown part of it. Raises ServiceUnavailable if the stream ends with it."""
         if unknown is not None:
             self._note_unknown(unknown)
         match event:
@@ -192,7 +192,7 @@ class _Progress:
             self._mirror.mark_unproven()
 
     def _beat(self, beat: Heartbeat) -> None:
-        """Take a heartbeat. One before `synced` only tells the sender's clock."""
+        """Apply a heartbeat. Before `synced`, a heartbeat only tells the time of the sender's clock."""
         if self._note_clock_step():
             raise ServiceUnavailable("the wall clock was changed, or the machine was suspended")
         now = self.monotonic()
@@ -207,7 +207,7 @@ class _Progress:
             raise ServiceUnavailable("the sender's clock has drifted, or the stream began late: it is resumed")
 
     def _note_clock_step(self) -> bool:
-        """Return whether the wall clock has moved against the monotonic clock: what was proven may not hold any more.
+        """Drop all proofs if the wall clock has moved against the monotonic clock. Return whether it has.
 
         A whole snapshot is then needed: while the wall clock was ahead, revocations may have seemed to end too early.
         """
@@ -220,11 +220,11 @@ class _Progress:
 
 
 class SenderClock:
-    """The monotonic clock of the sender of one stream, in seconds of the monotonic clock here.
+    """Converts times of a sender's monotonic clock to the local monotonic clock, for one stream.
 
-    Their distance is estimated as the smallest one seen on the stream, where the first heartbeat counts as sent when
-    the stream was requested. That errs only towards too old: what a frozen process finds in its buffer proves nothing
-    fresh.
+    The offset between the clocks is estimated as the smallest one seen on the stream. The first heartbeat counts as
+    sent when the stream was requested. A heartbeat may therefore seem too old, but not too new. So the heartbeats
+    that a frozen process finds in its buffer do not count as fresh.
     """
 
     def __init__(self, asked_at: float) -> None:
@@ -232,7 +232,7 @@ class SenderClock:
         self._distance: float | None = None
 
     def to_local(self, sent_at: float, now: float) -> float:
-        """Return when a heartbeat that is read now was sent, or an earlier time."""
+        """Return the local time at which a heartbeat read at `now` was sent, or an earlier time."""
         first = self._asked_at if self._distance is None else sent_at + self._distance
         self._distance = min(first, now) - sent_at
         return sent_at + self._distance

@@ -28,13 +28,13 @@ Result = TypeVar("Result")
 
 
 class ConnectionBroken(ServiceUnavailable):
-    """The connection ended before the answer: the instance behind it went away, and another one may answer."""
+    """The connection ended before the answer came: the instance went away. A retry may reach another instance."""
 
 
 class Http:
     """The service over HTTP: kept connections, no redirects, no cookies, nothing from the environment.
 
-    No exception of aiohttp leaves it, not even as a context: its `request_info` holds the API key.
+    No exception of aiohttp leaves this class, not even as a context, because its `request_info` holds the API key.
     """
 
     def __init__(self, url: str, api_key: str | None) -> None:
@@ -84,7 +84,7 @@ class Http:
 
 
 def check_address(url: str, api_key: str | None) -> None:
-    """Raise ConfigurationError for a URL or an API key that cannot be one."""
+    """Raise ConfigurationError for a malformed URL or API key."""
     if api_key is not None and not re.fullmatch("[!-~]+", api_key):
         raise ConfigurationError("api_key", "must be one word of printable ASCII characters")
     try:
@@ -107,7 +107,7 @@ async def _whole(response: aiohttp.ClientResponse) -> Answer:
 
 
 async def _told(exchange: Awaitable[Result]) -> Result:
-    """Await an exchange, and raise an error of ours for one of aiohttp; outside of `except`, to have no context."""
+    """Await an exchange, and turn aiohttp's errors into ours, which are raised after `except` to have no context."""
     try:
         return await exchange
     except (aiohttp.ClientError, OSError) as error:
@@ -116,7 +116,7 @@ async def _told(exchange: Awaitable[Result]) -> Result:
 
 
 def _failed(error: Exception) -> RevocationError:
-    """Return ServiceUnavailable where there was no answer; UnexpectedAnswer where it is not the service's."""
+    """Return ServiceUnavailable if there was no answer, or UnexpectedAnswer if the service did not send it."""
     if isinstance(error, aiohttp.ClientSSLError):
         return UnexpectedAnswer("the server speaks no TLS, or its certificate is not trusted")
     if isinstance(error, aiohttp.ClientResponseError):

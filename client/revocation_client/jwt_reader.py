@@ -1,8 +1,8 @@
 """Read a token without verifying it: its name, its claims and its expiry. Pure; used by the service and the client.
 
-A token is read in one way only. Three parts of unpadded base64url (RFC 7515 section 2) without duplicate members are a
-JWT; verifiers accept more, so whatever else has three parts is refused. A second spelling of a revoked token therefore
-has the same name, or is an error.
+There is only one way to read a token. A JWT has three parts of unpadded base64url (RFC 7515 section 2) and no duplicate
+members. Any other text of three parts is refused, because a verifier may accept it as a JWT. A second spelling of a
+revoked token therefore has the same name, or is an error.
 """
 
 import base64
@@ -23,7 +23,7 @@ _FOREIGN: Final = re.compile(r"[^A-Za-z0-9_-]")
 
 
 class TokenError(ValueError):
-    """The text is no token that can be read. `code` is `invalid_token` or `unsupported_token`."""
+    """The text cannot be read as a token. `code` is `invalid_token` or `unsupported_token`."""
 
     def __init__(self, detail: str, code: str = "invalid_token") -> None:
         super().__init__(detail)
@@ -78,12 +78,12 @@ def read_token(raw: str) -> Token:
 
 
 def hash_name(covered: str) -> str:
-    """Return the computed name of a token: the SHA-256 of its signing input, or of the whole of an opaque token."""
+    """Return the computed name of a token: the SHA-256 of the signing input of a JWT, or of a whole opaque token."""
     return HASH_PREFIX + sha256(covered.encode()).hexdigest()
 
 
 def claims_of(payload: Mapping[str, object], name: str) -> Claims:
-    """Return what decides whether the token with this payload and this name is revoked. Raises SchemaError."""
+    """Return the `Claims` of a token with this payload and this name. Raises SchemaError."""
     identifiers = [("jti", name)]
     for claim in CLAIMS.values():
         if not claim.members:
@@ -97,7 +97,7 @@ def claims_of(payload: Mapping[str, object], name: str) -> Claims:
 
 
 def stated_name(payload: Mapping[str, object]) -> str | None:
-    """Return the name that a payload states: its `jti`; None if it has none, or one that looks like a computed name.
+    """Return a payload's `jti`; None if it is missing, or looks like a computed name.
 
     Raises SchemaError.
     """
@@ -129,7 +129,7 @@ def _check_header(header: Mapping[str, Any]) -> None:
 
 
 def _decoded(segment: str, part: str) -> bytes:
-    """Decode unpadded base64url. Only the spelling that an encoder writes is accepted (RFC 4648 section 3.5)."""
+    """Decode unpadded base64url. Only the canonical encoding is accepted (RFC 4648 section 3.5)."""
     try:
         data = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except ValueError:
@@ -150,6 +150,6 @@ def _json_object(segment: str, part: str) -> dict[str, Any]:
 
 
 def _begins_as_json(segment: str) -> bool:
-    """Return whether a careless decoder, which drops foreign characters, would see the beginning of a JOSE header."""
+    """Return whether a lenient decoder, which skips invalid characters, would see the beginning of a JOSE header."""
     digits = _FOREIGN.sub("", segment)
     return base64.urlsafe_b64decode(digits[: len(digits) // 4 * 4]).lstrip().startswith(b"{")

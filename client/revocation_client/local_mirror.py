@@ -2,7 +2,7 @@
 
 "Revoked" may always be believed, because a revocation is final. "Not revoked" needs a recent proof that nothing is
 missing. While the feed is connected and the proof is at most `ASK_AFTER_SECONDS` old, memory answers by itself
-(`verdict`). Otherwise the service is asked first, and memory decides only if the service does not answer, until
+(`verdict`). Otherwise the service is asked first. If it does not answer, memory decides until
 `max_staleness_seconds` after the proof (`verdict` with `alone=False`).
 """
 
@@ -62,7 +62,7 @@ class _Proof(NamedTuple):
 
 
 class LocalMirror:
-    """The revocations that this process knows of. Any thread may ask; one thread adds."""
+    """The revocations that this process knows of. Any thread may look them up; one thread adds them."""
 
     def __init__(
         self,
@@ -102,8 +102,8 @@ class LocalMirror:
     def admits(self, question: object) -> bool:
         """Return whether memory alone says that a token with these claims is not revoked: the fast path.
 
-        False if it cannot tell, or if anything about the claims is unusual; `verdict` then judges them in full.
-        Freshness and lookups are written out here, as `_is_synced` and `Mirror.holds` do them: calls took a fifth.
+        False if memory cannot tell, or if anything about the claims is unusual: `verdict` then checks them in full.
+        This repeats the code of `_is_synced` and `Mirror.holds`, because calling them took a fifth of the time.
         """
         _since, monotonic, wall, connected, complete = self._proof  # before the lookups: a later proof must not count
         age, wall_age, most = self._monotonic() - monotonic, self._wall() - wall, self._ask_after_seconds
@@ -129,9 +129,9 @@ class LocalMirror:
         return True
 
     def can_decide(self, asked: CheckRequest, *, alone: bool = False) -> bool:
-        """Return whether memory may say "not revoked" if the service does not answer, or `alone`, without asking it.
+        """Return whether memory may say "not revoked" if the service does not answer; with `alone`, before it is asked.
 
-        About a whole token memory only says that it is revoked: whether it is genuine is for the service to say.
+        Memory never says so of a whole token, because only the service can tell whether the token is genuine.
         """
         proof = self._proof
         if asked.token is not None or not proof.complete:
@@ -143,13 +143,13 @@ class LocalMirror:
         return self._verdict(asked, may_deny=self.can_decide(asked, alone=alone))
 
     def compared(self, asked: CheckRequest, said: Verdict) -> Verdict:
-        """Learn from the service's verdict. Return it, or "revoked" if memory knows a covering revocation by now."""
+        """Learn from the service's verdict. Return it, or "revoked" if memory meanwhile knows a covering revocation."""
         if said.revocation is not None:
             self.learn(said.revocation)
         return said if said.revoked else self._verdict(asked, may_deny=False) or said
 
     def _verdict(self, asked: CheckRequest, *, may_deny: bool) -> Verdict | None:
-        """Look the token up. `may_deny` is decided before: what another thread proves meanwhile must not count."""
+        """Look the token up. `may_deny` is decided before: a proof that arrives during the lookup must not count."""
         wall, claims = self._wall(), asked.claims
         found = self.revocations.covering(claims, wall, self._expiry_clock.now)
         if found is None and not may_deny:
@@ -176,10 +176,10 @@ class LocalMirror:
         self.revocations.expire(self._expiry_clock.now())
 
     def mark_fresh(self, age_seconds: float, *, complete: bool, connected: bool) -> None:
-        """Note a proof that everything acknowledged until `age_seconds` ago is here.
+        """Note a proof that memory holds everything acknowledged until `age_seconds` ago.
 
-        With `complete=False` the feed does not carry everything. With `connected=False` the service is leaving: it has
-        to be asked, although its feed still goes on.
+        `complete=False` means that the feed does not carry everything. `connected=False` means that the service has to
+        be asked although the feed goes on: it is shutting down, or does not know how far it is behind.
         """
         proof, monotonic, wall = self._proof, self._monotonic(), self._wall()
         since = proof.since if connected == proof.connected else wall

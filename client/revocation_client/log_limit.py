@@ -20,7 +20,7 @@ class Warnings:
         self._unlogged = Counter[str]()
 
     def occurred(self, event: str) -> int:
-        """Count one occurrence. Return the number of occurrences since the last line if a line is due now, else 0."""
+        """Count one occurrence. If a log line is due, return the number of occurrences since the last one, else 0."""
         self._unlogged[event] += 1
         now = self._clock()
         if now < self._due_at.get(event, now):
@@ -29,6 +29,6 @@ class Warnings:
         return self._unlogged.pop(event)
 
     def warn(self, event: str, fields: str, level: int = logging.WARNING) -> None:
-        """Count one occurrence, and log the number since the last line if a line is due."""
+        """Count one occurrence. If a log line is due, log the number of occurrences since the last one."""
         if number := self.occurred(event):
             _log.log(level, "%s %s occurrences=%d", event, fields, number)

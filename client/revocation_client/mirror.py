@@ -3,9 +3,9 @@
 Entries are only added and merged. An entry is removed after its expiry, never because it is missing elsewhere, so
 order, duplicates and late snapshots do no harm.
 
-Callers pass two times. `now` in `add`, `held`, `entries` and `expire`, and `alive_at` in `covering`, decide whether a
-revocation has ended: they come from an `ExpiryClock`. `now` in `covering` decides whether a token's `iat` is ahead of
-the present: it comes from the wall clock.
+Callers pass times of two clocks. An `ExpiryClock` decides whether a revocation has ended: it gives `alive_at` in
+`covering`, and `now` in all other methods. The wall clock decides whether a token's `iat` is ahead of the present: it
+gives `now` in `covering`.
 """
 
 import math
@@ -45,12 +45,12 @@ class Mirror:
         return sum(len(ends) for shards in self.shards.values() for ends, _cutoffs in shards)
 
     def holds(self, claim: ClaimName, value: str) -> bool:
-        """Return whether there is a revocation by this claim and value, which may have ended."""
+        """Return whether a revocation by this claim and value is held. It may have ended."""
         shards = self.shards.get(claim)
         return shards is not None and value in shards[(hash(value) >> 20) % SHARDS][0]
 
     def get(self, claim: ClaimName, value: str) -> tuple[float, float | None] | None:
-        """Return the end and the cutoff of the revocation by this claim and value, which may have ended."""
+        """Return the end and the cutoff of the revocation by this claim and value. It may have ended."""
         shards = self.shards.get(claim)
         if shards is None:
             return None
@@ -84,7 +84,7 @@ class Mirror:
     def covering(self, claims: Claims, now: float, alive_at: Callable[[], float] | None = None) -> Revocation | None:
         """Return a held revocation that covers a token with these claims (`revocation.covers`); None if none does.
 
-        `alive_at()` decides which revocations have ended, and defaults to `now`. It is only called to judge an entry.
+        The revocation is live at `alive_at()`; the default is `now`. `alive_at` is called only when an entry is found.
         """
         for claim, value in claims.identifiers:
             if (found := self.get(claim, value)) is None:

@@ -1,4 +1,4 @@
-"""Questions and revocations, from what an application has to what the service is asked. Pure."""
+"""Turn an application's arguments into questions and revocations for the service. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ class CheckRequest:
 
 
 def check_request(question: str | Mapping[str, object], token: str | None = None) -> CheckRequest:
-    """Return the question about a whole token, or about a token's verified claims, which `token` may name.
+    """Return the question about a whole token, or about verified claims. `token` names claims without a usable `jti`.
 
-    Raises TokenNeeded if neither names the token, and RequestRefused for what the service would refuse.
+    Raises TokenNeeded if such claims come without `token`, and RequestRefused for what the service would refuse.
     """
     try:
         if isinstance(question, str) and token is None:
@@ -51,7 +51,7 @@ def check_request(question: str | Mapping[str, object], token: str | None = None
 
 
 def check_request_by_jti(jti: str) -> CheckRequest:
-    """Return the question about a `jti` alone, of whose token nothing else is known. Raises RequestRefused."""
+    """Return the question about a token of which only the `jti` is known. Raises RequestRefused."""
     try:
         claims = Claims.of(jti=check_value("jti", jti))
     except SchemaError as error:
@@ -67,7 +67,7 @@ def _max_bytes(claims: Claims) -> int:
 
 
 def revoke_target(form: Mapping[str, object]) -> tuple[str, str]:
-    """Return claim and value of the revocation that a request asks for. Raises RequestRefused, as the service would."""
+    """Return the claim and the value that a request revokes. Raises RequestRefused if the request is invalid."""
     try:
         asked = parse_revoke(form)
         return ("jti", read_token(asked.value).name) if asked.claim == "token" else (asked.claim, asked.value)

@@ -24,9 +24,9 @@ def backoff_seconds(
     retry_after_seconds: float | None = None,
     jitter: Callable[[], float] = random.random,
 ) -> float:
-    """Return the pause after so many failures in a row: exponential with full jitter, from 0 to `longest_seconds`.
+    """Return the pause after `failures` in a row: exponential with full jitter, from 0 to `longest_seconds`.
 
-    `retry_after_seconds`, what the service asks for, comes on top.
+    `retry_after_seconds`, the pause that the service asks for, is added.
     """
     most: float = min(longest_seconds, FIRST_BACKOFF_SECONDS * 2 ** min(failures - 1, 10))
     return (retry_after_seconds or 0.0) + most * jitter()

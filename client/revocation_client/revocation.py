@@ -1,4 +1,4 @@
-"""The rule: which tokens a revocation covers. Pure: it knows no I/O and no clock.
+"""The rule: which tokens a revocation covers. Pure: it does no I/O and reads no clock.
 
 The service and every mirror use these functions.
 """
@@ -45,8 +45,8 @@ def iat_unusable(
 ) -> bool:
     """Return whether `covering` covers a token with these claims only because the token's `iat` is unusable.
 
-    Every token without a usable `iat` is then revoked until the revocation ends, also one that is issued later. A
-    question by claims that leaves `iat` out counts as such a token. False for a revocation without a cutoff.
+    Until it ends, `covering` then covers every token of its claim and value without a usable `iat`, also later ones.
+    A question by claims without `iat` counts as such a token. False for a revocation without a cutoff.
     """
     if covering is None or covering.issued_before is None:
         return False
@@ -72,5 +72,5 @@ def first_covering(
 
 
 def later(one: float | None, other: float | None) -> float | None:
-    """Return the later of two times, where None is never reached."""
+    """Return the later of two times. None means never, and is later than any time."""
     return None if one is None or other is None else max(one, other)

@@ -1,6 +1,6 @@
 """The JSON forms that service and client share: questions, requests to revoke, and revocations. Strict and pure.
 
-What is not of its form raises `SchemaError`, which names the member.
+Input of any other form raises `SchemaError`, which names the member.
 """
 
 import json
@@ -35,7 +35,7 @@ class SchemaError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RevokeRequest:
-    """A request to revoke every token whose claim has this value, or one token, given whole."""
+    """A request to revoke every token whose claim has this value, or one token that is given whole."""
 
     claim: ClaimName
     """`token` for a whole token, which `value` then is."""
@@ -53,7 +53,7 @@ Question = Claims | str
 
 
 def loads(text: str | bytes) -> Any:
-    """Decode JSON in UTF-8 (RFC 8259), without NaN, Infinity and duplicate members (section 4). Raises SchemaError."""
+    """Decode JSON in UTF-8 (RFC 8259). Raises SchemaError, also for NaN, Infinity and duplicate members (section 4)."""
     try:
         return _DECODER.decode(text.decode() if isinstance(text, bytes) else text)
     except SchemaError:
@@ -78,7 +78,7 @@ _ENCODER: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, al
 
 
 def dumps(body: Any) -> bytes:
-    """Return compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot hold, is escaped as it is in JSON."""
+    """Return compact JSON in UTF-8. A lone surrogate, which UTF-8 cannot encode, becomes a JSON escape."""
     return _ENCODER.encode(body).encode(errors="backslashreplace")
 
 
@@ -125,7 +125,7 @@ def issued_at_of(value: object) -> float | None:
 
 
 def check_token(value: object) -> str:
-    """Return a token as text, which is still to be read. Raises SchemaError."""
+    """Return the text of a token without reading the token. Raises SchemaError."""
     if not isinstance(value, str) or not value or _LONE_SURROGATE.search(value):
         raise SchemaError("token", "must be a string that is not empty")
     return value
@@ -169,7 +169,7 @@ def _value(claim: Claim, value: object) -> str:
 def parse_question(body: object) -> Question:
     """Parse the body of `POST /check`, or one element of a batch. Raises SchemaError.
 
-    A question by claims that has `iat`, or says that the token has none (null), considers revocations of every token.
+    A question by claims considers revocations of all tokens only if it has the member `iat`, which may be null.
     """
     members = _object(body, "check")
     if "token" in members:

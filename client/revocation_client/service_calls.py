@@ -26,7 +26,7 @@ LIMITS: Final = BatchLimits(BATCH_MAX_CHECKS, BODY_MAX_BYTES - len(b'{"checks":[
 
 
 class Service:
-    """Sends checks and revocations over HTTP, on the event loop that runs when it is made."""
+    """Sends checks and revocations over HTTP, on the event loop that is running when it is created."""
 
     def __init__(self, http: Http, counters: Counters, timeout_seconds: float, revoke_timeout_seconds: float) -> None:
         self.loop = asyncio.get_running_loop()
@@ -44,11 +44,11 @@ class Service:
             await self._batcher.aclose()
 
     async def check(self, asked: CheckRequest, *, memory_can_decide: bool) -> Verdict:
-        """Return the verdict of the service, from a request that leaves after this call. Raises RevocationError.
+        """Return the verdict of the service, from a request that is sent after this call. Raises RevocationError.
 
-        Where memory can decide, the check waits one second at most. After a check has timed out, only one such check
-        at a time is sent, and the others raise ServiceUnavailable at once. A refused connection does not count as
-        silence: it fails quickly, and the service may be back at the next check.
+        A check that memory can decide instead waits one second at most. After a timeout, only one of these checks is
+        sent at a time; the others raise ServiceUnavailable at once. A refused connection does not count as a timeout:
+        it fails quickly, and the service may be back at the next check.
         """
         if asked.max_bytes > LIMITS.size:  # aiohttp warns of larger bodies
             raise RequestRefused(413, "body_too_large", "the token is larger than what the service accepts")
@@ -82,7 +82,7 @@ class Service:
         return outcome
 
     async def _send(self, asked: list[CheckRequest]) -> list[Outcome]:
-        """Post a batch, and again while connections break, until it is cancelled: another instance may answer."""
+        """Post a batch. Post it again after a broken connection, until cancelled: another instance may answer."""
         self._counters.batches += 1
         body = dumps({"checks": [one.form for one in asked]})
         sends = 0

@@ -20,7 +20,7 @@ REVOKE_TIMEOUT_SECONDS: Final = 5.0
 
 
 def check_seconds(options: Mapping[str, float]) -> None:
-    """Raise ConfigurationError for an option that is no number of seconds above 0."""
+    """Raise ConfigurationError for an option that is not a finite number of seconds above 0."""
     for option, seconds in options.items():
         if type(seconds) not in (int, float) or not 0 < seconds < float("inf"):
             raise ConfigurationError(option, "must be a number of seconds above 0")

@@ -1,4 +1,4 @@
-"""A stand-in for an application's own tests: the real client over a service in memory, which can be away or slow."""
+"""A stand-in for the tests of an application: the real client and an in-memory service that can be down or slow."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ MAX_TOKEN_LIFETIME_SECONDS: Final = 30 * 24 * 3600.0
 
 
 class MemoryService(Http):
-    """A service in memory. It answers as the real one does, by the same rule. The client sends nothing malformed."""
+    """An in-memory service that answers as the real one does. It relies on the client to send nothing malformed."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.latency_seconds = 0.0
@@ -31,7 +31,7 @@ class MemoryService(Http):
         self.records: dict[tuple[str, str], Revocation] = {}
 
     async def post(self, path: str, body: bytes) -> Answer:
-        """Return the answer of the service. During an outage, nothing is done."""
+        """Return the answer of the service. During an outage the request has no effect."""
         await asyncio.sleep(self.latency_seconds)
         if self.outage == 0:
             raise ServiceUnavailable("no answer")
@@ -46,7 +46,7 @@ class MemoryService(Http):
             return Answer(400, "application/problem+json", dumps({"code": error.code, "detail": error.detail}))
 
     async def aclose(self) -> None:
-        """Keep what is revoked."""
+        """Close nothing: the revocations are kept."""
 
     def lives(self, record: Revocation) -> bool:
         """Return whether a record has not expired."""
@@ -103,11 +103,11 @@ class MemoryService(Http):
 class InMemoryRevocationClient(RevocationClient):
     """A `RevocationClient` without a network: give it to the application under test in place of the real one.
 
-    It takes the real one's options, and `clock`, which returns the time in epoch seconds. What was revoked stays with
-    the client when it is closed and started again. Tokens are read, and not verified.
+    It takes the options of the real client, and `clock`, which returns the time in epoch seconds. It keeps its
+    revocations when it is closed and started again. Tokens are read without verification.
 
-    It has no feed: its memory holds only what was revoked, or seen revoked, through this client, which no outage takes
-    away. Every other check asks the service in memory, so that `outage` and `service.latency_seconds` show.
+    It has no feed. Its memory holds only the revocations that this client has made or found, and keeps them in an
+    outage. Every other check asks the in-memory service, so `outage` and `service.latency_seconds` affect it.
     """
 
     _feeds = False
@@ -129,12 +129,12 @@ class InMemoryRevocationClient(RevocationClient):
 
     @property
     def revocations(self) -> tuple[Revocation, ...]:
-        """All that is revoked and has not expired."""
+        """The revocations that have not expired."""
         return tuple(filter(self.service.lives, self.service.records.values()))
 
     @contextmanager
     def outage(self, status: int = 0) -> Iterator[None]:
-        """Take the service away for the time of the block: it does not answer, or answers with `status`."""
+        """Make the service unavailable inside the block: it does not answer, or answers with `status`."""
         before, self.service.outage = self.service.outage, status
         try:
             yield

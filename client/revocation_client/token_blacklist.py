@@ -1,4 +1,4 @@
-"""A drop-in for a blacklist inside the process: an application changes one import, and keeps its calls."""
+"""A drop-in for an in-process blacklist: an application changes one import, and keeps its calls."""
 
 import logging
 from typing import Any, Final
@@ -17,9 +17,9 @@ class TokenBlacklist:
     """The interface of an in-process blacklist, with its failure behaviour; `options` are those of `RevocationClient`.
 
     The two token methods never raise a RevocationError. If the service refuses the key, its answer cannot be read, or
-    `init` was not called, they return False and log an error. While the service is away, `blacklist_token` does so too,
-    and `is_blacklisted` returns what memory says, else what `on_unavailable` says, and logs a warning. After `init`,
-    what this process knows to be revoked stays True.
+    `init` was not called, they return False and log an error. While the service is away, `blacklist_token` does the
+    same. `is_blacklisted` then returns what memory says. If memory cannot tell, it applies `on_unavailable` and logs a
+    warning. Once `init` has run, it returns True in each of these cases if memory knows the `jti` to be revoked.
     """
 
     prefix = "token_blacklist:"
@@ -39,8 +39,8 @@ class TokenBlacklist:
     async def init(self, url: str) -> None:
         """Start, with the service's URL and REVOCATION_API_KEY. Raises ConfigurationError.
 
-        For a Redis URL, as the old module took it, REVOCATION_URL counts. A service that is away is asked again with
-        each call.
+        If `url` is a Redis URL, as for the old module, REVOCATION_URL is used instead. If the service is
+        away, no error is raised: each later call asks it again.
         """
         where = service_url() if url.startswith(("redis", "unix:", "valkey")) else url
         client = RevocationClient(where, api_key=api_key(), **self._options)
@@ -56,7 +56,7 @@ class TokenBlacklist:
             await client.aclose()
 
     async def blacklist_token(self, jti: str, expires_in: float) -> bool:
-        """Revoke the token with this `jti` for `expires_in` seconds. Return True only if safely stored, or expired."""
+        """Revoke this `jti` for `expires_in` seconds. Return True only if that is safely stored, or has expired."""
         try:
             await self.client.revoke_jti(jti, expires_in=max(expires_in, 0))  # NaN stays NaN, which is refused
         except (RevocationError, TypeError) as error:
@@ -65,7 +65,7 @@ class TokenBlacklist:
         return True
 
     async def is_blacklisted(self, jti: str) -> bool:
-        """Return whether this `jti` is revoked; while the service is away, what memory says, else `on_unavailable`."""
+        """Return whether this `jti` is revoked. While the service is away, memory decides, or else `on_unavailable`."""
         try:
             return (await self.client.check_jti(jti)).revoked
         except RevocationError as error:

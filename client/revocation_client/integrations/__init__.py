@@ -1,1 +1,1 @@
-"""One thin file a framework, none of which knows another; nothing here is imported unless an application does."""
+"""Integrations: one independent module for each framework. The rest of the client imports none of them."""

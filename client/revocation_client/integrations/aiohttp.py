@@ -1,4 +1,4 @@
-"""aiohttp: a cleanup context that holds the client, and a middleware that responds to what it raises in a handler."""
+"""aiohttp: a cleanup context that holds the client, and a middleware that responds to the client's errors."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import Final
@@ -14,7 +14,7 @@ REVOCATIONS: Final = web.AppKey("REVOCATIONS", RevocationClient)
 
 
 def cleanup_ctx(client: RevocationClient) -> Callable[[web.Application], AsyncIterator[None]]:
-    """Start the client with the application and close it with it: `app.cleanup_ctx.append(cleanup_ctx(client))`."""
+    """Start and close the client together with the application: `app.cleanup_ctx.append(cleanup_ctx(client))`."""
 
     async def context(app: web.Application) -> AsyncIterator[None]:
         app[REVOCATIONS] = client

@@ -9,9 +9,9 @@ ANSWERED = (TokenRevoked, TokenNeeded, ServiceUnavailable, RequestRefused)
 
 
 def refusal(error: Exception) -> tuple[dict[str, str], int, dict[str, str]]:
-    """Return body, status and headers of the response; raise the error where it is a fault of the application (a 500).
+    """Return body, status and headers of the response. Raise the error if the application is at fault (a 500).
 
-    The response is 401 for the token (RFC 6750 section 3), and 503 where it cannot be known whether it is revoked.
+    The status is 401 if the token is not accepted (RFC 6750 section 3), and 503 if it may or may not be revoked.
     """
     if isinstance(error, ServiceUnavailable):
         seconds = math.ceil(error.retry_after_seconds or 1)

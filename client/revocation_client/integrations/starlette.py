@@ -10,7 +10,7 @@ from revocation_client.integrations.refusals import ANSWERED, refusal
 
 
 async def _respond(_request: Request, error: Exception) -> Response:
-    """Respond as FastAPI would. An error without a response of its own stays an error of the application."""
+    """Respond in the form that FastAPI uses. Raise the error if `refusal` has no response for it."""
     return JSONResponse(*refusal(error))
 
 
