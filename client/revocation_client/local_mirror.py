@@ -187,7 +187,7 @@ class LocalMirror:
         self._proof = _Proof(since, *times, connected, complete)
 
     def mark_disconnected(self) -> None:
-        """Note that the feed ended: the service is asked first, and memory decides only if it does not answer."""
+        """Note that the feed is not current: the service is asked first, and memory decides if it does not answer."""
         if self._proof.connected:
             self._proof = self._proof._replace(since=self._wall(), connected=False)
 

@@ -37,7 +37,7 @@ class TokenBlacklist:
         return self._client
 
     async def init(self, url: str) -> None:
-        """Start, with the service's URL and REVOCATION_API_KEY. Raises ConfigurationError.
+        """Start, with the service's URL and the key that `from_env` takes. Raises ConfigurationError.
 
         If `url` is a Redis URL, as for the old module, REVOCATION_URL is used instead. If the service is
         away, no error is raised: each later call asks it again.
