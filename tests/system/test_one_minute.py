@@ -62,7 +62,10 @@ async def test_a_revoked_token_is_refused_by_every_instance_until_it_would_have_
         if configured != "nothing":
             settings |= {"REVOCATION_JWT_SECRET": SECRET, "REVOCATION_API_KEYS": f"ops={KEY}:admin"}
         async with serving(tmp_path / "one", settings) as one, serving(tmp_path / "other", settings) as other:
-            exp = int(time.time()) + LIFE_SECONDS
+            began = time.monotonic()
+            for service in (one, other):
+                await post(f"{service.url}/check", {"token": mint(jti="at-which-pace")})
+            exp = int(time.time() + LIFE_SECONDS + 10 * (time.monotonic() - began))
             token, neighbour = mint(jti="one-minute", exp=exp), mint(jti="another", exp=exp)
             for service in (one, other):
                 assert (await post(f"{service.url}/check", {"token": token}))[1]["revoked"] is False
