@@ -1,4 +1,4 @@
-"""The processes of the world: a Redis master, the workers' hosts, their tasks, and the connections between them."""
+"""The simulated processes: Redis masters, workers on their hosts, their tasks, and the connections between them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 STALE_SECONDS: Final = 5.0
 WITNESS_SECONDS: Final = 6.0
 RECENT_SECONDS: Final = 7.5
-"""The two long waits are a tenth of the real ones and less, so that short runs reach beyond them."""
+"""This and WITNESS_SECONDS are at most a tenth of the real values, so that short runs exceed them."""
 TURN_SECONDS: Final = 3.0
 EPOCH_SECONDS: Final = 1_000_000.0
 FAR: Final = EPOCH_SECONDS * 3
@@ -25,7 +25,7 @@ NEVER: Final = float("-inf")
 
 @dataclass(frozen=True)
 class Parts:
-    """What a world is made of; a mutant replaces one of them."""
+    """The classes of which a world is made; a mutant replaces one of them."""
 
     state: Callable[..., SyncState] = SyncState
     worker: Callable[..., Worker] = Worker
@@ -38,7 +38,7 @@ AS_IT_IS: Final = Parts()
 
 @dataclass(eq=False)
 class Master:
-    """A Redis server: its data, its clock, its leases, and the states to which a loss may return it."""
+    """A Redis master: its data, its clock, its restore lease, and the snapshots to which a loss may return it."""
 
     data: Twin
     clock_offset: float = 0.0
@@ -46,14 +46,14 @@ class Master:
     snapshots: list[Twin] = field(default_factory=list)
 
     def changed(self) -> None:
-        """Note the present state as one that a loss may return to."""
+        """Take a snapshot, to which a loss may return the data."""
         self.snapshots.append(self.data.copy())
         del self.snapshots[:-80]
 
 
 @dataclass(eq=False)
 class Task:
-    """A generator of a worker, and the exchange that it waits for."""
+    """A running generator of a worker, and the exchange that it waits for."""
 
     steps: Steps
     call: Callable[[], Any] | None = None
@@ -61,10 +61,10 @@ class Task:
     reply: Any = None
     ended: bool = False
     paused: bool = False
-    """Set by a story, to hold the task where it is."""
+    """Whether a story holds the task where it is."""
 
     def step(self, reach: bool) -> None:
-        """Run the call, if Redis can be reached; or work on its reply; or go on after a moment."""
+        """Run the call if Redis can be reached, or handle the reply, or resume after `yield None`."""
         if self.call is None:
             self._go(lambda: next(self.steps))
         elif self.replied:
@@ -77,7 +77,7 @@ class Task:
                 self.lose()
 
     def lose(self) -> None:
-        """Lose the exchange with its connection."""
+        """Make the exchange fail with Away, because its connection broke."""
         if self.call is not None:
             self.replied = False
             self._go(lambda: self.steps.throw(Away()))
@@ -90,27 +90,26 @@ class Task:
 
 
 class Connection:
-    """A worker's way to the master that it takes for the master, which may be a former one."""
+    """The `worker.Redis` of one worker. Its master is the one that the worker knows, which may be a former one."""
 
     def __init__(self, world: "World", master: Master) -> None:
         self.world = world
         self.master = master
         self.connection = 0
         self.slices = 0
-        """How many slices were scanned over it."""
+        """Number of slices scanned so far."""
 
     @property
     def data(self) -> Twin:
-        """What the master holds."""
+        """The data of the master."""
         return self.master.data
 
     @property
     def time(self) -> float:
-        """What the master's clock says."""
+        """The time on the master's clock, as Unix time in seconds."""
         return EPOCH_SECONDS + self.world.now() + self.master.clock_offset
 
     def beat(self, restored_epoch: str | None, cursor: Cursor | None) -> tuple[BeatReply, bool]:
-        """See worker.Redis."""
         before = self.data.epoch, dict(self.data.pending)
         reply = self.data.beat(self.time, self.world.name("E"), restored_epoch, cursor)
         if before != (self.data.epoch, self.data.pending):
@@ -118,34 +117,28 @@ class Connection:
         return reply, self.master is self.world.master
 
     def read(self, cursor: Cursor) -> tuple[Sequence[LogEntry], bool]:
-        """See worker.Redis."""
         return self.data.behind(cursor), self.data.holds(cursor)
 
     def scan(self, connection: int, number: int) -> Sequence[Revocation]:
-        """See worker.Redis."""
         if connection != self.connection:
             raise Away
         self.slices += 1
         return [record for record in self.data.records.values() if slice_of(record.value) == number]
 
     def missing(self, records: Sequence[Revocation]) -> Sequence[Key]:
-        """See worker.Redis."""
         return self.data.missing(self.time, [((each.claim, each.value), each.expires_at) for each in records])
 
     def merge(self, asked: Sequence[Asked], *, restore: bool = False) -> None:
-        """See worker.Redis."""
         shared = Shared(nonce=self.world.name("n"), log_max=self.world.log_max, max_lifetime=FAR, restore=restore)
         if any(each.changed for each in self.data.merge(self.time, shared, asked)):
             self.master.changed()
 
     def append(self, changes: Sequence[Revocation]) -> None:
-        """See worker.Redis."""
         for change in changes:
             self.data.append(self.time, self.world.name("n"), change, self.world.log_max)
         self.master.changed()
 
     def take_turn(self, worker: str) -> bool:
-        """See worker.Redis."""
         holder, until = self.master.turn
         if holder != worker and until > self.world.now():
             return False
@@ -153,29 +146,26 @@ class Connection:
         return True
 
     def release_turn(self, worker: str) -> None:
-        """See worker.Redis."""
         if self.master.turn[0] == worker:
             self.master.turn = "", NEVER
 
     def take_rescan(self) -> bool:
-        """See worker.Redis."""
         if self.world.now() < self.world.rescan_at:
             return False
         self.world.rescan_at = self.world.now() + self.world.rescan_seconds
         return True
 
     def get(self, key: Key) -> Revocation | None:
-        """See worker.Redis."""
         return self.data.records.get(key)
 
 
 def slice_of(value: str) -> int:
-    """Return in which slice of a scan a record comes; the order is not that in which they were written."""
+    """Return the slice of a scan that has this record; slices are not in the order of the writes."""
     return int(value) * 7 % SCAN_SLICES
 
 
 class Host:
-    """A worker with what can happen to it: its process may be frozen or dead, its network cut."""
+    """A worker and its faults: its process may be frozen or dead, and its network cut."""
 
     def __init__(self, world: "World", name: str) -> None:
         self.connection = Connection(world, world.master)
@@ -186,7 +176,7 @@ class Host:
         self.frozen = False
         self.cut = False
         self.since = world.now()
-        """Since when it has been connected."""
+        """When the worker started, moved to another master, or came back, whichever was last."""
         self.heartbeats = Task(self.worker.heartbeats())
         self.tail = Task(self.worker.tail())
         self.repair = Task(self.worker.repair())
@@ -194,27 +184,27 @@ class Host:
 
     @property
     def state(self) -> SyncState:
-        """What it concludes."""
+        """The decisions of the worker."""
         return self.worker.state
 
     @property
     def awake(self) -> bool:
-        """Whether its process runs."""
+        """Whether the worker's process runs."""
         return self.alive and not self.frozen
 
     @property
     def reaches(self) -> bool:
-        """Whether Redis would answer it."""
+        """Whether Redis would answer the worker."""
         return self.awake and not self.cut and not (self.world.hanging and self.on_master)
 
     @property
     def on_master(self) -> bool:
-        """Whether it is connected to the present master."""
+        """Whether the worker is connected to the present master."""
         return self.connection.master is self.world.master
 
     @property
     def tasks(self) -> list[Task]:
-        """Its tasks and requests."""
+        """The three tasks of the worker, and its requests."""
         return [self.heartbeats, self.tail, self.repair, *self.requests]
 
     def step(self, task: Task) -> None:
@@ -225,12 +215,12 @@ class Host:
             self.requests.remove(task)
 
     def request(self, steps: Steps) -> Task:
-        """Begin to answer a request."""
+        """Add the steps of a request as another task, and return it."""
         self.requests.append(Task(steps))
         return self.requests[-1]
 
     def send(self, task: Task) -> None:
-        """Let one task go on until Redis has run its next exchange, and the reply waits."""
+        """Run one task until Redis has run its next exchange and the reply is waiting."""
         self.world.step(self, task)
         for _ in range(1000):
             if task.replied:
@@ -241,7 +231,7 @@ class Host:
         raise self.world.broken(f"a task of {self.worker.name} has no exchange with Redis")
 
     def receive(self, task: Task) -> None:
-        """Let one task work on the reply that waits."""
+        """Let one task handle the reply that is waiting."""
         assert task.replied
         self.world.step(self, task)
 
@@ -251,7 +241,7 @@ class Host:
         self.receive(task)
 
     def breaks(self, lost: Callable[[], bool]) -> None:
-        """Lose the connection; what Redis replied before may still be read."""
+        """Break the connection. A reply that is waiting is lost only if `lost` returns True."""
         self.connection.connection += 1
         for task in self.tasks:
             if not task.replied or lost():
@@ -264,7 +254,7 @@ class Host:
         self.breaks(lost)
 
     def back(self) -> None:
-        """Thaw the process; mend its network."""
+        """Thaw the process, and connect its network again."""
         if self.cut or self.frozen:
             self.cut = self.frozen = False
             self.since = self.world.now()

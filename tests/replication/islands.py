@@ -1,4 +1,4 @@
-"""A Sentinel set that can be separated: some nodes are an island, the sentinels and the other nodes the mainland."""
+"""A Sentinel set that a test can partition: into an island, and a mainland that keeps the sentinels."""
 
 import asyncio
 import contextlib
@@ -14,32 +14,32 @@ from tests.replication.links import Link, links_to
 
 @dataclass(frozen=True)
 class Islands:
-    """Three data nodes, three sentinels, and the links between the two views of them."""
+    """Three data nodes and three sentinels, with the links through which they are reached."""
 
     nodes: Sequence[Process]
     sentinels: Sequence[Process]
     mainland: Sequence[Link]
-    """To each node from the sentinels, the other nodes, and workers on the mainland."""
+    """A link to each node, for the sentinels, the other nodes, and workers on the mainland."""
     island: Sequence[Link]
-    """To each sentinel from workers on the island, which are told the nodes' own ports."""
+    """A link to each sentinel, for workers on the island; its replies name the own ports of the nodes."""
 
     @property
     def mainland_url(self) -> str:
-        """What a worker on the mainland is configured with."""
+        """The Redis URL of workers on the mainland."""
         return _url(sentinel.address for sentinel in self.sentinels)
 
     @property
     def island_url(self) -> str:
-        """What a worker on the island is configured with."""
+        """The Redis URL of workers on the island."""
         return _url(link.address for link in self.island)
 
     def separate(self, *nodes: Process) -> None:
-        """Cut off the workers on the island, with these nodes."""
+        """Cut off the island: its workers and these nodes."""
         for link in (*self._links_to(nodes), *self.island):
             link.take_down()
 
     def join(self) -> None:
-        """End the separation."""
+        """Connect the island to the mainland again."""
         for link in (*self.mainland, *self.island):
             link.bring_up()
 
@@ -47,7 +47,7 @@ class Islands:
         return [link for node, link in zip(self.nodes, self.mainland, strict=True) if node in nodes]
 
     async def replaced(self, master: Process) -> None:
-        """Wait until the sentinels name another master."""
+        """Wait until a sentinel names a master other than this one."""
         (link,) = self._links_to([master])
 
         async def another() -> bool:
@@ -63,7 +63,7 @@ def _url(addresses: Iterable[str]) -> str:
 
 @contextlib.asynccontextmanager
 async def islands() -> AsyncIterator[Islands]:
-    """A set in one piece. Its first node is the master."""
+    """Run a Sentinel set that is not partitioned yet. Its first node is the master."""
     async with contextlib.AsyncExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory(prefix="redis-test-", ignore_cleanup_errors=True))
         directory = pathlib.Path(name)
@@ -79,7 +79,7 @@ async def islands() -> AsyncIterator[Islands]:
 
 
 async def _start(nodes: Sequence[Process], sentinels: Sequence[Process], links: Sequence[Link]) -> None:
-    """Start all, and wait until each sentinel knows the others and the replicas."""
+    """Start all processes, and wait until each sentinel knows the other sentinels and the replicas."""
     for node, link in zip(nodes, links, strict=True):
         lines = ["save ''", "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
         lines += [f"replica-announce-ip {HOST}", f"replica-announce-port {link.at}"]

@@ -10,7 +10,7 @@ from tests.store.conftest import Proxy
 
 @dataclass
 class Link(Proxy):
-    """The way to one server. Ports that the server names may be replaced by others of the same number of digits."""
+    """A link to one server. It can replace ports in the server's replies by others with as many digits."""
 
     ports: Mapping[int, int] = field(default_factory=dict)
 
@@ -23,11 +23,11 @@ class Link(Proxy):
         return int(self.address.rpartition(":")[2])
 
     def take_down(self) -> None:
-        """Lose everything from now on, in both directions."""
+        """Drop all data from now on, in both directions."""
         self.request = self.reply = _lost
 
     def bring_up(self) -> None:
-        """Pass everything on. Connections from before are closed: part of what they carried is lost."""
+        """Pass on all data again, and close the old connections, which have lost some."""
         self.request, self.reply = _passed_on, self._renamed
         self.cut()
 
@@ -47,7 +47,7 @@ async def _passed_on(piece: bytes) -> bytes:
 
 @contextlib.asynccontextmanager
 async def links_to(servers: Sequence[Process], ports: Mapping[int, int] | None = None) -> AsyncIterator[Sequence[Link]]:
-    """A link to each of these servers."""
+    """Open a link to each of these servers, with these replacements of ports in replies."""
     async with contextlib.AsyncExitStack() as stack:
         links = [Link(server.port, ports=ports or {}) for server in servers]
         for link in links:

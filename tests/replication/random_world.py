@@ -1,4 +1,4 @@
-"""A world in which everything happens at random, from one seed."""
+"""A simulated deployment with random requests, faults and timing, all drawn from one seed."""
 
 import random
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from tests.replication.world import World
 
 
 class RandomWorld(World):
-    """A world in which faults come at random. With `losses_only` no worker is cut off, and Redis always answers."""
+    """A world with random faults. With `losses_only` no worker is cut off or frozen, and Redis always answers."""
 
     def __init__(self, seed: int, parts: Parts = AS_IT_IS, *, losses_only: bool = False) -> None:
         dice = random.Random(f"shape {seed}")
@@ -26,7 +26,7 @@ class RandomWorld(World):
         self._next_loss = 0
 
     def play(self, ticks: int = 110) -> None:
-        """Let everything happen for so many ticks, then settle."""
+        """Run this many ticks with random requests and faults, then settle."""
         for _ in range(ticks):
             self._happen()
             self.run_tick(self._lazy)

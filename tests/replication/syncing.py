@@ -22,7 +22,7 @@ from tests.redis_processes import Process, eventually
 from tests.store.conftest import Opened, logged_values, missing, open_store
 
 CURRENT_SECONDS = 2.0
-"""A mirror that was in sync this recently counts as current; a worker proves that every half second."""
+"""A mirror that was in sync within this time counts as current; a worker proves it every half second."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class WorkerClocks:
     monotonic_ahead: float = 0
 
     def suspend(self, seconds: float) -> None:
-        """Let time pass, as for a machine that was suspended."""
+        """Move both clocks ahead, as if the machine had been suspended."""
         self.wall_ahead += seconds
         self.monotonic_ahead += seconds
 
@@ -44,7 +44,7 @@ class WorkerClocks:
 
 @dataclass
 class Syncing:
-    """A worker: its store, its mirror, and what keeps the mirror in sync."""
+    """A worker: its store, its MirrorSync, and its clocks."""
 
     opened: Opened
     sync: MirrorSync
@@ -60,7 +60,7 @@ class Syncing:
         return self.opened.store.keyspace.key(claim, value)
 
     def held(self, value: str, claim: ClaimName = "jti") -> Revocation | None:
-        """Return what the mirror holds."""
+        """Return the revocation in the mirror; None if it holds none."""
         return self.sync.mirror.held(claim, value, self.sync.now())
 
     def holds(self, values: Iterable[str]) -> bool:
@@ -99,7 +99,7 @@ class Syncing:
         await self.until(lambda: monotonic() - self.sync.staleness() >= since, "a proof that began after this", seconds)
 
     async def stale(self) -> None:
-        """Wait until nothing has proven the mirror in sync for a while."""
+        """Wait until the last proof that the mirror was in sync is older than CURRENT_SECONDS."""
         await self.until(lambda: self.sync.staleness() > CURRENT_SECONDS, "a mirror that grows old")
 
     async def in_redis(self, values: Sequence[str], seconds: float = 30) -> None:
@@ -129,8 +129,7 @@ async def syncing(
 ) -> AsyncIterator[Syncing]:
     """Run a worker over this URL.
 
-    On a new Redis it would wait for three seconds, the grace, which `settled` spares tests that it does not concern;
-    `private` also spares them the grace after a loss.
+    A new epoch is pending for a grace of 3 s. `settled` skips the grace of a new Redis; `private` skips every grace.
     """
     clocks = clocks or WorkerClocks()
     async with open_store(url, **store) as opened:
@@ -145,7 +144,7 @@ async def syncing(
 
 
 async def _settle(opened: Opened) -> None:
-    """Begin an epoch without grace, unless there is one of this life of the server, or no server."""
+    """Begin an epoch without grace, unless Redis has one for its present life, or does not answer."""
     with contextlib.suppress(StoreUnavailable):
         exchanges = Exchanges(opened.store, pending_seconds=PENDING_SECONDS, grace_seconds=0)
         await exchanges.beat(None, None, must_write=False)
@@ -153,7 +152,7 @@ async def _settle(opened: Opened) -> None:
 
 @contextlib.asynccontextmanager
 async def owing(worker: Syncing) -> AsyncIterator[None]:
-    """Another worker that has something to write back, until the end of the block: nothing is scanned meanwhile."""
+    """Keep an epoch pending, as another worker that has to restore does; until the block ends, no scan begins."""
     exchanges = Exchanges(worker.opened.store, pending_seconds=PENDING_SECONDS, grace_seconds=GRACE_SECONDS)
 
     async def keep_marking() -> None:
@@ -171,7 +170,7 @@ async def owing(worker: Syncing) -> AsyncIterator[None]:
 
 
 def beside(worker: Syncing, **options: Any) -> contextlib.AbstractAsyncContextManager[Syncing]:
-    """Another worker of the same deployment."""
+    """Run another worker of the same deployment."""
     settings = worker.opened.settings
     given: dict[str, Any] = {"key_prefix": settings.key_prefix, "wait_replicas": settings.wait_replicas}
     return syncing(settings.url, **given | options)

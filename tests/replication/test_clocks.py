@@ -1,4 +1,4 @@
-"""Clocks that jump or are off: nothing is forgotten, and what they unsettle is scanned again."""
+"""A clock that jumps or is wrong makes no mirror lose live revocations; after a jump the worker scans Redis."""
 
 from collections.abc import AsyncIterator
 from typing import Final
@@ -18,7 +18,7 @@ HOUR_SECONDS: Final = 3600.0
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Process]:
-    """One server for all."""
+    """One Redis server for all tests of this module that do not start their own."""
     async with standalone() as process:
         yield process
 
@@ -29,7 +29,7 @@ def _scans(worker: Syncing) -> float:
 
 @pytest.mark.parametrize("seconds", [HOUR_SECONDS, -HOUR_SECONDS])
 async def test_a_wall_clock_that_jumps_and_returns_makes_nothing_forgotten(server: Process, seconds: float) -> None:
-    """Each jump makes the worker scan again. What has half an hour left stays in the mirror, and is not restored."""
+    """Each jump by an hour causes a scan. Revocations with half an hour left stay in the mirror; none is restored."""
     async with syncing(server.url, private=True) as worker, beside(worker) as other:
         await worker.in_sync()
         await other.in_sync()
@@ -47,7 +47,7 @@ async def test_a_wall_clock_that_jumps_and_returns_makes_nothing_forgotten(serve
 
 
 async def test_a_jump_while_redis_is_away_makes_nothing_forgotten() -> None:
-    """Then only the worker's own clocks say what has ended; the monotonic clock has to agree."""
+    """While Redis is down, a jump of the wall clock drops no live revocation, as the monotonic clock does not jump."""
     async with standalone() as process, syncing(process.url, private=True) as worker:
         await worker.in_sync()
         await worker.sync.write(Put("jti", "token", expires_in=HOUR_SECONDS / 2))
@@ -63,7 +63,7 @@ async def test_a_jump_while_redis_is_away_makes_nothing_forgotten() -> None:
 
 
 async def test_between_a_jump_and_the_scan_the_mirror_does_not_decide(server: Process) -> None:
-    """A jump may have made it drop live records. Redis is still believed."""
+    """A jump may have dropped live records from the mirror, so until the scan only reads of Redis count."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         decided = []
@@ -78,7 +78,7 @@ async def test_between_a_jump_and_the_scan_the_mirror_does_not_decide(server: Pr
 
 @pytest.mark.parametrize("ahead", [45.0, 600.0, -600.0])
 async def test_the_offset_of_redis_clock_is_measured(server: Process, ahead: float) -> None:
-    """As Redis' clock minus the worker's. A worker whose clock is ahead leaves out nothing that lives in Redis."""
+    """The offset is Redis' clock minus the worker's clock. With any offset a mirror takes the live records of Redis."""
     async with syncing(server.url, clocks=WorkerClocks(wall_ahead=ahead), private=True) as worker:
         await worker.in_sync()
         assert abs(worker.sync.clock_offset + ahead) < 1
@@ -91,7 +91,7 @@ async def test_the_offset_of_redis_clock_is_measured(server: Process, ahead: flo
 
 
 async def test_a_suspended_machine_believes_nothing_at_first(server: Process) -> None:
-    """The monotonic clock goes on while it sleeps, so what was proven before is old when it wakes."""
+    """The monotonic clock runs on while a machine is suspended, so its last proof is too old when it resumes."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         worker.clocks.suspend(20)

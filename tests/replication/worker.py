@@ -1,7 +1,7 @@
-"""One worker of the world: the real decisions, and the three tasks that carry them out.
+"""A simulated worker: the real SyncState, and the three tasks that carry out its decisions.
 
-A task is a generator; with `yield` read as `await` it is the code of the service. `yield call` is one exchange: the
-world runs the call at Redis, and returns its reply some steps later, or raises Away. `yield None` waits for a moment.
+A task is a generator. Its code is that of the service, with `yield` for `await`. `yield call` is one exchange: the
+world runs the call on Redis, and some steps later sends the reply, or raises Away. `yield None` waits for a moment.
 """
 
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -18,7 +18,7 @@ HEARTBEAT_SECONDS: Final = 0.5
 WRITE_DEADLINE_SECONDS: Final = 0.75
 SCAN_SLICES: Final = 4
 RESTORE_BATCHES: Final = 6
-"""How many batches a whole mirror takes, however few records stand for it here."""
+"""Number of batches in which a mirror is restored; the few records of a test stand for a large mirror."""
 
 Steps = Generator[Callable[[], Any] | None, Any, None]
 
@@ -28,44 +28,44 @@ class Away(Exception):
 
 
 class Redis(Protocol):
-    """One worker's way to Redis; each method is one exchange, and raises Away."""
+    """A worker's access to Redis. Each method is one exchange, and may raise Away."""
 
     connection: int
-    """Counts the connections; a SCAN goes on only over the one on which it began."""
+    """Number of the present connection. A SCAN can only continue on the connection on which it began."""
 
     def beat(self, restored_epoch: str | None, cursor: Cursor | None) -> tuple[BeatReply, bool]:
-        """Run beat.lua, and tell whether a majority of the sentinels names this master (rule 4)."""
+        """Run beat.lua. Return its reply, and whether a majority of the sentinels names this master (rule 4)."""
 
     def read(self, cursor: Cursor) -> tuple[Sequence[LogEntry], bool]:
-        """Run XREAD behind the cursor, then look whether its entry is still there."""
+        """Return the log entries after the cursor, and whether the cursor's entry is still in the log."""
 
     def scan(self, connection: int, number: int) -> Sequence[Revocation]:
         """Return one slice of all records."""
 
     def missing(self, records: Sequence[Revocation]) -> Sequence[Key]:
-        """Run ask.lua."""
+        """Run ask.lua: return the keys of the records that Redis lacks."""
 
     def merge(self, asked: Sequence[Asked], *, restore: bool = False) -> None:
         """Run merge.lua."""
 
     def append(self, changes: Sequence[Revocation]) -> None:
-        """Append changes to the log whose records are in Redis already."""
+        """Append changes to the log. Redis already has their records."""
 
     def take_turn(self, worker: str) -> bool:
-        """Take or renew the lease on restoring."""
+        """Take or renew the restore lease; return whether this worker has it."""
 
     def release_turn(self, worker: str) -> None:
         """End the lease, if this worker has it."""
 
     def take_rescan(self) -> bool:
-        """Take the key that one worker gets every REVOCATION_RESCAN_SECONDS."""
+        """Claim the rescan, which one worker gets every REVOCATION_RESCAN_SECONDS; return whether it was free."""
 
     def get(self, key: Key) -> Revocation | None:
-        """Return the record."""
+        """Return the record of this key; None if there is none."""
 
 
 class Worker:
-    """A worker process. `mirror` holds what it knows; `got` says since when."""
+    """A worker process. `mirror` holds its revocations; `got` holds when the worker first learned of each."""
 
     def __init__(self, name: str, redis: Redis, clock: Callable[[], float], state: SyncState) -> None:
         self.name = name
@@ -75,14 +75,14 @@ class Worker:
         self.mirror: dict[Key, Revocation] = {}
         self.got: dict[Key, float] = {}
         self.pending: frozenset[str] = frozenset()
-        """What the last heartbeat that counted showed as pending."""
+        """The epochs that the last counted heartbeat showed as pending."""
         self.entered: set[str] = set()
-        """The epochs that heartbeats showed."""
+        """All epochs that counted heartbeats have shown."""
 
     def add(self, revocation: Revocation, by: Source) -> None:
-        """Add a revocation to the mirror, and note it as learned if the mirror did not have it like that.
+        """Add a revocation to the mirror, and note it as learned if this changes the mirror.
 
-        What was read in the log once more, such as a record that another worker restored, is not recent again.
+        A repetition in the log, such as a record that another worker restored, does not count as recent again.
         """
         key = revocation.claim, revocation.value
         held = self.mirror.get(key)
@@ -131,7 +131,7 @@ class Worker:
             yield None
 
     def follow(self, entries: Sequence[LogEntry]) -> None:
-        """Add what was read to the mirror; the service does this without an await."""
+        """Add log entries to the mirror, and move the cursor. The service does this without an await."""
         for entry in entries:
             if entry.change is not None:
                 self.add(entry.change, "log")
@@ -157,7 +157,7 @@ class Worker:
             yield None
 
     def restore(self) -> Steps:
-        """Write back what Redis may lack: the recent at once, then the rest in turn (rule 7)."""
+        """Write back what Redis may lack: first what was learned recently, then the rest under a lease (rule 7)."""
         epoch = self.state.epoch
         yield from self.restore_recent()
         yield from self.restore_rest(epoch)
@@ -167,7 +167,7 @@ class Worker:
         yield partial(self.redis.merge, self.held(self.state.recent()), restore=True)
 
     def restore_rest(self, epoch: str | None) -> Steps:
-        """Write back everything else, one worker at a time."""
+        """Write back everything else. The lease admits one worker at a time."""
         while self.same(epoch) and not (yield partial(self.redis.take_turn, self.name)):
             yield None
         for number in range(RESTORE_BATCHES):
@@ -180,8 +180,8 @@ class Worker:
     def restore_batch(self, records: Sequence[Revocation]) -> Steps:
         """Write back what Redis lacks of these records.
 
-        All records here are tokens'. The service merges a record that may have a cutoff without asking, because ask.lua
-        compares ends alone.
+        All records here are of the claim `jti`. The service merges those of other claims without asking first, because
+        ask.lua does not compare cutoffs.
         """
         yield partial(self.redis.take_turn, self.name)
         missing = yield partial(self.redis.missing, records)
@@ -198,7 +198,7 @@ class Worker:
         return epoch == self.state.epoch
 
     def scan(self, lacked: list[Revocation]) -> Steps:
-        """Read all records into the mirror; `lacked` gets those that it did not have (rule 9)."""
+        """Read all records into the mirror, and add those that it lacked to `lacked` (rule 9)."""
         connection = self.redis.connection
         self.state.scan_began()
         for number in range(SCAN_SLICES):
@@ -214,7 +214,7 @@ class Worker:
     def rescan(self) -> Steps:
         """Find what was written or deleted behind the service's back (rule 12).
 
-        A new epoch ends it at once, because what is recent must not wait for a scan.
+        A new epoch ends a rescan at once, because the restore for that epoch must not wait for the scan.
         """
         epoch, lacked = self.state.epoch, list[Revocation]()
         yield from self.restore()
@@ -226,7 +226,7 @@ class Worker:
     # Requests
 
     def write(self, key: Key, expires_at: float, acknowledge: Callable[[Key], None]) -> Steps:
-        """Revoke, and acknowledge once the record is safe and in the mirror (rules 1 and 6)."""
+        """Write a revocation, and acknowledge it once it is in Redis and in the mirror (rules 1 and 6)."""
         deadline = self.clock() + WRITE_DEADLINE_SECONDS
         try:
             while True:
@@ -250,12 +250,12 @@ class Worker:
         return self.state.accepts(self.clock())
 
     def acknowledge(self, revocation: Revocation, acknowledge: Callable[[Key], None]) -> None:
-        """Add the revocation to the mirror, then answer."""
+        """Add the revocation to the mirror, then acknowledge it."""
         self.add(revocation, "write")
         acknowledge((revocation.claim, revocation.value))
 
     def check(self, key: Key, deny: Callable[[Key], None]) -> Steps:
-        """Answer whether this is revoked (rule 11); `deny` hears of each "not revoked"."""
+        """Check whether a token is revoked (rule 11), and call `deny` if the verdict is "not revoked"."""
         before = self.state.believes(self.clock())
         try:
             found = yield partial(self.redis.get, key)
@@ -267,5 +267,5 @@ class Worker:
             deny(key)
 
     def believed(self, before: bool) -> bool:
-        """Return whether what Redis replied is believed: as it was before Redis was asked."""
+        """Return whether "no record" in Redis means "not revoked", as decided before Redis was asked."""
         return before

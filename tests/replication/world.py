@@ -1,8 +1,8 @@
-"""A world for the protocol: workers with the real decisions, a twin of Redis, and what can go wrong between them.
+"""A simulated deployment: workers with the real SyncState, a model of Redis, and the faults between them.
 
-Time goes in ticks. In each tick every task takes two steps, in random order; an exchange takes two at least, one at
-Redis and one in which its reply is worked on, and anything may happen between them. After each step the world asks
-every worker for every acknowledged revocation, and raises BrokenPromise where a "not revoked" comes too late.
+Time advances in ticks. In each tick every task takes two steps, in random order. An exchange with Redis takes two
+steps or more: one in which Redis runs it, and one in which the worker handles the reply. A fault may come between them.
+After each step every worker is asked about every acknowledged revocation. A late "not revoked" raises BrokenPromise.
 """
 
 import random
@@ -17,11 +17,11 @@ from tests.scale import scaled
 
 TICK_SECONDS: Final = 0.25
 STEP_SECONDS: Final = 1e-6
-"""What one step adds to the clock within its tick, so that no two moments are the same."""
+"""How far one step advances the clock within its tick, so that no two steps have the same time."""
 LATE_SECONDS: Final = float(scaled(2, 3))
-"""How long after its cause a wrong "not revoked" is within the promise.
+"""How long after its cause a wrong "not revoked" may still come.
 
-New seeds of a campaign have found 2.75 s at most, where each exchange takes several ticks.
+The longest time that campaigns with new seeds have found is 2.75 s; each exchange took several ticks there.
 """
 SETTLE_TICKS: Final = 400
 
@@ -31,7 +31,7 @@ class BrokenPromise(AssertionError):
 
 
 class World:
-    """Redis and its workers. `step` lets one task go on; everything else only happens when it is told to."""
+    """Redis and its workers. `step` advances one task; everything else happens only when its method is called."""
 
     def __init__(self, seed: int, workers: int, parts: Parts = AS_IT_IS, *, log_max: int = 1_000_000) -> None:
         self.seed = seed
@@ -48,16 +48,16 @@ class World:
         self.hang_ended = NEVER
         self.rescan_at = self.rescan_seconds = float("inf")
         self.lost_reply_share = 0.5
-        """How likely a reply is lost that had come when its connection broke."""
+        """Probability that a reply which has arrived is lost when its connection breaks."""
         self.acknowledged: dict[Key, float] = {}
         self.lost_at: dict[Key, float] = {}
         self.written = 0
         self.latest = NEVER
-        """The most seconds that a wrong "not revoked" came after its cause."""
+        """Longest delay of a wrong "not revoked" after its cause, less STALE_SECONDS where those are allowed."""
         self.hosts = [Host(self, f"W{number}") for number in range(workers)]
 
     def now(self) -> float:
-        """The monotonic clock of all workers."""
+        """Return the time on the monotonic clock of all workers."""
         return self.tick * TICK_SECONDS + self.steps * STEP_SECONDS
 
     def name(self, prefix: str) -> str:
@@ -70,13 +70,13 @@ class World:
         self.trace.append(f"{self.now():8.3f} {what}")
 
     def broken(self, promise: str) -> BrokenPromise:
-        """Return the error, with what led to it."""
+        """Return a BrokenPromise with the seed and the end of the trace."""
         return BrokenPromise(f"{promise}\nseed {self.seed}\n" + "\n".join(self.trace[-80:]))
 
     # Time
 
     def step(self, host: Host, task: Task) -> None:
-        """Let a task go on, and look at all verdicts."""
+        """Run one step of a task, then check the verdicts of all workers."""
         self.steps += 1
         epoch = host.state.epoch
         host.step(task)
@@ -91,19 +91,19 @@ class World:
         self.steps = 0
 
     def ready(self) -> None:
-        """Let all tasks go on until every worker is complete."""
+        """Run all tasks until every worker is complete."""
         self.run(60, until=lambda: all(host.state.complete for host in self.living))
         assert all(host.state.complete for host in self.living)
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Let all tasks go on for so long, each twice a tick, in random order."""
+        """Run all tasks for this many seconds, or until `until` returns True."""
         for _ in range(round(seconds / TICK_SECONDS)):
             if until():
                 return
             self.run_tick()
 
     def run_tick(self, lazy: float = 1.0) -> None:
-        """Let all tasks go on for a tick; with `lazy` below 1, some leave a step out."""
+        """Run two steps of every task, in random order; each step is taken with the probability `lazy`."""
         turns = [(host, task) for host in self.hosts if host.awake for task in host.tasks] * 2
         self.dice.shuffle(turns)
         for host, task in turns:
@@ -114,7 +114,7 @@ class World:
     # What users see
 
     def look(self) -> None:
-        """Raise BrokenPromise if an acknowledged revocation that a connected worker holds is denied too late."""
+        """Raise BrokenPromise if a worker says "not revoked" too late while a connected one holds the revocation."""
         for host in self.hosts:
             if host.awake:
                 denied = self.acknowledged.keys() - host.worker.mirror.keys()
@@ -138,13 +138,13 @@ class World:
             self._late(host, key, allowed)
 
     def _late(self, host: Host, key: Key, allowed: float) -> None:
-        late = min(self.seconds_after_cause(key), self.now() - host.since)  # that it was away itself is a cause as well
+        late = min(self.seconds_after_cause(key), self.now() - host.since)  # its own absence is a cause, too
         self.latest = max(self.latest, late - allowed + LATE_SECONDS)
         if late > allowed:
             raise self.broken(f"{host.worker.name} denies {key[1]} {late:.2f} s after its cause")
 
     def seconds_after_cause(self, key: Key) -> float:
-        """Return for how long a denial of this revocation has been wrong; -inf if no connected worker holds it."""
+        """Return the seconds for which "not revoked" has been wrong; -inf if no connected worker holds the key."""
         held_since = [
             max(host.since, host.worker.got[key])
             for host in self.hosts
@@ -156,21 +156,21 @@ class World:
         return self.now() - max(causes)
 
     def deny(self, key: Key) -> None:
-        """Hear of a "not revoked" that a whole check gave."""
+        """Take the verdict "not revoked" of a check, and raise BrokenPromise if it comes too late."""
         if key in self.acknowledged and self.seconds_after_cause(key) > LATE_SECONDS:
             raise self.broken(f"a check denies {key[1]}")
 
     # What users do
 
     def request(self, host: Host) -> Key:
-        """Begin to revoke another token; the request goes on with the steps of the host."""
+        """Begin to revoke another token; the request advances with the steps of the host."""
         key: Key = ("jti", str(self.written))
         self.written += 1
         host.request(host.worker.write(key, FAR, partial(self._acknowledge, host)))
         return key
 
     def revoke(self, host: Host) -> Key:
-        """Revoke another token, at once."""
+        """Revoke another token, and run the request to its end."""
         key = self.request(host)
         task = host.requests[-1]
         while not task.ended:
@@ -192,7 +192,7 @@ class World:
         return self.hosts[-1]
 
     def lose(self, kept: Twin | None, *, restarted: bool, clock_offset: float | None = None) -> None:
-        """Return the data to an earlier state; None: empty. A restart is another life, and breaks the connections."""
+        """Replace Redis' data with `kept`; None empties it. A restart also changes the life and breaks connections."""
         master, old = self.master, self.master.data
         data = kept.copy() if kept else self.parts.twin(life=old.life)
         data.life = self.name("L") if restarted else old.life
@@ -209,12 +209,12 @@ class World:
         master.changed()
 
     def _lost(self, new: Twin) -> None:
-        """Note what is lacking now; what was lost before and is not restored yet is lost again."""
+        """Note now as the time of loss of each acknowledged revocation that `new` lacks, even if it was lost before."""
         for key in self.acknowledged.keys() - new.records.keys():
             self.lost_at[key] = self.now()
 
     def fail_over(self, kept: Twin, clock_offset: float = 0.0) -> Master:
-        """Promote a replica that has this state; the workers stay with the former master until they move."""
+        """Promote a replica with this data. Return the former master, with which each worker stays until it moves."""
         self.former, old = self.master, self.master
         data = kept.copy()
         data.life = self.name("L")
@@ -225,7 +225,7 @@ class World:
         return old
 
     def occupy_turn(self, seconds: float) -> None:
-        """Have some other worker restore for so long, so that restores in turn are slow."""
+        """Take the restore lease for this many seconds, as another worker would, so that the workers have to wait."""
         self.master.turn = "another", self.now() + seconds
 
     def hang(self, ended: bool = False) -> None:
@@ -273,7 +273,7 @@ class World:
         return held & self.acknowledged.keys()
 
     def unsettled(self) -> str | None:
-        """Return what is not yet as it has to be in the end; None if all is."""
+        """Return what has not recovered yet, as text; None if everything has."""
         held = self.held()
         for host in self.living:
             state = host.state
@@ -285,7 +285,7 @@ class World:
         return f"Redis lacks {lacking}" if lacking else None
 
     def settle(self) -> None:
-        """Let everything come back, and raise BrokenPromise unless all is well in the end."""
+        """End all faults, run all tasks, and raise BrokenPromise if the workers and Redis do not recover."""
         if self.hanging:
             self.hang(ended=True)
         for host in self.living:
