@@ -1,6 +1,6 @@
-"""The protocol with one rule left out: subclasses of the decisions, of the worker and of the twin.
+"""Mutants of the protocol: subclasses of SyncState, Worker and Twin that break one rule each.
 
-Each is named after what it does wrong; its docstring names the rule.
+Each is named after what it does wrong. The rules are those of docs/architecture.md, "Replication".
 """
 
 import math
@@ -13,11 +13,11 @@ from revocation_service.store.cursor import Cursor
 from tests.replication.twin import Asked, BeatReply, Merged, Shared, Twin
 from tests.replication.worker import Steps, Worker
 
-# Decisions
+# Mutants of the decisions
 
 
 class TakesItselfForCompleteForEver(SyncState):
-    """Rule 5: keeps what it witnessed, however long ago it was in sync."""
+    """Breaks rule 5: once complete, it is complete in every new epoch, however long ago it was in sync."""
 
     def _enter(self, beat: Heartbeat) -> None:
         witnessed = set(self._witnessed)
@@ -27,7 +27,7 @@ class TakesItselfForCompleteForEver(SyncState):
 
 
 class KeepsWhatItWitnessed(SyncState):
-    """Rule 5: does not empty the set, though it is joining."""
+    """Breaks rule 5: keeps the set of witnessed epochs although it is joining."""
 
     def _enter(self, beat: Heartbeat) -> None:
         witnessed = set(self._witnessed)
@@ -36,14 +36,14 @@ class KeepsWhatItWitnessed(SyncState):
 
 
 class MeasuresFromTheBeginning(SyncState):
-    """Rule 5: measures how long ago it was in sync at the beginning of the heartbeat that shows the new epoch."""
+    """Breaks rule 5: measures the time since it was in sync at the beginning of the heartbeat, not at its end."""
 
     def heard(self, beat: Heartbeat) -> None:
         super().heard(replace(beat, ended_at=beat.began_at))
 
 
 class NeverWitnesses(SyncState):
-    """Rule 5: is joining in every new epoch."""
+    """Breaks rule 5: is joining in every new epoch, even if it was just in sync."""
 
     def _enter(self, beat: Heartbeat) -> None:
         super()._enter(beat)
@@ -51,7 +51,7 @@ class NeverWitnesses(SyncState):
 
 
 class RestoresNothing(SyncState):
-    """Rule 5: takes a new epoch for restored at once."""
+    """Breaks rule 5: counts a new epoch as restored at once."""
 
     def _enter(self, beat: Heartbeat) -> None:
         super()._enter(beat)
@@ -59,7 +59,7 @@ class RestoresNothing(SyncState):
 
 
 class HidesThatItRestores(SyncState):
-    """Rule 8: names the new epoch as restored before it has restored anything."""
+    """Breaks rule 8: reports the new epoch as its restored epoch before it has restored anything."""
 
     def _enter(self, beat: Heartbeat) -> None:
         first = self.restored_epoch is None
@@ -72,7 +72,7 @@ class HidesThatItRestores(SyncState):
 
 
 class SettlesWithAnEarlierHeartbeat(SyncState):
-    """Rule 8: lets a heartbeat settle the restored epoch that began before everything was restored."""
+    """Breaks rule 8: lets a heartbeat that began before the end of a restore settle the restored epoch."""
 
     def _settle(self, beat: Heartbeat) -> None:
         if self._restored_at != math.inf:
@@ -81,21 +81,21 @@ class SettlesWithAnEarlierHeartbeat(SyncState):
 
 
 class CountsARestoreOfAnotherEpoch(SyncState):
-    """Rule 6: takes a restore that began in another epoch for one of this epoch."""
+    """Breaks rule 6: counts a restore that began in another epoch as one of the present epoch."""
 
     def restored(self, epoch: str | None, now: float) -> None:
         super().restored(self.epoch, now)
 
 
 class CountsAReadOfAnotherEpoch(SyncState):
-    """Rule 6: takes what the tail read in another epoch."""
+    """Breaks rule 6: counts a read of the tail that began in another epoch."""
 
     def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
         return super().read(cursor, self.epoch, there=there)
 
 
 class CountsAScanOfAnotherEpoch(SyncState):
-    """Rule 6: goes on with a scan that began in another epoch."""
+    """Breaks rule 6: continues a scan that began in another epoch."""
 
     def _enter(self, beat: Heartbeat) -> None:
         scanning = self.scanning
@@ -104,7 +104,7 @@ class CountsAScanOfAnotherEpoch(SyncState):
 
 
 class LetsGoOfTheRecentAtAnyHeartbeat(SyncState):
-    """Rule 7: lets go of the recent list although its epoch is not restored yet."""
+    """Breaks rule 7: shortens the list of recent revocations although the epoch is not restored yet."""
 
     def _settle(self, beat: Heartbeat) -> None:
         super()._settle(beat)
@@ -112,7 +112,7 @@ class LetsGoOfTheRecentAtAnyHeartbeat(SyncState):
 
 
 class TakesNoScanForRecent(SyncState):
-    """Rule 7: does not count what a complete worker found by a scan as recent."""
+    """Breaks rule 7: does not count as recent what a complete worker found by a scan."""
 
     def learned(self, key: Key, now: float, *, by: Source) -> None:
         if by != "scan":
@@ -120,14 +120,14 @@ class TakesNoScanForRecent(SyncState):
 
 
 class ReadsOnWithoutItsEntry(SyncState):
-    """Rule 9: does not look whether the cursor's entry is still there when it reads."""
+    """Breaks rule 9: does not check after a read whether the cursor's entry is still in the log."""
 
     def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
         return super().read(cursor, epoch, there=True)
 
 
 class ScansBeforeItFollows(SyncState):
-    """Rule 9: follows from the log's end as it is when the scan has ended."""
+    """Breaks rule 9: does not follow the log during a scan, but from the log's end afterwards."""
 
     def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
         return not self.scanning and super().read(cursor, epoch, there=there)
@@ -138,7 +138,7 @@ class ScansBeforeItFollows(SyncState):
 
 
 class ScansWhilePending(SyncState):
-    """Rule 9: does not wait until nothing is pending."""
+    """Breaks rule 9: scans although an epoch is pending."""
 
     def scan_due(self) -> bool:
         beat = self._beat
@@ -146,14 +146,14 @@ class ScansWhilePending(SyncState):
 
 
 class ComparesIdsAlone(SyncState):
-    """Rule 10: does not need the cursor's entry for a proof, nor lose a cursor at a heartbeat."""
+    """Breaks rule 10: takes every heartbeat to have found the cursor's entry, so that only ids are compared."""
 
     def heard(self, beat: Heartbeat) -> None:
         super().heard(replace(beat, there=True))
 
 
 class ProvesByAHeartbeatWithinTheScan(SyncState):
-    """Rule 10: accepts a heartbeat as proof that began before the scan had ended."""
+    """Breaks rule 10: accepts as proof a heartbeat that began before the end of the scan."""
 
     def _consider(self, beat: Heartbeat) -> None:
         if beat.there and beat.pending <= self._witnessed:
@@ -170,14 +170,14 @@ class ProvesByAHeartbeatWithinTheScan(SyncState):
 
 
 class ProvesWhilePending(SyncState):
-    """Rule 10: accepts a heartbeat as proof that shows an epoch as pending which it did not witness."""
+    """Breaks rule 10: accepts as proof a heartbeat that shows a pending epoch which the worker did not witness."""
 
     def _consider(self, beat: Heartbeat) -> None:
         super()._consider(replace(beat, pending=frozenset()))
 
 
 class ProvesWithoutTheTail(SyncState):
-    """Rule 10: does not wait until the tail has read up to the end that the heartbeat showed."""
+    """Breaks rule 10: does not wait until the tail has read up to the log's end that the heartbeat showed."""
 
     def _prove(self) -> None:
         if self._proof and self.cursor:
@@ -186,7 +186,7 @@ class ProvesWithoutTheTail(SyncState):
 
 
 class ProvesWithTheNewestHeartbeatOnly(SyncState):
-    """Not a rule, but how rule 10 is carried out: a newer heartbeat replaces the proof that waits for the tail."""
+    """Breaks how rule 10 is implemented: a newer heartbeat replaces the proof that waits for the tail."""
 
     def _consider(self, beat: Heartbeat) -> None:
         self._proof = None
@@ -194,80 +194,80 @@ class ProvesWithTheNewestHeartbeatOnly(SyncState):
 
 
 class BelievesAnOldHeartbeat(SyncState):
-    """Rule 11: believes Redis however long ago the last heartbeat began that counted."""
+    """Breaks rule 11: trusts reads of Redis however long ago the last heartbeat that counted began."""
 
     def believes(self, now: float) -> bool:
         return self._beat is not None and not self._in_doubt
 
 
 class IgnoresWhatIsPending(SyncState):
-    """Rule 11: believes Redis whatever is pending."""
+    """Breaks rule 11: trusts reads of Redis whatever is pending."""
 
     def believes(self, now: float) -> bool:
         return self.accepts(now)
 
 
 class BelievesItsMirrorForEver(SyncState):
-    """Rule 11: lets the mirror decide however long ago it was in sync."""
+    """Breaks rule 11: lets the mirror decide however long ago it was in sync."""
 
     def mirror_decides(self, now: float) -> bool:
         return self.complete
 
 
 class BelievesItsMirrorWhileJoining(SyncState):
-    """Rule 11: lets the mirror decide because a heartbeat came lately, though it was never in sync."""
+    """Breaks rule 11: lets the mirror decide after a recent heartbeat, even if it was never in sync."""
 
     def mirror_decides(self, now: float) -> bool:
         return self.accepts(now)
 
 
 class IgnoresAJumpOfTheClock(SyncState):
-    """Stays in sync though the wall clock jumped."""
+    """Breaks the paragraph after rule 12: stays in sync although the wall clock jumped."""
 
     def clock_jumped(self) -> None:
         pass
 
 
-# Carrying out
+# Mutants of the worker
 
 
 class AcknowledgesFirst(Worker):
-    """Rule 1: answers before the revocation is in its mirror."""
+    """Breaks rule 1: acknowledges a revocation without adding it to the mirror."""
 
     def acknowledge(self, revocation: Revocation, acknowledge: Callable[[Key], None]) -> None:
         acknowledge((revocation.claim, revocation.value))
 
 
 class AcceptsBeforeItsFirstHeartbeat(Worker):
-    """Rule 1: acknowledges a revocation though no heartbeat has counted lately."""
+    """Breaks rule 1: acknowledges a revocation although no heartbeat has counted recently."""
 
     def accepts(self) -> bool:
         return True
 
 
 class CountsAnyHeartbeat(Worker):
-    """Rule 4: counts a heartbeat of a master that no majority of the sentinels names."""
+    """Breaks rule 4: counts a heartbeat although no majority of the sentinels names its master."""
 
     def counts(self, named: bool) -> bool:
         return True
 
 
 class AcknowledgesAWriteOfAnotherEpoch(Worker):
-    """Rule 6: does not write again what straddled the epochs."""
+    """Breaks rule 6: does not repeat a write during which the epoch changed."""
 
     def safe(self, epoch: str | None) -> bool:
         return True
 
 
 class RestoresTheRecentInTurn(Worker):
-    """Rule 7: restores the recent only with the rest."""
+    """Breaks rule 7: restores recent revocations only together with all others."""
 
     def restore_recent(self) -> Steps:
         yield None
 
 
 class RestoresTheRecentOnly(Worker):
-    """Rule 7: restores nothing but the recent."""
+    """Breaks rule 7: restores only recent revocations."""
 
     def restore_rest(self, epoch: str | None) -> Steps:
         yield None
@@ -275,32 +275,32 @@ class RestoresTheRecentOnly(Worker):
 
 
 class LooksAtWhatIsPendingLate(Worker):
-    """Rule 11: looks at what is pending when Redis has answered."""
+    """Breaks rule 11: looks at what is pending after Redis has answered, not before it is asked."""
 
     def believed(self, before: bool) -> bool:
         return self.state.believes(self.clock())
 
 
 class NeverRescans(Worker):
-    """Rule 12: neither restores nor scans again."""
+    """Breaks rule 12: neither restores nor scans periodically."""
 
     def rescan(self) -> Steps:
         yield None
 
 
 class RescansWithoutTellingOthers(Worker):
-    """Rule 12: keeps to itself what a rescan found."""
+    """Breaks rule 12: does not append to the log what a rescan found."""
 
     def rescan(self) -> Steps:
         yield from self.restore()
         yield from self.scan([])
 
 
-# Redis
+# Mutants of Redis
 
 
 class LogsNoRestore(Twin):
-    """Rule 2: a restore changes records and logs nothing."""
+    """Breaks rule 2: logs no record that a restore changes."""
 
     def merge(self, now: float, shared: Shared, asked: Sequence[Asked]) -> list[Merged]:
         log = list(self.log)
@@ -311,7 +311,7 @@ class LogsNoRestore(Twin):
 
 
 class KnowsNoLife(Twin):
-    """Rule 3: keeps the epoch of its data, also where they are an older copy."""
+    """Breaks rule 3: keeps the epoch of its data when its life changes, as after a restart with an older copy."""
 
     def beat(
         self, now: float, name: str, restored_epoch: str | None, cursor: Cursor | None, grace_seconds: float = 3.0
@@ -322,7 +322,7 @@ class KnowsNoLife(Twin):
 
 
 class GivesNoGrace(Twin):
-    """Rule 3: does not mark a new epoch as pending itself."""
+    """Breaks rule 3: does not mark a new epoch itself as pending."""
 
     def beat(
         self, now: float, name: str, restored_epoch: str | None, cursor: Cursor | None, grace_seconds: float = 3.0
@@ -331,7 +331,7 @@ class GivesNoGrace(Twin):
 
 
 class MarksNothing(Twin):
-    """Rule 3: marks no restored epoch of a worker as pending."""
+    """Breaks rule 3: never marks the restored epoch of a worker as pending."""
 
     def beat(
         self, now: float, name: str, restored_epoch: str | None, cursor: Cursor | None, grace_seconds: float = 3.0
@@ -340,7 +340,7 @@ class MarksNothing(Twin):
 
 
 class DropsNoMark(Twin):
-    """Rule 3: marks do not end."""
+    """Breaks rule 3: lets no mark end."""
 
     def beat(
         self, now: float, name: str, restored_epoch: str | None, cursor: Cursor | None, grace_seconds: float = 3.0
@@ -350,7 +350,7 @@ class DropsNoMark(Twin):
 
 
 class LeavesTheLogEmpty(Twin):
-    """Rule 3: puts no entry into an empty log, so that a reader has no cursor."""
+    """Breaks rule 3: puts no entry into an empty log, so that a reader has no cursor."""
 
     def append(self, now: float, nonce: str, change: Revocation | None, log_max: int | None = None) -> None:
         if change is not None:

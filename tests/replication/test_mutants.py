@@ -1,4 +1,4 @@
-"""The test of the tests: with any one rule left out, a story fails, and with most of them a random world as well."""
+"""Mutation tests: without any one of the rules a story fails, and without some of them a random world fails."""
 
 from collections.abc import Callable
 from typing import Final
@@ -74,38 +74,38 @@ RANDOM: Final[dict[Mutant, range]] = {
     mutants.BelievesItsMirrorForEver: range(60, 80),
     mutants.ReadsOnWithoutItsEntry: range(305, 325),
 }
-"""Seeds among which one fails, for those that a random search meets soon."""
+"""For each mutant that a random search finds soon: a range of seeds, at least one of which fails."""
 
 
 def with_mutant(mutant: Mutant) -> Parts:
-    """Return the protocol with this mutant in the place of what it changes."""
+    """Return the parts of a world, with this mutant in place of its base class."""
     if issubclass(mutant, SyncState):
         return Parts(state=mutant)
     return Parts(worker=mutant) if issubclass(mutant, Worker) else Parts(twin=mutant)
 
 
 def for_each(seeds: range, run: Callable[[int], None]) -> None:
-    """Run it with each seed, until it fails."""
+    """Call `run` with one seed after another, until it raises."""
     for seed in seeds:
         run(seed)
 
 
 @pytest.mark.parametrize(("mutant", "story"), STORIES.items(), ids=[mutant.__name__ for mutant in STORIES])
 def test_a_story_fails_without_the_rule(mutant: Mutant, story: Story) -> None:
-    """The story that guards the rule."""
+    """A mutant makes the story that guards its rule fail, for at least one of a few seeds."""
     with pytest.raises(AssertionError):
         for_each(SEEDS, lambda seed: story(seed, with_mutant(mutant)))
 
 
 @pytest.mark.parametrize(("mutant", "seeds"), RANDOM.items(), ids=[mutant.__name__ for mutant in RANDOM])
 def test_a_random_world_fails_without_the_rule(mutant: Mutant, seeds: range) -> None:
-    """One of a few seeds."""
+    """A mutant makes a random world break a promise, for at least one of its seeds."""
     with pytest.raises(BrokenPromise):
         for_each(seeds, lambda seed: RandomWorld(seed, with_mutant(mutant)).play())
 
 
 def test_every_mutant_and_every_story_is_in_the_table() -> None:
-    """No mutant is left out, and no story guards nothing but those that tell of a whole mode."""
+    """Every mutant has a story, and every story except `test_private_redis` has a mutant."""
     named = {each for each in vars(mutants).values() if getattr(each, "__module__", "") == mutants.__name__}
     assert named == set(STORIES)
     told = {name: each for name, each in vars(stories).items() if name.startswith("test_")}

@@ -1,4 +1,4 @@
-"""The twin does what the scripts do: the same random commands on both, and what only a real Redis can show."""
+"""The twin and the Lua scripts do the same on random commands; the other tests are of the scripts alone."""
 
 import json
 import random
@@ -24,26 +24,26 @@ from tests.scale import scaled
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CLOSE_SECONDS: Final = 0.5
-"""How far two times may be apart of which each is read from the server's clock."""
+"""Greatest difference between two equal times that were read from the server's clock one after the other."""
 LIFETIMES: Final = (100.0, 1000.0, 5000.0, 2_000_000.0)
 FOREIGN_VALUES: Final = (
     *(b"1", b"", b"{}", b"[]", b"\xff", b'{"revoked_at":null}', b'{"revoked_at":5,"issued_before":7}'),
     *(None, b'{"revoked_at":5}' + b" " * (1 << 20)),
 )
-"""None stands for a list."""
+"""Values that a foreign application may write; None stands for a list."""
 CLAIMS: Final[tuple[ClaimName, ...]] = ("jti", "sid", "sub", "client_id")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Process]:
-    """One server for all."""
+    """One Redis server, shared by the tests that do not reconfigure it."""
     async with standalone(config=["appendonly no"]) as process:
         yield process
 
 
 @dataclass
 class Real:
-    """The scripts on a real Redis, under keys of their own; replies in the twin's form."""
+    """The scripts on a real Redis, under a prefix of their own; replies are converted to the twin's types."""
 
     redis: Any
     prefix: str = field(default_factory=lambda: secrets.token_hex(4))
@@ -103,12 +103,12 @@ class Real:
 
 
 def as_json(parts: Shared | Asked) -> str:
-    """What a script takes: the members that are given."""
+    """Return the members that are not None as JSON, which is how a script takes them."""
     return json.dumps({name: value for name, value in vars(parts).items() if value is not None})
 
 
 def merged(asked: Asked, reply: list[Any]) -> Merged:
-    """A reply of merge.lua, in the twin's form."""
+    """Convert the reply of merge.lua for one revocation to the twin's type."""
     if len(reply) == 1:
         return Merged(reply[0].decode())
     result, value, ends, was_foreign, changed = reply
@@ -117,7 +117,7 @@ def merged(asked: Asked, reply: list[Any]) -> Merged:
 
 
 def change(entry: bytes | None) -> Revocation | None:
-    """What an entry of the log says."""
+    """Return the revocation in an entry of the log; None if it has none."""
     if entry is None:
         return None
     members = json.loads(entry)
@@ -128,12 +128,12 @@ def change(entry: bytes | None) -> Revocation | None:
 
 
 def same_time(one: float | None, other: float | None) -> bool:
-    """Return whether two times are the same, apart from the time that a command takes to the server."""
+    """Return whether two times are the same, apart from the time that a command takes to reach the server."""
     return one == other if one is None or other is None else abs(one - other) < CLOSE_SECONDS
 
 
 def same_record(one: Revocation | None, other: Revocation | None) -> bool:
-    """Return whether two records are the same but for the moment at which each was made."""
+    """Return whether two records are the same, with their times compared by `same_time`."""
     if one is None or other is None:
         return one is other
     times = zip((one[2], one[3], one[4]), (other[2], other[3], other[4]), strict=True)
@@ -147,12 +147,12 @@ def same_record(one: Revocation | None, other: Revocation | None) -> bool:
 
 
 def same_merged(one: Merged, other: Merged) -> bool:
-    """Return whether two replies are the same."""
+    """Return whether two replies are the same, with their records compared by `same_record`."""
     return replace(one, record=None) == replace(other, record=None) and same_record(one.record, other.record)
 
 
 class Pair:
-    """The real thing and the twin, which are told the same."""
+    """The real scripts and the twin, which get the same commands."""
 
     def __init__(self, real: Real, twin: Twin, dice: random.Random) -> None:
         self.real = real
@@ -164,7 +164,7 @@ class Pair:
         self.keys: list[Key] = [(claim, value) for claim in CLAIMS for value in ("a", 'é/"\\', "c")]
 
     async def act(self) -> None:
-        """Do one random thing to both, and compare replies and logs."""
+        """Run one random command on both, and compare replies and logs."""
         self.now = await self.real.now()
         self.base = self.base or self.now
         acts = self.beat, self.merge, self.merge, self.merge, self.ask, self.foreign, self.disturb
@@ -204,7 +204,7 @@ class Pair:
         assert all(map(same_merged, got, expected)), (shared, asked, got, expected)
 
     def asked(self, key: Key, *, restore: bool) -> Asked:
-        """A request, or a record as a restore writes it back."""
+        """Return a random request, or a random record as a restore writes it back."""
         dice = self.dice
         cutoffs = None, self.base - 500, self.base - 500, self.now - 500, self.now + 30, self.now + 500
         cutoff = None if key[0] == "jti" else dice.choice(cutoffs)
@@ -230,7 +230,7 @@ class Pair:
         assert await self.real.missing(told) == self.twin.missing(self.now, told)
 
     async def foreign(self) -> None:
-        """Put what a foreign application may have written under a key: also a list, or a value too long to be read."""
+        """Put under a key what a foreign application may write, even a list or a value that is too long to be read."""
         key, lifetime = self.dice.choice(self.keys), self.dice.choice((None, 3600))
         value = self.dice.choice(FOREIGN_VALUES)
         name = self.real.key(key)
@@ -244,7 +244,7 @@ class Pair:
         self.twin.records[key] = revocation_from_record(*key, read, lifetime and self.now + lifetime)
 
     async def disturb(self) -> None:
-        """Delete a record, end the marks, change the life, trim the log, or lose all."""
+        """Delete a record, end all marks, change the life, trim the log, or delete the state or everything."""
         real, twin, what = self.real, self.twin, self.dice.randrange(6)
         if what == 0:
             key = self.dice.choice(self.keys)
@@ -270,7 +270,7 @@ class Pair:
 
 @pytest.mark.parametrize("seed", range(scaled(12, 400)))
 async def test_the_scripts_do_what_the_twin_does(server: Process, seed: int) -> None:
-    """Heartbeats, merges, questions and losses in random order: the same replies, and the same log."""
+    """Scripts and twin give the same replies and the same log for random heartbeats, merges, lookups and losses."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
         pair = Pair(real, Twin(await real.life()), random.Random(seed))
@@ -279,7 +279,7 @@ async def test_the_scripts_do_what_the_twin_does(server: Process, seed: int) -> 
 
 
 async def test_a_request_that_changes_nothing_still_writes(server: Process) -> None:
-    """A WAIT behind it has something to confirm; a restore that changes nothing writes nothing. Neither is logged."""
+    """A request that changes nothing still writes, for WAIT to confirm, but a restore does not. Neither is logged."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
         asked = Asked("jti", "a", expires_at=await real.now() + 900, revoked_at=5.0)
@@ -292,7 +292,7 @@ async def test_a_request_that_changes_nothing_still_writes(server: Process) -> N
 
 
 async def test_the_log_keeps_about_as_many_entries_as_it_is_told(server: Process) -> None:
-    """Redis trims whole nodes of the stream, of a hundred entries each."""
+    """The log keeps at least `log_max` entries, but not twice as many. Redis trims a stream by whole nodes."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
         for start in range(0, 1000, 100):
@@ -303,7 +303,7 @@ async def test_the_log_keeps_about_as_many_entries_as_it_is_told(server: Process
 
 
 async def test_a_refused_log_entry_leaves_the_record_alone(server: Process) -> None:
-    """Where the log cannot be appended to, nothing was revoked, and a retry logs its change."""
+    """If merge.lua cannot append to the log, it writes no record either, so that no change goes unlogged."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
         await redis.set(real.log, "no stream")
@@ -313,7 +313,7 @@ async def test_a_refused_log_entry_leaves_the_record_alone(server: Process) -> N
 
 
 async def test_a_heartbeat_takes_whatever_stands_under_its_key_for_no_state(server: Process) -> None:
-    """A key of another type, and marks without a time."""
+    """A state key of another type counts as no state, and a mark without a time counts as no mark."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
         await redis.set(real.state, "no hash")
@@ -324,7 +324,7 @@ async def test_a_heartbeat_takes_whatever_stands_under_its_key_for_no_state(serv
 
 
 async def test_a_mark_ends_though_the_clock_stepped_back(server: Process) -> None:
-    """A mark that lies further ahead than any can lasts as long as a new one."""
+    """A mark that ends later than any mark can, because the clock stepped back, is shortened."""
     async with server.client(decode_responses=False) as redis:
         real = Real(redis)
         await real.beat("E1")
@@ -342,7 +342,7 @@ async def test_a_private_redis_needs_no_grace(server: Process) -> None:
 
 
 async def test_a_redis_that_takes_no_writes_can_still_be_read() -> None:
-    """Its epoch has one name for all workers and stays pending, until Redis takes writes again."""
+    """A Redis that refuses writes shows all workers one epoch, which stays pending until Redis takes writes again."""
     async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
         real = Real(redis)
         await redis.xadd(real.log, {"n": "first"})
@@ -359,7 +359,7 @@ async def test_a_redis_that_takes_no_writes_can_still_be_read() -> None:
 
 
 async def test_a_full_redis_is_read_and_says_so() -> None:
-    """A heartbeat that has to write names what Redis said, and the epoch is the same as before."""
+    """On a full Redis a heartbeat that must write returns the error, but still shows the epoch and finds the cursor."""
     async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
         real = Real(redis)
         before, _ = await real.beat("E1")
@@ -369,7 +369,7 @@ async def test_a_full_redis_is_read_and_says_so() -> None:
 
 
 async def test_a_replica_refuses_a_heartbeat() -> None:
-    """Also while its master is away, and where there is nothing to write."""
+    """A replica refuses a heartbeat even while its master is down and there is nothing to write."""
     async with standalone(config=["appendonly no"]) as server, server.client(decode_responses=False) as redis:
         real = Real(redis)
         await real.beat("E1")

@@ -1,6 +1,6 @@
-"""A Python twin of Redis as the scripts see it: records, log and state; `test_twin.py` holds it to the real scripts.
+"""A model of Redis and its Lua scripts in Python, the twin; `test_twin.py` compares it with the real scripts.
 
-Times are seconds since the epoch, as the server's clock tells them.
+Times are Unix times in seconds, on the server's clock.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ from tests.merging import merge
 
 TOLERANCE_SECONDS: Final = 2.0
 UNDER_WAY_SECONDS: Final = 1.0
-"""How long a request may have taken to arrive, beside the skew of the clocks."""
+"""How long a request may take to arrive; this is added to the allowed skew of the clocks."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What the revocations of one call of merge.lua share; times are in seconds."""
+    """The arguments that all revocations of one call of merge.lua share; times are in seconds."""
 
     max_lifetime: float = 2_592_000
     leeway: float = 0
@@ -30,12 +30,12 @@ class Shared:
     log_max: int = 100_000
     restore: bool = False
     wall: float | None = None
-    """The caller's clock."""
+    """The time on the caller's clock."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One revocation that merge.lua is asked to merge; what is None is left out."""
+    """One revocation that merge.lua is asked to merge; members that are None are not sent."""
 
     claim: ClaimName
     value: str
@@ -50,13 +50,13 @@ class Asked:
 
     @property
     def key(self) -> Key:
-        """Its claim and value."""
+        """The claim and the value of the revocation."""
         return self.claim, self.value
 
 
 @dataclass(frozen=True)
 class Merged:
-    """What merge.lua returns for one revocation; without a record nothing was stored."""
+    """The reply of merge.lua for one revocation; `record` is None if nothing was stored."""
 
     result: Result | str
     record: Revocation | None = None
@@ -66,7 +66,7 @@ class Merged:
 
 @dataclass(frozen=True)
 class LogEntry:
-    """One entry of the log; None is an entry that only gives readers a cursor."""
+    """One entry of the log; an entry without a change only gives readers a cursor."""
 
     cursor: Cursor
     change: Revocation | None
@@ -74,14 +74,14 @@ class LogEntry:
 
 @dataclass(frozen=True)
 class BeatReply:
-    """What beat.lua returns."""
+    """The reply of beat.lua."""
 
     epoch: str
     pending: frozenset[str]
     end: Cursor | None
     there: bool
     first: Cursor | None = None
-    """The first entry of the log, if it has no entry of the cursor."""
+    """The first entry of the log, if the cursor's entry is not in the log."""
 
 
 @dataclass
@@ -94,11 +94,11 @@ class Twin:
     epoch: str | None = None
     epoch_life: str | None = None
     pending: dict[str, float] = field(default_factory=dict)
-    """When the pending restore of an epoch ends."""
+    """When the mark of each pending epoch ends."""
     last_id: tuple[int, int] = (0, 0)
 
     def copy(self) -> "Twin":
-        """Return the data as a snapshot or a replica has it."""
+        """Return a copy of the data, as a snapshot or a replica has it."""
         return replace(self, records=dict(self.records), log=list(self.log), pending=dict(self.pending))
 
     # beat.lua
@@ -111,7 +111,7 @@ class Twin:
         cursor: Cursor | None,
         grace_seconds: float = GRACE_SECONDS,
     ) -> BeatReply:
-        """Take a heartbeat."""
+        """Answer a heartbeat."""
         if self.epoch is None or self.epoch_life != self.life:
             self._begin_epoch(now, name, grace_seconds)
         assert self.epoch is not None
@@ -133,7 +133,7 @@ class Twin:
     # The log
 
     def append(self, now: float, nonce: str, change: Revocation | None, log_max: int | None = None) -> None:
-        """Append an entry; its id never goes back within one history."""
+        """Append an entry, with an id greater than that of the last one."""
         milliseconds, sequence = self.last_id
         clock = int(now * 1000)
         self.last_id = (clock, 0) if clock > milliseconds else (milliseconds, sequence + 1)
@@ -170,7 +170,7 @@ class Twin:
     # merge.lua
 
     def merge(self, now: float, shared: Shared, asked: Sequence[Asked]) -> list[Merged]:
-        """Merge each of them into its record, and append the changes to the log."""
+        """Merge each revocation into its record, and append the changes to the log."""
         return [self._merge(now, shared, each) for each in asked]
 
     def _merge(self, now: float, shared: Shared, asked: Asked) -> Merged:
@@ -194,7 +194,7 @@ class Twin:
 
 
 def requested(now: float, shared: Shared, asked: Asked) -> Revocation | str:
-    """Return the record that is asked for, or why there is none."""
+    """Return the record that is asked for, or the result that says why there is none."""
     wall = now if shared.wall is None else shared.wall
     if abs(wall - now) > shared.skew + UNDER_WAY_SECONDS:
         return "clocks_differ"
@@ -221,7 +221,7 @@ def _end(now: float, shared: Shared, asked: Asked, cutoff: float | None) -> floa
 
 
 def _rounded_down(record: Revocation, stored: Revocation) -> Revocation:
-    """Return a restored record with the stored end, if that is hardly earlier: mirrors round ends up."""
+    """Return a restored record with the stored end, if its own is at most 2 s later, as mirrors round ends up."""
     ends, ended = record.expires_at, stored.expires_at
     rounded = ends is not None and ended is not None and ends <= ended + TOLERANCE_SECONDS
     return record._replace(expires_at=ended) if rounded else record
