@@ -1,4 +1,4 @@
-"""The decisions of one worker by themselves: what it says of itself, and what it hands to its tasks."""
+"""The decisions of one worker, without Redis: what it reports of itself, and what it tells its tasks to do."""
 
 import math
 from dataclasses import replace
@@ -13,7 +13,7 @@ SECOND: Final = Heartbeat(2.0, 2.1, "E1", frozenset(), END, END, there=True)
 
 
 def complete() -> SyncState:
-    """A worker that was in sync at 2.0."""
+    """Return the state of a worker that was in sync at 2.0."""
     state = SyncState(5.0)
     state.heard(FIRST)
     state.scan_began()
@@ -23,7 +23,7 @@ def complete() -> SyncState:
 
 
 def test_a_cursor_survives_as_text() -> None:
-    """As a heartbeat sends it, and beat.lua returns it."""
+    """A cursor survives as the text in which heartbeats carry it, and is compared by its id."""
     assert str(END) == "1700000000000-3.9f"
     assert Cursor.parse(str(END)) == END
     assert END.reaches(END._replace(sequence=2, nonce="ff"))
@@ -31,7 +31,7 @@ def test_a_cursor_survives_as_text() -> None:
 
 
 def test_the_reason_for_readyz() -> None:
-    """Each of the closed set, and none for a worker that is complete and in sync."""
+    """A worker gives each of the four reasons when it applies, and none when it is complete and in sync."""
     state = SyncState(5.0)
     assert state.reason(0.0) == "no_heartbeat"
     state.heard(replace(FIRST, pending=frozenset({"E0"})))
@@ -46,7 +46,7 @@ def test_the_reason_for_readyz() -> None:
 
 
 def test_staleness_counts_from_the_heartbeat_that_proved_it() -> None:
-    """From its beginning; a worker that is joining has none."""
+    """Staleness counts from the start of the heartbeat that proved the mirror in sync; without one it is infinite."""
     assert complete().staleness(3.5) == 1.5
     state = SyncState(5.0)
     state.heard(FIRST)
@@ -54,7 +54,7 @@ def test_staleness_counts_from_the_heartbeat_that_proved_it() -> None:
 
 
 def test_a_snapshot_is_served_only_of_what_is_whole() -> None:
-    """By a complete worker, while nothing is pending that it did not witness."""
+    """A snapshot is served only by a complete worker, while nothing is pending that it did not witness."""
     state = SyncState(5.0)
     state.heard(FIRST)
     assert not state.feeds()
@@ -67,7 +67,7 @@ def test_a_snapshot_is_served_only_of_what_is_whole() -> None:
 
 
 def test_the_newest_is_restored_first() -> None:
-    """Also where it was learned before."""
+    """Recent revocations come newest first; one that is learned again becomes the newest."""
     state = complete()
     keys: list[Key] = [("jti", each) for each in "abc"]
     for key in (*keys, keys[0]):
@@ -76,7 +76,7 @@ def test_the_newest_is_restored_first() -> None:
 
 
 def test_what_may_be_missing_is_scanned_again_and_proves_nothing_before() -> None:
-    """A heartbeat that waited for the tail is no proof any more."""
+    """When the mirror may lack records, a scan is due, and a heartbeat that waited for the tail proves nothing."""
     state, end = complete(), END._replace(sequence=4)
     state.heard(replace(SECOND, began_at=4.0, end=end))
     state.scan_again()
@@ -86,14 +86,14 @@ def test_what_may_be_missing_is_scanned_again_and_proves_nothing_before() -> Non
 
 
 def test_a_full_redis_with_an_empty_log_is_not_scanned() -> None:
-    """There is no entry from which the tail could follow."""
+    """No scan is due while the log has no entry from which the tail could follow."""
     state = SyncState(5.0)
     state.heard(replace(FIRST, end=None))
     assert not state.scan_due()
 
 
 def test_a_mirror_that_never_decides_leaves_heartbeats_their_time() -> None:
-    """With a staleness limit of 0 the mirror never decides, but Redis is believed between two heartbeats."""
+    """With a staleness limit of 0 the mirror never decides, but reads of Redis are trusted between two heartbeats."""
     state = SyncState(0)
     state.heard(Heartbeat(0.0, 0.1, "E", frozenset(), None, None, there=False))
     assert state.believes(1.9)

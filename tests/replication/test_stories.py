@@ -1,6 +1,6 @@
-"""Cases told by hand, because a random search meets them too seldom; each is named after what it guards against.
+"""Stories: scripted cases that a random search meets too seldom. A story fails if a promise of the protocol breaks.
 
-Time is that of the world: "in sync lately" reaches back 6 s instead of 60, and "recent" 7.5 s instead of 90.
+Times are shorter than in the service: rule 5 looks back 6 s instead of 60, and rule 7 looks back 7.5 s instead of 90.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from tests.replication.world import World
 from tests.scale import scaled
 
 OLD_SECONDS: Final = 10.0
-"""After this time no revocation is recent, and a worker that was cut off is no longer witness to a new epoch."""
+"""After this time no revocation is recent, and a worker that was cut off is joining in a new epoch."""
 
 Story = Callable[[int, Parts], None]
 
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.parametrize("seed", range(scaled(4, 100)))
 
 @pytest.fixture
 def parts() -> Parts:
-    """The protocol as it is."""
+    """The parts of a world without a mutant."""
     return Parts()
 
 
 def started(seed: int, parts: Parts, workers: int = 1, records: int = 0, log_max: int = 1_000_000) -> World:
-    """Return a world in which all are complete, and the first worker has made some revocations long ago."""
+    """Return a world in which all workers are complete, and the first one has made this many revocations long ago."""
     world = World(seed, workers, parts, log_max=log_max)
     world.ready()
     for _ in range(records):
@@ -42,7 +42,7 @@ def started(seed: int, parts: Parts, workers: int = 1, records: int = 0, log_max
 
 
 def enter(host: Host) -> None:
-    """Let a worker hear of the present epoch, and do nothing else."""
+    """Run the heartbeats of a worker, and nothing else, until one shows another epoch."""
     epoch = host.state.epoch
     while host.state.epoch == epoch:
         host.exchange(host.heartbeats)
@@ -52,7 +52,7 @@ def enter(host: Host) -> None:
 
 
 def test_acknowledged_then_lost(seed: int, parts: Parts) -> None:
-    """Everything is lost at the moment in which a revocation is acknowledged; its worker writes it back."""
+    """A worker writes back a revocation that Redis loses as soon as it is acknowledged."""
     world = started(seed, parts)
     world.revoke(world.hosts[0])
     world.lose(None, restarted=False)
@@ -74,7 +74,7 @@ def test_written_before_the_first_heartbeat(seed: int, parts: Parts) -> None:
 
 
 def test_put_straddles(seed: int, parts: Parts) -> None:
-    """A revocation is written, then lost, and everything else is restored before its reply is worked on."""
+    """A write is repeated if Redis loses it, and everything else is restored before its reply is handled."""
     world = started(seed, parts)
     (worker,) = world.hosts
     world.request(worker)
@@ -92,7 +92,7 @@ def test_put_straddles(seed: int, parts: Parts) -> None:
 
 
 def test_one_in_sync_goes_on(seed: int, parts: Parts) -> None:
-    """A worker that was in sync when everything was lost answers without a break."""
+    """A worker that was in sync when Redis lost everything answers without a break."""
     world = started(seed, parts, workers=2, records=5)
     world.lose(None, restarted=False)
     for _ in range(80):
@@ -103,7 +103,7 @@ def test_one_in_sync_goes_on(seed: int, parts: Parts) -> None:
 
 
 def test_long_cut(seed: int, parts: Parts) -> None:
-    """A worker is cut off for long, and back just when everything is lost."""
+    """A worker that was cut off for long is not complete in a new epoch, even if it is back just when that begins."""
     world = started(seed, parts, workers=2)
     writer, other = world.hosts
     world.cut(other)
@@ -118,7 +118,7 @@ def test_long_cut(seed: int, parts: Parts) -> None:
 
 
 def test_late_holder(seed: int, parts: Parts) -> None:
-    """The only holder is frozen while everything is lost and others join; they wait when it is back."""
+    """If the only holder of lost revocations is frozen at the loss, workers that joined wait while it restores them."""
     world = started(seed, parts, records=10)
     (holder,) = world.hosts
     world.freeze(holder)
@@ -132,7 +132,7 @@ def test_late_holder(seed: int, parts: Parts) -> None:
 
 
 def test_late_holder_twice(seed: int, parts: Parts) -> None:
-    """The same, with a second loss while it is frozen."""
+    """Workers that joined also wait while a holder that was frozen over two losses restores."""
     world = started(seed, parts, records=10)
     (holder,) = world.hosts
     world.freeze(holder)
@@ -148,7 +148,7 @@ def test_late_holder_twice(seed: int, parts: Parts) -> None:
 
 
 def test_newcomer_with_slow_heartbeats(seed: int, parts: Parts) -> None:
-    """The first heartbeat after a loss is a newcomer's, and its second one is late: the others cannot report sooner."""
+    """If a newcomer sends the first heartbeat after a loss, the grace gives other workers time to report."""
     world = started(seed, parts, records=5)
     holder = world.hosts[0]
     world.occupy_turn(8)
@@ -164,7 +164,7 @@ def test_newcomer_with_slow_heartbeats(seed: int, parts: Parts) -> None:
 
 
 def test_older_copy(seed: int, parts: Parts) -> None:
-    """Redis restarts with an older copy of its data, the state and the log included."""
+    """If Redis restarts with an older copy of all its data, the workers restore what the copy lacks."""
     world = started(seed, parts, workers=2, records=2)
     older = world.master.data.copy()
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_older_copy(seed: int, parts: Parts) -> None:
 
 
 def test_old_master(seed: int, parts: Parts) -> None:
-    """One worker stays with a former master, which takes its heartbeats as before."""
+    """A worker that stays with a former master stops trusting it, although the master still answers heartbeats."""
     world = started(seed, parts, workers=2)
     writer = world.hosts[0]
     world.fail_over(world.master.data)
@@ -190,14 +190,14 @@ def test_old_master(seed: int, parts: Parts) -> None:
 
 
 def test_old_records(seed: int, parts: Parts) -> None:
-    """What was learned long ago is restored as well."""
+    """A restore includes what was learned long ago."""
     world = started(seed, parts, workers=2, records=10)
     world.lose(None, restarted=False)
     world.settle()
 
 
 def test_pending_ends(seed: int, parts: Parts) -> None:
-    """Once everything is restored, newcomers get complete."""
+    """A newcomer becomes complete once everything is restored."""
     world = started(seed, parts, records=3)
     world.lose(None, restarted=True)
     world.join()
@@ -205,7 +205,7 @@ def test_pending_ends(seed: int, parts: Parts) -> None:
 
 
 def test_slow_restore(seed: int, parts: Parts) -> None:
-    """A restore takes longer than any mark lasts, and newcomers wait for its end."""
+    """Newcomers wait for the end of a restore, even if it takes longer than a mark lasts."""
     world = started(seed, parts, records=10)
     world.lose(None, restarted=False)
     world.occupy_turn(12)
@@ -215,7 +215,7 @@ def test_slow_restore(seed: int, parts: Parts) -> None:
 
 
 def test_recent_waits_for_no_turn(seed: int, parts: Parts) -> None:
-    """What the others may not have heard is restored at once, also while another worker restores."""
+    """Recent revocations, of which others may not have heard, are restored even while another worker has the lease."""
     world = started(seed, parts, workers=2, records=5)
     writer, other = world.hosts
     older = world.master.data.copy()
@@ -229,7 +229,7 @@ def test_recent_waits_for_no_turn(seed: int, parts: Parts) -> None:
 
 
 def test_slept(seed: int, parts: Parts) -> None:
-    """The only holder of the last revocation sleeps over the loss for long; to it, that one is still recent."""
+    """A worker that was frozen over a loss still counts its last revocation as recent, and restores it at once."""
     world = started(seed, parts, workers=2, records=6)
     holder, other = world.hosts
     older = world.master.data.copy()
@@ -249,7 +249,7 @@ def test_slept(seed: int, parts: Parts) -> None:
 
 
 def test_scanned_last(seed: int, parts: Parts) -> None:
-    """What a complete worker learned by a scan is recent, too: its writer died, and it was lost at once."""
+    """A complete worker counts what a scan found as recent, since its writer may die just before Redis loses it."""
     world = started(seed, parts, workers=3, log_max=5)
     writer, scanner, other = world.hosts
     world.cut(other)
@@ -268,7 +268,7 @@ def test_scanned_last(seed: int, parts: Parts) -> None:
 
 
 def late_holder_restores(world: World) -> tuple[Host, Host]:
-    """Let a late holder restore everything to an epoch in which another worker is complete, but the last reply."""
+    """Return a late holder whose restore waits only for its last reply, and a newcomer that is complete by then."""
     (holder,) = world.hosts
     world.freeze(holder)
     world.lose(None, restarted=False)
@@ -276,7 +276,7 @@ def late_holder_restores(world: World) -> tuple[Host, Host]:
     world.run(12)
     world.back(holder)
     enter(holder)
-    for _ in range(1 + 1 + 3 * RESTORE_BATCHES - 1):  # the recent, the turn, and the batches
+    for _ in range(1 + 1 + 3 * RESTORE_BATCHES - 1):  # the recent revocations, the lease, and the batches
         holder.exchange(holder.repair)
     holder.send(holder.repair)
     assert holder.state.restore_due()
@@ -284,7 +284,7 @@ def late_holder_restores(world: World) -> tuple[Host, Host]:
 
 
 def test_restored_then_lost(seed: int, parts: Parts) -> None:
-    """What was restored is lost again before a heartbeat has shown that the epoch is still the same."""
+    """A restore does not count if Redis loses everything again before a heartbeat has confirmed the epoch."""
     world = started(seed, parts, records=RESTORE_BATCHES)
     holder, _newcomer = late_holder_restores(world)
     holder.send(holder.heartbeats)
@@ -297,7 +297,7 @@ def test_restored_then_lost(seed: int, parts: Parts) -> None:
 
 
 def test_restore_straddles(seed: int, parts: Parts) -> None:
-    """The last reply of a restore is worked on in the next epoch, in which nothing is restored yet."""
+    """A restore whose last reply is handled in the next epoch does not count for that epoch."""
     world = started(seed, parts, records=RESTORE_BATCHES)
     holder, _newcomer = late_holder_restores(world)
     world.lose(None, restarted=False)
@@ -307,7 +307,7 @@ def test_restore_straddles(seed: int, parts: Parts) -> None:
 
 
 def test_suffix_lost(seed: int, parts: Parts) -> None:
-    """A promoted replica lacks the end of the log; a reader that kept its cursor hears what is restored."""
+    """If Redis loses the end of the log, a reader that kept its cursor hears of what is restored."""
     world = started(seed, parts, workers=2, records=2)
     writer, reader = world.hosts
     reader.tail.paused = True
@@ -322,13 +322,13 @@ def test_suffix_lost(seed: int, parts: Parts) -> None:
 
 
 def test_log_starts(seed: int, parts: Parts) -> None:
-    """On an empty Redis all get complete before anything is revoked."""
+    """On an empty Redis all workers become complete before anything is revoked."""
     world = World(seed, 2, parts)
     world.settle()
 
 
 def test_read_late(seed: int, parts: Parts) -> None:
-    """An entry is read, then lost, and worked on when everything is restored."""
+    """A log entry that Redis loses after it was read does not count if it is handled only after the restore."""
     world = started(seed, parts, workers=2, records=2)
     writer, reader = world.hosts
     older = world.master.data.copy()
@@ -360,7 +360,7 @@ def test_slice_late(seed: int, parts: Parts) -> None:
 
 
 def test_trimmed(seed: int, parts: Parts) -> None:
-    """A reader is so slow that the log was trimmed beyond its cursor; it scans."""
+    """A reader scans if it is so slow that the log was trimmed beyond its cursor."""
     world = started(seed, parts, workers=2, log_max=5)
     writer, reader = world.hosts
     reader.tail.paused = reader.heartbeats.paused = True
@@ -373,7 +373,7 @@ def test_trimmed(seed: int, parts: Parts) -> None:
 
 
 def test_stuck_tail(seed: int, parts: Parts) -> None:
-    """The tail hangs over a loss, and the ids of the new log are lower: no comparison of ids proves anything."""
+    """If the tail hangs over a loss and the ids of the new log are lower, comparing ids proves no mirror in sync."""
     world = started(seed, parts, workers=2, records=1)
     writer, reader = world.hosts
     reader.tail.paused = True
@@ -388,7 +388,7 @@ def test_stuck_tail(seed: int, parts: Parts) -> None:
 
 
 def test_unread_end(seed: int, parts: Parts) -> None:
-    """A mirror is in sync only as of a heartbeat up to whose end the tail has read."""
+    """A heartbeat proves a mirror in sync only after the tail has read up to the log's end that it showed."""
     world = started(seed, parts, workers=2, records=1)
     writer, reader = world.hosts
     reader.tail.paused = True
@@ -420,7 +420,7 @@ def test_steady_writes(seed: int, parts: Parts) -> None:
 
 
 def test_written_behind_the_scan(seed: int, parts: Parts) -> None:
-    """A record is written to a slice that a scan has passed; the tail follows from before the scan."""
+    """A record written where a scan has already passed is not missed: the tail follows from before the scan."""
     world = started(seed, parts, records=SCAN_SLICES)
     writer = world.hosts[0]
     newcomer = world.join()
@@ -434,7 +434,7 @@ def test_written_behind_the_scan(seed: int, parts: Parts) -> None:
 
 
 def test_lost_in_scan(seed: int, parts: Parts) -> None:
-    """Everything is lost in the middle of a newcomer's first scan; a heartbeat of before proves nothing."""
+    """If Redis loses everything during a newcomer's first scan, a heartbeat from before the loss proves nothing."""
     world = started(seed, parts, records=10)
     newcomer = world.join()
     newcomer.tail.paused = True
@@ -454,7 +454,7 @@ def test_lost_in_scan(seed: int, parts: Parts) -> None:
 
 
 def test_scanned_once(seed: int, parts: Parts) -> None:
-    """A newcomer scans when everything is restored, not while the restore trims the log behind it."""
+    """A newcomer scans only once, after the restore, instead of while the restore trims the log past its cursor."""
     world = started(seed, parts, records=60, log_max=5)
     world.lose(None, restarted=False)
     newcomer = world.join()
@@ -467,7 +467,7 @@ def test_scanned_once(seed: int, parts: Parts) -> None:
 
 
 def test_silent_redis(seed: int, parts: Parts) -> None:
-    """A worker without Redis says nothing from its mirror when it was in sync too long ago."""
+    """Without Redis, a worker whose mirror was in sync too long ago does not say "not revoked" from it."""
     world = started(seed, parts, workers=2)
     writer, other = world.hosts
     world.cut(other)
@@ -477,7 +477,7 @@ def test_silent_redis(seed: int, parts: Parts) -> None:
 
 
 def test_joining_without_redis(seed: int, parts: Parts) -> None:
-    """A worker that is joining says nothing from its mirror."""
+    """Without Redis, a worker that is joining does not say "not revoked" from its mirror."""
     world = started(seed, parts, records=5)
     newcomer = world.join()
     newcomer.repair.paused = True
@@ -489,7 +489,7 @@ def test_joining_without_redis(seed: int, parts: Parts) -> None:
 
 
 def test_late_memory(seed: int, parts: Parts) -> None:
-    """While a late holder restores, another worker is cut off: its mirror was not proven in sync in the meantime."""
+    """While the only holder restores late, no heartbeat proves the mirror of another worker in sync."""
     world = started(seed, parts, records=10)
     (holder,) = world.hosts
     world.freeze(holder)
@@ -505,7 +505,7 @@ def test_late_memory(seed: int, parts: Parts) -> None:
 
 
 def test_asked_while_pending(seed: int, parts: Parts) -> None:
-    """What Redis replied while something was pending is not believed later."""
+    """If an epoch was pending when Redis was asked, its "no record" does not mean "not revoked" later, either."""
     world = started(seed, parts, records=1)
     world.lose(None, restarted=False)
     newcomer = world.join()
@@ -523,7 +523,7 @@ def test_asked_while_pending(seed: int, parts: Parts) -> None:
 
 
 def test_clock_jumped(seed: int, parts: Parts) -> None:
-    """The wall clock jumps ahead and back, and the mirror has dropped what had not ended."""
+    """After a jump of the wall clock, a mirror that dropped live revocations does not say "not revoked"."""
     world = started(seed, parts, workers=2, records=3)
     _writer, other = world.hosts
     other.worker.mirror.clear()
@@ -538,7 +538,7 @@ def test_clock_jumped(seed: int, parts: Parts) -> None:
 
 
 def test_evicted(seed: int, parts: Parts) -> None:
-    """A single record is deleted; the next rescan restores it."""
+    """The next rescan restores a single record that was deleted."""
     world = started(seed, parts, workers=2, records=3)
     key = next(iter(world.acknowledged))
     del world.master.data.records[key]
@@ -548,7 +548,7 @@ def test_evicted(seed: int, parts: Parts) -> None:
 
 
 def test_foreign_writer(seed: int, parts: Parts) -> None:
-    """A foreign application writes a record; the worker that rescans tells the others."""
+    """If a foreign application writes a record, the worker that rescans tells the others."""
     world = started(seed, parts, workers=3, records=1)
     world.master.data.records["jti", "1000"] = Revocation("jti", "1000", FAR, None)
     world.acknowledged["jti", "1000"] = world.now()
@@ -559,7 +559,7 @@ def test_foreign_writer(seed: int, parts: Parts) -> None:
 
 
 def test_private_redis(seed: int, parts: Parts) -> None:
-    """Without a grace a new epoch is not pending: with the private embedded Redis no worker waits."""
+    """Without a grace, as with the private embedded Redis, a new epoch is not pending, and a worker does not wait."""
     reply = Twin(f"L{seed}").beat(EPOCH_SECONDS, "E1", None, None, grace_seconds=0)
     state = parts.state(5.0)
     state.heard(Heartbeat(0.0, 0.1, reply.epoch, reply.pending, reply.end, None, reply.there))
