@@ -91,7 +91,7 @@ async def test_the_offset_of_redis_clock_is_measured(server: Process, ahead: flo
 
 
 async def test_a_suspended_machine_believes_nothing_at_first(server: Process) -> None:
-    """The monotonic clock runs on while a machine is suspended, so its last proof is too old when it resumes."""
+    """The monotonic clock runs on during a suspend, so the worker's last proof is too old when the machine resumes."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         worker.clocks.suspend(20)

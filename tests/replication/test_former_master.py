@@ -1,4 +1,4 @@
-"""A former master under Sentinel, cut off together with a worker: the worker stops believing it."""
+"""Under Sentinel, a worker that is cut off together with a former master stops trusting that master."""
 
 import asyncio
 import contextlib
@@ -22,22 +22,22 @@ SETTINGS: Final = MirrorSettings(max_staleness_seconds=3)
 
 
 class Islander:
-    """A worker that is cut off, and what it says and acknowledges meanwhile."""
+    """A worker on the island, and a record of what it trusts and acknowledges there."""
 
     def __init__(self, worker: Syncing) -> None:
         self.worker = worker
         self.acknowledged: list[str] = []
         self.acknowledged_at = self.believed_at = self.decided_at = 0.0
-        """When it last acknowledged a revocation, believed Redis, and let the mirror decide."""
+        """When the worker last acknowledged a revocation, trusted reads of Redis, and let the mirror decide."""
 
     async def believes_nothing(self) -> None:
-        """Wait until well past the staleness limit, and see that it says so."""
+        """Wait until well past the staleness limit, then assert that the worker trusts neither Redis nor its mirror."""
         sync, limit = self.worker.sync, SETTINGS.max_staleness_seconds
         await self.worker.until(lambda: sync.staleness() > limit + 2, "more than the staleness limit")
         assert (sync.believes(), sync.mirror_decides(), sync.reason()) == (False, False, "no_heartbeat")
 
     async def run(self) -> None:
-        """Revoke and look, until cancelled."""
+        """Revoke tokens, and note what the worker trusts, until cancelled."""
         for number in itertools.count():
             now, value = uptime(), f"island {number}"
             if self.worker.sync.believes():
@@ -53,8 +53,8 @@ class Islander:
 
 @pytest.mark.parametrize("with_replica", [False, True], ids=["alone", "with a replica"])
 async def test_a_former_master_is_believed_for_the_staleness_limit_at_most(with_replica: bool) -> None:
-    """Whatever REVOCATION_WAIT_REPLICAS is: "not revoked" and acknowledgements end. The other worker goes on at the new
-    master, and after the separation both have everything that either acknowledged.
+    """With any REVOCATION_WAIT_REPLICAS, a worker on the island stops saying "not revoked" and acknowledging. One on
+    the mainland goes on with the new master. Afterwards both hold everything that either acknowledged.
     """
     async with contextlib.AsyncExitStack() as stack:
         world = await stack.enter_async_context(islands())

@@ -1,4 +1,4 @@
-"""What Redis loses, the workers write back: with real Redis processes, and workers in this one."""
+"""The workers write back what Redis loses. Redis is a real process; the workers run inside the test."""
 
 import contextlib
 import shutil
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio
 
 RESCANS: Final = MirrorSettings(rescan_seconds=1)
 NO_RESCAN: Final = MirrorSettings(rescan_seconds=86_400)
-"""Also where minutes are made to pass: a rescan would restore what is not recent as soon as it is lost."""
+"""No rescan, even if a test moves the clock ahead: it would restore old revocations as soon as they are lost."""
 
 
 async def _with_some(worker: Syncing, count: int) -> list[str]:
@@ -32,7 +32,7 @@ async def _with_some(worker: Syncing, count: int) -> list[str]:
 
 
 async def test_an_emptied_redis_gets_everything_back() -> None:
-    """FLUSHALL: tokens and cutoffs as they were, into the records and into the log. It is logged and counted."""
+    """After FLUSHALL all tokens and cutoffs are back in Redis and its change log; an event and a metric report it."""
     async with standalone() as process, syncing(process.url) as worker:
         values = await _with_some(worker, scaled(300, 20_000))
         cutoff = worker.held("alice", "sub")
@@ -51,7 +51,7 @@ async def test_an_emptied_redis_gets_everything_back() -> None:
 
 
 async def test_what_was_revoked_lately_comes_back_first() -> None:
-    """The newest of the last minute and a half first, then all else."""
+    """Revocations of the last 90 s are restored before all others, the newest first."""
     async with standalone() as process, syncing(process.url, NO_RESCAN, private=True) as worker:
         old = await _with_some(worker, scaled(700, 20_000))
         worker.clocks.suspend(RECENT_SECONDS + 1)
@@ -66,7 +66,7 @@ async def test_what_was_revoked_lately_comes_back_first() -> None:
 
 
 async def test_the_worker_that_holds_all_goes_on_while_it_restores() -> None:
-    """It was in sync when Redis was emptied, so it believes Redis and its mirror at every moment."""
+    """A worker that was in sync when Redis was emptied trusts Redis and its mirror throughout the restore."""
     async with standalone() as process, syncing(process.url) as worker:
         values = await _with_some(worker, 200)
         reasons = set()
@@ -83,7 +83,7 @@ async def test_the_worker_that_holds_all_goes_on_while_it_restores() -> None:
 
 
 async def test_what_others_revoke_after_a_loss_is_heard_before_the_scan() -> None:
-    """A worker that is complete follows the new log at once; its subscribers would otherwise believe an old proof."""
+    """A complete worker follows the new log before it scans; else its subscribers would rely on an old proof."""
     async with standalone() as process, syncing(process.url) as worker, beside(worker) as other:
         await worker.in_sync()
         await other.in_sync()
@@ -98,7 +98,7 @@ async def test_what_others_revoke_after_a_loss_is_heard_before_the_scan() -> Non
 
 
 async def test_a_deleted_record_is_found_by_the_rescan() -> None:
-    """It is written back, into the log too."""
+    """A rescan writes deleted records back, and logs them again."""
     async with standalone() as process, syncing(process.url, RESCANS, private=True) as worker:
         await _with_some(worker, 3)
         await process.command("DEL", worker.key("v1"), worker.key("alice", "sub"))
@@ -109,7 +109,7 @@ async def test_a_deleted_record_is_found_by_the_rescan() -> None:
 
 
 async def test_a_redis_without_its_files_gets_everything_back() -> None:
-    """Killed, its files deleted, started again: nothing is forgotten, and revocations go on."""
+    """After Redis restarts without its files, all revocations are written back, and more can be made."""
     async with standalone() as process, syncing(process.url) as worker:
         values = await _with_some(worker, scaled(300, 20_000))
         process.kill()
@@ -122,7 +122,7 @@ async def test_a_redis_without_its_files_gets_everything_back() -> None:
 
 
 async def test_a_redis_with_its_files_is_given_nothing_back() -> None:
-    """Killed and started again: the mirror grows old meanwhile and keeps what it has, then it is in sync again."""
+    """While Redis is down, a mirror keeps its revocations; after a restart that lost nothing, nothing is restored."""
     async with standalone() as process, syncing(process.url) as worker:
         values = await _with_some(worker, 100)
         process.kill()
@@ -135,7 +135,7 @@ async def test_a_redis_with_its_files_is_given_nothing_back() -> None:
 
 
 async def test_workers_that_restore_at_once_log_each_loss_once() -> None:
-    """Three hold the same, and one holds one more. Nothing is logged twice, and each gets what it lacked."""
+    """When three workers restore at once, each revocation is logged once, and all learn what only one of them held."""
     async with contextlib.AsyncExitStack() as stack:
         process = await stack.enter_async_context(standalone())
         first = await stack.enter_async_context(syncing(process.url))
@@ -160,7 +160,7 @@ async def test_workers_that_restore_at_once_log_each_loss_once() -> None:
 
 
 async def test_what_redis_has_for_less_is_given_back() -> None:
-    """An older copy with an earlier end or an earlier cutoff gets the later one, and keeps reason and actor."""
+    """A record with an earlier end or cutoff than in the mirror gets the later one, and keeps its reason and actor."""
     async with standalone() as process, syncing(process.url, RESCANS, private=True) as worker:
         await worker.in_sync()
         now = worker.sync.now()

@@ -1,4 +1,4 @@
-"""MirrorSync on a real Redis: it follows what others write, and says what it cannot know."""
+"""MirrorSync on a real Redis: it follows what others write, and reports when its mirror may be incomplete."""
 
 import asyncio
 import contextlib
@@ -30,13 +30,13 @@ RESCANS: Final = MirrorSettings(rescan_seconds=1)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Process]:
-    """One server for the tests that do it no harm."""
+    """One server, shared by the tests that neither stop it nor empty it."""
     async with standalone() as process:
         yield process
 
 
 async def test_it_has_what_was_there_and_what_comes(server: Process) -> None:
-    """Revocations of every claim, with cutoffs and ends, whether another worker wrote them before or after it began."""
+    """A mirror gets revocations of every claim, with cutoff and end, written before or after its worker began."""
     async with syncing(server.url, private=True) as worker, beside(worker) as other:
         await worker.in_sync()
         await other.in_sync()
@@ -60,7 +60,7 @@ async def test_it_has_what_was_there_and_what_comes(server: Process) -> None:
 
 
 async def test_listeners_hear_of_each_change_once_and_in_order(server: Process) -> None:
-    """Of own writes when `write` returns, of others' from the log; not again when the log has the own ones."""
+    """A listener hears of each revocation once, in order, whether its own worker or another one wrote it."""
     async with syncing(server.url, private=True) as worker, beside(worker) as other:
         await worker.in_sync()
         await other.in_sync()
@@ -78,7 +78,7 @@ async def test_listeners_hear_of_each_change_once_and_in_order(server: Process) 
 
 
 async def test_a_write_is_in_the_mirror_when_it_returns(server: Process) -> None:
-    """Whether the worker is in sync or not; before the first heartbeat it is refused, and nothing is stored."""
+    """A write is in the mirror even if the worker is not in sync; before the first heartbeat it is refused instead."""
     async with open_store(server.url) as opened:
         sync = MirrorSync(opened.store, MirrorSettings(), opened.metrics)
         with pytest.raises(StoreUnavailable):
@@ -95,7 +95,7 @@ async def test_a_write_is_in_the_mirror_when_it_returns(server: Process) -> None
 
 
 async def test_a_write_that_outlives_the_last_heartbeat_is_not_acknowledged(server: Process) -> None:
-    """Redis has it then; but that this Redis is still the master was proven too long ago."""
+    """A write is refused if the last proof that this Redis is the master has become too old when the reply comes."""
     async with Proxy(server.port).running() as proxy, syncing(proxy.url, private=True) as worker:
         await worker.in_sync()
         written: list[bytes] = []
@@ -113,7 +113,7 @@ async def test_a_write_that_outlives_the_last_heartbeat_is_not_acknowledged(serv
 
 
 async def test_a_write_that_redis_lost_before_its_reply_is_written_again() -> None:
-    """The reply comes when a heartbeat has shown another epoch already, so it counts for nothing."""
+    """A write is repeated if a heartbeat shows another epoch before its reply comes, as Redis may have lost it."""
     async with (
         standalone() as process,
         Proxy(process.port).running() as proxy,
@@ -146,7 +146,7 @@ async def test_a_write_that_redis_lost_before_its_reply_is_written_again() -> No
 
 
 async def test_no_write_slips_between_the_scan_and_the_log() -> None:
-    """Workers begin at random moments under load, connections are cut: each ends up with every revocation."""
+    """Workers that begin at random moments under load, with connections cut, end up with every revocation."""
     async with standalone(config=["appendfsync everysec"]) as process, contextlib.AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_store(process.url))
         workers: list[Syncing] = []
@@ -169,7 +169,7 @@ async def test_no_write_slips_between_the_scan_and_the_log() -> None:
 
 @pytest.mark.parametrize("end", ["NaN", "Infinity", "1" * 400, '"soon"', "[]"])
 async def test_an_unreadable_entry_stops_nothing(server: Process, end: str) -> None:
-    """It is left out, the mirror counts as incomplete, and what comes after it is read."""
+    """An unreadable log entry is skipped and makes the mirror incomplete; the entries after it are read."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         change = f'{{"claim":"jti","value":"odd","expires_at":{end}}}'
@@ -181,7 +181,7 @@ async def test_an_unreadable_entry_stops_nothing(server: Process, end: str) -> N
 
 
 async def test_an_entry_without_known_fields_stops_nothing(server: Process) -> None:
-    """Fields of a later version, and bytes that are no text."""
+    """Entries with fields of a later version, or with bytes that are not text, do not stop a worker from reading on."""
     async with syncing(server.url, private=True) as worker, server.client(decode_responses=False) as client:
         await worker.in_sync()
         entries: list[Any] = [{b"later": b"1"}, {b"n": b"\xff"}, {b"r": b"\xff\xfe"}, {b"n": b"n", b"r": b"[1]"}]
@@ -193,7 +193,7 @@ async def test_an_entry_without_known_fields_stops_nothing(server: Process) -> N
 
 
 async def test_an_unknown_member_makes_the_mirror_incomplete(server: Process) -> None:
-    """What is known of the revocation is taken: it is safer to revoke too much than too little."""
+    """A revocation with an unknown member is added without it, which is safer, and makes the mirror incomplete."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         assert worker.complete()
@@ -205,7 +205,7 @@ async def test_an_unknown_member_makes_the_mirror_incomplete(server: Process) ->
 
 
 async def test_an_unknown_claim_makes_the_mirror_incomplete(server: Process) -> None:
-    """In the log, until a scan finds none; and as a record, for as long as scans find it."""
+    """An unknown claim, in the log or in a record, makes the mirror incomplete until a scan finds none."""
     async with syncing(server.url, RESCANS, private=True) as worker:
         await worker.in_sync()
         change = '{"claim":"device_id","value":"d-1","revoked_at":1,"expires_at":1e10,"issued_before":1}'
@@ -223,7 +223,7 @@ async def test_an_unknown_claim_makes_the_mirror_incomplete(server: Process) -> 
 
 
 async def test_foreign_records_are_found_and_left_as_they_are(server: Process) -> None:
-    """A scan takes them into the mirror, which is then incomplete; every worker hears of what the rescan found."""
+    """Every mirror gets the foreign records that a rescan finds, and is then incomplete; Redis keeps them unchanged."""
     async with syncing(server.url, RESCANS, private=True) as worker, beside(worker) as other:
         await worker.in_sync()
         await other.in_sync()
@@ -242,7 +242,7 @@ async def test_foreign_records_are_found_and_left_as_they_are(server: Process) -
 
 
 async def test_a_rescan_that_finds_nothing_lost_restores_nothing(server: Process) -> None:
-    """What is recent is sent to Redis all the same, and changes nothing there, in the log or in the metrics."""
+    """If Redis lost nothing, a rescan adds nothing to the change log, and neither logs nor counts a restore."""
     async with syncing(server.url, RESCANS, private=True) as worker:
         await worker.in_sync()
         values = [f"v{number}" for number in range(20)]
@@ -257,7 +257,7 @@ async def test_a_rescan_that_finds_nothing_lost_restores_nothing(server: Process
 
 
 async def test_a_rescan_that_ends_early_reports_nothing(server: Process) -> None:
-    """The log is lost in the middle of it. To report "no foreign record found" would make mirrors count as complete."""
+    """A rescan that is cut short does not report "no foreign record found", as mirrors would then count as complete."""
     async with Proxy(server.port).running() as proxy, syncing(proxy.url, RESCANS, private=True) as worker:
         await server.command("SETEX", worker.key("theirs"), 600, "1")
         await worker.in_sync()
@@ -273,7 +273,7 @@ async def test_a_rescan_that_ends_early_reports_nothing(server: Process) -> None
 
         proxy.request = losing_the_log
         rescans = worker.counted("mirror_scans_total", reason="rescan")
-        # the first is interrupted, and the second has reported when the third begins
+        # the first rescan is interrupted, and the second has reported when the third begins
         await worker.until(lambda: worker.counted("mirror_scans_total", reason="rescan") > rescans + 2, "rescans")
         async with server.client() as client:
             entries: Any = await client.xrange(worker.log)
@@ -283,7 +283,7 @@ async def test_a_rescan_that_ends_early_reports_nothing(server: Process) -> None
 
 
 async def test_a_read_that_meets_a_foreign_record_makes_the_mirror_incomplete(server: Process) -> None:
-    """At once, and until a scan finds none."""
+    """A read that meets a foreign record makes the mirror incomplete at once, until a scan finds none."""
     async with syncing(server.url, RESCANS, private=True) as worker:
         await worker.in_sync()
         assert worker.complete()
@@ -294,7 +294,7 @@ async def test_a_read_that_meets_a_foreign_record_makes_the_mirror_incomplete(se
 
 
 async def test_a_foreign_record_met_during_a_scan_keeps_the_mirror_incomplete(server: Process) -> None:
-    """It was written where SCAN had already been, so the scan found none. The next scan decides."""
+    """If a foreign record is met during a scan, the mirror stays incomplete, since SCAN may have missed it."""
     async with Proxy(server.port).running() as proxy, syncing(proxy.url, private=True) as worker:
         met: list[Revocation | None] = []
 
@@ -314,7 +314,7 @@ async def test_a_foreign_record_met_during_a_scan_keeps_the_mirror_incomplete(se
 async def test_a_foreign_record_met_during_a_rescan_of_another_worker_keeps_the_mirror_incomplete(
     server: Process,
 ) -> None:
-    """That rescan may have passed by it; the next report of one decides."""
+    """A foreign record that is met during another worker's rescan makes the mirror incomplete until the next report."""
     async with (
         syncing(server.url, private=True) as worker,
         open_store(server.url, key_prefix=worker.opened.settings.key_prefix) as other,
@@ -332,7 +332,7 @@ async def test_a_foreign_record_met_during_a_rescan_of_another_worker_keeps_the_
 
 
 async def test_with_foreign_writers_announced_the_mirror_never_decides(server: Process) -> None:
-    """REVOCATION_FOREIGN_WRITERS: what they write is in no log."""
+    """With REVOCATION_FOREIGN_WRITERS the mirror never decides, because the log lacks what foreign writers write."""
     async with syncing(server.url, MirrorSettings(foreign_writers=True), private=True) as worker:
         await worker.in_sync()
         assert worker.sync.believes()
@@ -344,7 +344,7 @@ async def test_with_foreign_writers_announced_the_mirror_never_decides(server: P
 
 
 async def test_a_full_redis_is_said_and_read_all_the_same() -> None:
-    """`writes_refused` until it has room; meanwhile heartbeats count, and what is there is believed."""
+    """While Redis is full, `writes_refused` is set, but heartbeats still count, and reads are trusted."""
     async with standalone() as process, syncing(process.url, private=True) as worker:
         await worker.in_sync()
         with capture_logs() as logs:
@@ -368,7 +368,7 @@ async def test_a_full_redis_is_said_and_read_all_the_same() -> None:
 async def test_an_entry_of_another_application_at_the_end_of_the_log_does_no_harm(
     server: Process, fields: tuple[str, str | bytes]
 ) -> None:
-    """Heartbeats count, and the cursor is found again, whether the worker was there before or has begun after it."""
+    """If the log ends with a foreign entry, workers that began before or after it are in sync and keep their cursor."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         await server.command("XADD", worker.log, "*", *fields)
@@ -380,7 +380,7 @@ async def test_an_entry_of_another_application_at_the_end_of_the_log_does_no_har
 
 
 async def test_a_log_key_of_another_type_is_said(server: Process) -> None:
-    """`writes_refused` until the key is gone; then the worker is in sync again by itself."""
+    """While the log key has another type, `writes_refused` is set; afterwards the worker recovers by itself."""
     async with syncing(server.url, private=True) as worker:
         await worker.in_sync()
         with capture_logs() as logs:
@@ -399,7 +399,7 @@ async def test_a_log_key_of_another_type_is_said(server: Process) -> None:
 
 
 async def test_it_waits_for_a_redis_that_is_not_there_at_first() -> None:
-    """It believes nothing, decides nothing and gives the reason; once Redis is there it is in sync by itself."""
+    """A worker that starts without Redis trusts nothing and gives the reason; once Redis is up, it gets in sync."""
     async with standalone() as process:
         await process.stop()
         async with syncing(process.url) as worker:
@@ -413,7 +413,7 @@ async def test_it_waits_for_a_redis_that_is_not_there_at_first() -> None:
 
 
 async def test_it_ends_what_it_began() -> None:
-    """Closed at any moment: no task and no connection is left."""
+    """A MirrorSync that is closed at any moment leaves no task and no connection behind."""
     async with standalone() as process:
         before = asyncio.all_tasks()
         for number in range(6):

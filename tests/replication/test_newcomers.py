@@ -1,4 +1,4 @@
-"""A worker that starts: when it is in sync, and when it must not say "not revoked" yet."""
+"""When a worker that has just started is in sync, and when it must not say "not revoked" yet."""
 
 import time
 from typing import Final
@@ -15,11 +15,11 @@ from tests.store.conftest import Proxy, missing
 pytestmark = pytest.mark.asyncio
 
 ROUNDING_SECONDS: Final = 0.1
-"""Redis counts the grace in milliseconds from a heartbeat that begins after the measurement does."""
+"""How much shorter the measured grace may be, because Redis counts it in whole milliseconds."""
 
 
 async def _reasons(worker: Syncing) -> list[str]:
-    """Return the reasons that a worker gives until it is in sync."""
+    """Return the reasons that a worker logs until it is in sync."""
     with capture_logs() as logs:
         await worker.in_sync()
         await worker.until(lambda: worker.sync.reason() is None, "no reason left")
@@ -27,7 +27,7 @@ async def _reasons(worker: Syncing) -> list[str]:
 
 
 async def test_on_a_redis_that_went_on_a_newcomer_does_not_wait() -> None:
-    """Nothing is pending there."""
+    """A newcomer to a Redis that kept running does not wait, because nothing is pending there."""
     async with standalone() as process, syncing(process.url) as worker:
         await worker.in_sync()
         await worker.revoke("v1")
@@ -37,7 +37,7 @@ async def test_on_a_redis_that_went_on_a_newcomer_does_not_wait() -> None:
 
 
 async def test_on_a_restarted_redis_a_newcomer_waits_for_the_grace() -> None:
-    """Other workers, if there are any, have until then to report what they hold."""
+    """A newcomer to a restarted Redis waits for the grace, in which other workers can report what they hold."""
     async with standalone() as process:
         async with syncing(process.url) as former:
             await former.in_sync()
@@ -56,7 +56,7 @@ async def test_on_a_restarted_redis_a_newcomer_waits_for_the_grace() -> None:
 
 
 async def test_a_worker_that_was_away_for_more_than_a_minute_waits_as_a_newcomer_does() -> None:
-    """Redis began a new history meanwhile, and other workers may hold what this one never heard of."""
+    """After more than a minute away a worker waits in a new epoch: others may hold what it never heard of."""
     async with standalone() as process, syncing(process.url) as worker:
         await worker.in_sync()
         await worker.revoke("v1")
@@ -71,7 +71,7 @@ async def test_a_worker_that_was_away_for_more_than_a_minute_waits_as_a_newcomer
 
 
 async def test_with_a_private_redis_a_newcomer_does_not_wait() -> None:
-    """No other worker can have used it."""
+    """A newcomer to a private Redis does not wait, because no other worker can have used that Redis."""
     async with standalone() as process:
         async with syncing(process.url, private=True) as former:
             await former.in_sync()
@@ -83,7 +83,7 @@ async def test_with_a_private_redis_a_newcomer_does_not_wait() -> None:
 
 
 async def test_a_newcomer_believes_nothing_while_another_worker_restores() -> None:
-    """Redis was emptied, and the worker that holds everything cannot write it back at first, long past the grace."""
+    """Even after the grace a newcomer trusts no read while the worker that holds everything cannot write it back."""
     async with standalone() as process, Proxy(process.port).running() as proxy, syncing(proxy.url) as holder:
         values = [f"v{number}" for number in range(500)]
         await holder.in_sync()

@@ -1,4 +1,4 @@
-"""Redis hangs, connections break or lead nowhere: the mirror says how old it is, and recovers by itself."""
+"""When Redis hangs or connections break, a mirror reports its age, and recovers by itself."""
 
 import random
 from collections.abc import AsyncIterator
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Process]:
-    """One server for the tests that do it no harm."""
+    """One server, shared by the tests that neither stop it nor empty it."""
     async with standalone() as process:
         yield process
 
 
 async def test_a_frozen_redis_lets_the_mirror_grow_old() -> None:
-    """Writes are refused, and soon nothing is believed; thawed, the worker is in sync again."""
+    """While Redis is frozen, writes fail, and soon the worker trusts neither reads nor its mirror; then it recovers."""
     async with standalone() as process, syncing(process.url, MirrorSettings(max_staleness_seconds=2)) as worker:
         await worker.in_sync()
         await worker.revoke("before")
@@ -46,7 +46,7 @@ async def test_a_frozen_redis_lets_the_mirror_grow_old() -> None:
 
 
 async def test_connections_that_lead_nowhere_are_given_up(server: Process) -> None:
-    """A firewall forgets every connection, and none is closed: the worker opens others."""
+    """If a firewall silently drops all connections, the worker opens others, and hears of later revocations."""
     async with Proxy(server.port).running() as proxy, syncing(proxy.url, private=True) as worker:
         await worker.in_sync()
         opened = proxy.opened
@@ -59,7 +59,7 @@ async def test_connections_that_lead_nowhere_are_given_up(server: Process) -> No
 
 
 async def test_connections_cut_at_random_lose_nothing(server: Process) -> None:
-    """The tail goes on behind its cursor: it misses nothing, scans nothing and restores nothing."""
+    """A worker whose connections are cut resumes at its cursor: it misses nothing, and neither scans nor restores."""
     async with Proxy(server.port).running() as proxy, syncing(proxy.url, private=True) as worker:
         await worker.in_sync()
         async with (
@@ -77,7 +77,7 @@ async def test_connections_cut_at_random_lose_nothing(server: Process) -> None:
 
 
 async def test_a_master_made_a_replica_proves_nothing() -> None:
-    """It follows an empty server, so it loses everything; made a master again, it gets everything back."""
+    """A master that became a replica of an empty one proves nothing; promoted again, it gets all records back."""
     async with standalone() as process, standalone() as empty, syncing(process.url) as worker:
         values = [f"v{number}" for number in range(100)]
         await worker.in_sync()
@@ -92,7 +92,7 @@ async def test_a_master_made_a_replica_proves_nothing() -> None:
 
 
 async def test_a_worker_may_follow_a_redis_that_takes_no_writes(server: Process) -> None:
-    """An ACL forbids it to write: it still reads, and hears what another worker revokes."""
+    """A worker whose ACL forbids writes still gets in sync, and hears of what another worker revokes."""
     await server.command("ACL", "SETUSER", "reader", "on", ">reads", "~*", "&*", "+@all")
     url = server.url.replace("redis://", "redis://reader:reads@")
     try:

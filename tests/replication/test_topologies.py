@@ -23,20 +23,20 @@ PASSWORD: Final = "secret"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replicated() -> AsyncIterator[SentinelSet]:
-    """One master, two replicas, three sentinels."""
+    """A Sentinel set of one master, two replicas and three sentinels."""
     async with sentinel(password=PASSWORD) as topology:
         yield topology
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def clustered() -> AsyncIterator[Cluster]:
-    """Three masters, a replica of each."""
+    """A cluster of three masters with one replica each."""
     async with cluster(password=PASSWORD) as topology:
         yield topology
 
 
 async def test_a_heartbeat_counts_only_if_a_majority_of_the_sentinels_names_the_master(replicated: SentinelSet) -> None:
-    """With one sentinel away everything goes on; with two, nothing is believed or written, although Redis answers."""
+    """With one of three sentinels down a worker goes on; with two down it trusts no read and acknowledges no write."""
     async with links_to(replicated.sentinels) as links:
         url = f"redis+sentinel://:{PASSWORD}@{','.join(link.address for link in links)}/{SERVICE_NAME}"
         async with syncing(url, MirrorSettings(max_staleness_seconds=2), private=True) as worker:
@@ -57,7 +57,7 @@ async def test_a_heartbeat_counts_only_if_a_majority_of_the_sentinels_names_the_
 
 
 async def test_a_failover_that_loses_writes_is_made_good(replicated: SentinelSet) -> None:
-    """Replicas that lack the last writes take over: these are written back, and logged again."""
+    """After a failover to a replica that lacks the last writes, exactly those are restored, and logged again."""
     async with syncing(replicated.url, wait_replicas=0) as worker:
         values, late = [f"v{number}" for number in range(100)], [f"late {number}" for number in range(100)]
         await worker.in_sync()
@@ -66,7 +66,7 @@ async def test_a_failover_that_loses_writes_is_made_good(replicated: SentinelSet
         others = [node for node in replicated.nodes if node is not master]
         for node in others:
             await eventually(lambda node=node: node.command("EXISTS", worker.key("v99")), "replicated")  # type: ignore[misc]
-            await node.command("CONFIG", "SET", "masterauth", "wrong")  # they cannot follow the master again
+            await node.command("CONFIG", "SET", "masterauth", "wrong")  # the replicas cannot reconnect to the master
         await master.command("CLIENT", "KILL", "TYPE", "replica")
         await worker.revoke_all(late)
         master.kill()
@@ -82,7 +82,7 @@ async def test_a_failover_that_loses_writes_is_made_good(replicated: SentinelSet
 
 
 async def test_a_killed_master_of_a_cluster_is_replaced(clustered: Cluster) -> None:
-    """The mirror grows old until the replica has taken over, then the worker is in sync with it."""
+    """After a failover all revocations are in Redis, and the worker and a newcomer get in sync with the new master."""
     async with syncing(clustered.url) as worker:
         values = [f"v{number}" for number in range(100)]
         await worker.in_sync()
@@ -100,7 +100,7 @@ async def test_a_killed_master_of_a_cluster_is_replaced(clustered: Cluster) -> N
 
 
 async def test_a_scan_of_a_slot_that_moves_proves_nothing(clustered: Cluster) -> None:
-    """Records have left already, and heartbeats still succeed: a newcomer is in sync only after the move, with all."""
+    """A newcomer is not complete while records move to another master; after the move it gets all of them."""
     async with syncing(clustered.url, private=True, wait_replicas=0) as worker:
         values = [f"v{number}" for number in range(20)]
         await worker.in_sync()
@@ -118,7 +118,7 @@ async def test_a_scan_of_a_slot_that_moves_proves_nothing(clustered: Cluster) ->
 
 
 async def test_a_slot_that_moves_under_load_loses_nothing(clustered: Cluster) -> None:
-    """While it moves, writes are refused. All that was acknowledged is in Redis and in the mirrors after each move."""
+    """Writes fail while a slot moves. After all moves, Redis and the mirrors hold every acknowledged revocation."""
     async with contextlib.AsyncExitStack() as stack:
         worker = await stack.enter_async_context(syncing(clustered.url, wait_replicas=0))
         await worker.in_sync()
