@@ -1,11 +1,11 @@
-"""The order of the tests: the longest files first, so that no process of pytest-xdist ends alone with one of them."""
+"""The test order: the longest files first, so that they do not keep one pytest-xdist worker busy at the end."""
 
 import pathlib
 
 import pytest
 
 FOLDERS = ("system", "replication", "store")
-"""Where the long files are: their tests wait for real outages."""
+"""Folders whose tests run first, in this order. They take longest, because they wait for real outages."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,4 +1,4 @@
-"""The merge of two records, as a reference: `merge.lua` and `Mirror.add` are compared with it."""
+"""A reference merge of two records, with which tests compare `merge.lua` and `Mirror.add`."""
 
 import math
 
@@ -27,7 +27,7 @@ def merge(one: Revocation, other: Revocation) -> Revocation:
 
 
 def _origin(record: Revocation) -> tuple[float, bool, str, bool, str]:
-    """Order records by `revoked_at`; what is known goes before what is not, so that it is kept."""
+    """Return a sort key by `revoked_at`. Known values sort before unknown ones, so that the merge keeps them."""
     return (
         math.inf if record.revoked_at is None else record.revoked_at,
         record.reason is None,

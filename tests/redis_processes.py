@@ -1,8 +1,8 @@
-"""Real Redis processes for tests, on loopback: one server, a Sentinel set, a cluster; they end with the test.
+"""Run real Redis processes for tests, on loopback: one server, a Sentinel set or a cluster. They end with the test.
 
-Each is an async context manager that yields when the whole topology is ready, and every wait is bounded. A process that
-pytest leaves behind (SIGKILL) is killed by the kernel, and its port lies below Linux' ephemeral range (its cluster bus,
-10000 higher, too), so that no outgoing connection takes it while it is down.
+Each topology is an async context manager that yields when all of it is ready. Every wait is bounded. If pytest itself
+is killed, the kernel kills its Redis processes. All ports, and the cluster bus ports 10000 higher, lie below Linux'
+ephemeral range, so that no outgoing connection takes the port of a server that is down.
 """
 
 import asyncio
@@ -43,13 +43,13 @@ CLUSTER_SLOTS = 16384
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 PORTS = range(11000 + WORKER, 21000, WORKERS)
-"""Each process of pytest-xdist has its own, so that none takes the port of another's server that is down just now."""
+"""The ports of this pytest-xdist worker. So no other worker takes the port of a server that is down for a moment."""
 
 CLUSTER_BUS = 10000
 POLL_SECONDS = 0.03
 WAIT_SECONDS = 30.0
 TILT_SECONDS = 90.0
-"""A sentinel whose machine paused for two seconds does nothing for the next 30 (its TILT mode)."""
+"""A timeout that allows for TILT mode: a sentinel that was paused for two seconds does nothing for the next 30."""
 COMMAND_SECONDS = 2.0
 
 T = TypeVar("T")
@@ -58,11 +58,11 @@ _random = random.SystemRandom()
 
 
 class TlsUnsupportedError(Exception):
-    """The server's binary was built without TLS; ask `tls_supported()` first, or use `tls_front`, which needs none."""
+    """The Redis binary was built without TLS. Check `tls_supported()` first, or use `tls_front`, which needs no TLS."""
 
 
 async def eventually(check: Callable[[], Awaitable[T | None]], what: str, seconds: float = WAIT_SECONDS) -> T:
-    """The first true answer of a check that may fail until then; an AssertionError names what never came."""
+    """Retry `check` until it returns a true value, and return that. Raises AssertionError after `seconds`."""
     deadline = time.monotonic() + seconds
     last: object = None
     while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ async def eventually(check: Callable[[], Awaitable[T | None]], what: str, second
 
 
 def free_port() -> int:
-    """A port that was free a moment ago together with its cluster bus, and is handed out once only."""
+    """Return a port that is free, and whose cluster bus port is free too. No port is returned twice."""
     for port in _random.sample(PORTS, len(PORTS)):
         if port not in _taken and _bindable(port) and _bindable(port + CLUSTER_BUS):
             _taken.add(port)
@@ -104,7 +104,7 @@ def server_binary() -> str:
 
 @functools.cache
 def tls_supported() -> bool:
-    """Whether the binary can listen with TLS itself: only one that can complains of the missing certificate."""
+    """Return whether the binary supports TLS: only one that does complains about the missing certificate."""
     answer = subprocess.run(
         [server_binary(), "-"], input="port 0\ntls-port 1\n", capture_output=True, text=True, timeout=10, check=False
     )
@@ -113,7 +113,7 @@ def tls_supported() -> bool:
 
 @dataclass(frozen=True)
 class Certificates:
-    """A certificate authority of the test's own and one certificate of it, for localhost and 127.0.0.1."""
+    """The files of a test CA, and of a certificate that it signed for localhost and 127.0.0.1."""
 
     ca: pathlib.Path
     certificate: pathlib.Path
@@ -121,7 +121,7 @@ class Certificates:
 
 
 def make_certificates(directory: pathlib.Path) -> Certificates:
-    """Make both; they are valid for a day."""
+    """Create a CA and a certificate in the directory; both are valid for a day."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _certificate("test ca", ca_key, "test ca", ca_key)
     made = Certificates(directory / "ca.pem", directory / "server.pem", directory / "server.key")
@@ -177,7 +177,7 @@ def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
 
 @dataclass(eq=False)
 class Process:
-    """One redis process, with a port and a directory that it keeps from one start to the next."""
+    """One Redis process. Its port and its directory stay the same over all its starts."""
 
     directory: pathlib.Path
     port: int = field(default_factory=free_port)
@@ -193,13 +193,13 @@ class Process:
 
     @property
     def url(self) -> str:
-        """The TCP URL, password included; with TLS it is rediss:// and the authority is `certificates.ca`."""
+        """The TCP URL with the password; with TLS a rediss:// URL, whose CA is `certificates.ca`."""
         scheme = "rediss" if self.certificates else "redis"
         return f"{scheme}://{_credentials(self.password)}{self.address}/0"
 
     @property
     def unix_url(self) -> str:
-        """The URL of the unix socket, where one was asked for."""
+        """The URL of the unix socket, which the server must have."""
         assert self.socket_path is not None
         return f"unix://{_credentials(self.password)}{self.socket_path}"
 
@@ -213,7 +213,7 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def client(self, **options: Any) -> Redis:
-        """Return a client that tries once and gives up early; the caller closes it."""
+        """Return a client without retries and with short timeouts; the caller closes it."""
         tls = {"ssl": True, "ssl_ca_certs": str(self.certificates.ca)} if self.certificates else {}
         given: dict[str, Any] = {
             "decode_responses": True,
@@ -225,7 +225,7 @@ class Process:
         return Redis(host=HOST, port=self.port, password=self.password, **given | tls | options)
 
     async def command(self, *words: str | bytes | int) -> Any:
-        """One command on a connection of its own."""
+        """Send one command on a new connection, and return the reply."""
         async with self.client() as client:
             untyped: Any = client
             return await untyped.execute_command(*words)
@@ -236,14 +236,14 @@ class Process:
         return answer
 
     def write_config(self, lines: Sequence[str]) -> None:
-        """The file is written once: Sentinel and CONFIG REWRITE keep their own notes in it."""
+        """Write redis.conf. Do so only once, because Sentinel and CONFIG REWRITE store state in the file."""
         self.directory.mkdir(exist_ok=True)
         basic = [f"bind {HOST}", f"dir {shlex.quote(str(self.directory))}", "daemonize no", 'logfile ""']
         basic += [f"port {0 if self.certificates else self.port}"]
         (self.directory / "redis.conf").write_text("".join(f"{line}\n" for line in (*basic, *lines)))
 
     async def start(self) -> None:
-        """Start it and wait until it answers; what it wrote is in the error if it does not."""
+        """Start the process and wait until it answers. If it ends instead, the error contains its log."""
         assert not self.alive, f"{self.address} runs already"
         command = [server_binary(), str(self.directory / "redis.conf"), *self.arguments]
         with (self.directory / "redis.log").open("ab") as log:
@@ -257,24 +257,24 @@ class Process:
         return bool(await self.command("PING"))
 
     def log(self) -> str:
-        """The end of what it wrote."""
+        """Return the end of its log."""
         return (self.directory / "redis.log").read_text(errors="replace")[-3000:]
 
     def kill(self) -> None:
-        """SIGKILL, also of one that is frozen; nothing happens if it is gone already."""
+        """Kill the process (SIGKILL), even if it is frozen. It may have ended already."""
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait(WAIT_SECONDS)
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """Suspend the process (SIGSTOP): its connections stay open, but it answers nothing."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     async def stop(self) -> None:
-        """SIGTERM, as an orderly shutdown sends it; one that is frozen is thawed to hear it."""
+        """Send SIGTERM, resume the process if it is frozen, and wait until it ends."""
         if self._popen is not None:
             self._popen.terminate()
             self._popen.send_signal(signal.SIGCONT)
@@ -289,7 +289,7 @@ class Process:
         await self.start()
 
     async def config(self, *lines: str) -> None:
-        """Lines of redis.conf, such as `maxmemory 2mb`, in force at once and after a restart."""
+        """Apply lines of redis.conf, such as `maxmemory 2mb`, at once and after a restart."""
         for line in lines:
             await self.command("CONFIG", "SET", *shlex.split(line))
         with (self.directory / "redis.conf").open("a") as file:
@@ -324,7 +324,7 @@ def _data_lines(password: str | None, fsync: str) -> list[str]:
 async def standalone(
     *, password: str | None = None, unix_socket: bool = False, tls: bool = False, config: Sequence[str] = ()
 ) -> AsyncIterator[Process]:
-    """One server on TCP, where asked also on a unix socket, or with TLS instead of plain TCP."""
+    """Run and yield one server on TCP: optionally also on a unix socket, or with TLS instead of plain TCP."""
     if tls and not tls_supported():
         raise TlsUnsupportedError(server_binary())
     with _directory() as directory:
@@ -354,7 +354,7 @@ class TlsFront:
 
 @contextlib.asynccontextmanager
 async def tls_front(server: Process) -> AsyncIterator[TlsFront]:
-    """TLS in this process before a plain server, for binaries built without: to a client it is the same."""
+    """Terminate TLS in this process in front of a plain server, for binaries without TLS. Clients see no difference."""
     with _directory() as directory:
         certificates = make_certificates(directory)
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -371,7 +371,7 @@ async def tls_front(server: Process) -> AsyncIterator[TlsFront]:
 
 
 class _Relays:
-    """The connections through a TLS front; they end by their transports being aborted, never by cancelled tasks."""
+    """The connections through a TLS front. They are ended by aborting their transports, never by cancelling tasks."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -410,7 +410,7 @@ class _Relays:
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes until either end is gone, and take the other end along."""
+    """Copy data until either connection ends, then abort the writer's."""
     with contextlib.suppress(OSError):
         while data := await reader.read(65536):
             writer.write(data)
@@ -420,7 +420,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @dataclass(frozen=True)
 class SentinelSet:
-    """A master, two replicas and the three sentinels that watch them; the master changes."""
+    """A master, two replicas, and the three sentinels that watch them. The master may change."""
 
     nodes: list[Process]
     sentinels: list[Process]
@@ -432,17 +432,17 @@ class SentinelSet:
         return f"redis+sentinel://{_credentials(self.password)}{addresses}/{SERVICE_NAME}"
 
     async def master(self) -> Process:
-        """The node that most of the reachable sentinels name and that calls itself master."""
+        """Return the node that a majority of the sentinels names as master and that itself reports this role."""
         return await eventually(self._agreed_master, "an agreed master")
 
     async def kill_master(self) -> Process:
-        """SIGKILL the master; the answer is the process, for `new_master` and a later `start`."""
+        """Kill the master (SIGKILL). Return its process, for `new_master` and a later `start`."""
         master = await self.master()
         master.kill()
         return master
 
     async def new_master(self, after: Process) -> Process:
-        """Wait until another node than this one is master."""
+        """Wait until another node is master, and return it."""
 
         async def changed() -> Process | None:
             master = await self._agreed_master()
@@ -463,7 +463,7 @@ class SentinelSet:
 
 @contextlib.asynccontextmanager
 async def sentinel(*, password: str | None = None, config: Sequence[str] = ()) -> AsyncIterator[SentinelSet]:
-    """One master, two replicas, three sentinels with a quorum of two; `config` goes to the three data nodes."""
+    """Run and yield one master, two replicas and three sentinels with a quorum of two. Data nodes get `config`."""
     with _directory() as directory:
         nodes = [Process(directory / f"node{number}", password=password) for number in range(3)]
         sentinels = [Process(directory / f"sentinel{n}", arguments=("--sentinel",)) for n in range(3)]
@@ -480,7 +480,7 @@ async def sentinel(*, password: str | None = None, config: Sequence[str] = ()) -
 
 
 async def _start_replicated(nodes: Sequence[Process], lines: Sequence[str]) -> None:
-    """Start the first as master, and wait until the others are online and confirm what it writes."""
+    """Start the first node as master, the others as its replicas. Wait until these are online and report an offset."""
     quick = ["repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
     for node in nodes:
         follow = [] if node is nodes[0] else [f"replicaof {HOST} {nodes[0].port}"]
@@ -496,7 +496,7 @@ async def _start_replicated(nodes: Sequence[Process], lines: Sequence[str]) -> N
 
 async def _start_sentinels(sentinels: Sequence[Process], master: Process) -> None:
     watch = f"sentinel monitor {SERVICE_NAME} {HOST} {master.port} 2"
-    # A sentinel reconnects once a second: with less than that it would think a master dead that it has just taken on.
+    # A sentinel reconnects once a second. With a shorter limit it would take a new master for dead.
     timing = {"down-after-milliseconds": 1500, "failover-timeout": 6000, "parallel-syncs": 2}
     lines = [watch, *(f"sentinel {name} {SERVICE_NAME} {value}" for name, value in timing.items())]
     if master.password:
@@ -509,7 +509,7 @@ async def _start_sentinels(sentinels: Sequence[Process], master: Process) -> Non
 
 
 async def introduce_quickly(sentinel: Process) -> None:
-    """Let a sentinel find the others and the replicas sooner. Before Redis 7 it cannot be told."""
+    """Let a sentinel find the others and the replicas sooner. Redis before version 7 has no command for that."""
     with contextlib.suppress(RedisError):
         await sentinel.command("SENTINEL", "DEBUG", "PUBLISH-PERIOD", 200, "INFO-PERIOD", 500)
 
@@ -530,7 +530,7 @@ def _pairs(flat: Sequence[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three masters and a replica of each; the master of a key changes."""
+    """Three masters and a replica of each. The master of a key may change."""
 
     nodes: list[Process]
     password: str | None = None
@@ -540,7 +540,7 @@ class Cluster:
         return f"redis+cluster://{_credentials(self.password)}{','.join(node.address for node in self.nodes)}"
 
     async def master_of(self, key: str | bytes) -> Process:
-        """The node that serves the key's slot now, by its own account and with the highest epoch."""
+        """Return the master of the key's slot: of the nodes that claim the slot, the one with the highest epoch."""
 
         async def claimed() -> Process | None:
             return await self._claiming(key)
@@ -548,13 +548,13 @@ class Cluster:
         return await eventually(claimed, f"a master of {key!r}")
 
     async def kill_master_of(self, key: str | bytes) -> Process:
-        """SIGKILL the key's master; the answer is the process, for `new_master_of` and a later `start`."""
+        """Kill the key's master (SIGKILL). Return its process, for `new_master_of` and a later `start`."""
         master = await self.master_of(key)
         master.kill()
         return master
 
     async def new_master_of(self, key: str | bytes, after: Process) -> Process:
-        """Wait until another node than this one serves the key."""
+        """Wait until another node serves the key, and return it."""
 
         async def changed() -> Process | None:
             master = await self._claiming(key)
@@ -575,7 +575,7 @@ class Cluster:
 
 
 async def _cluster_nodes(node: Process) -> list[list[str]]:
-    """The lines of CLUSTER NODES, unparsed by the client."""
+    """Return the lines of CLUSTER NODES, each split into words. Fails if the client has parsed them already."""
     async with node.client() as client:
         untyped: Any = client
         text = await untyped.execute_command("CLUSTER", "NODES")
@@ -590,7 +590,7 @@ def _covers(word: str, slot: int) -> bool:
 
 @contextlib.asynccontextmanager
 async def cluster(*, password: str | None = None, config: Sequence[str] = ()) -> AsyncIterator[Cluster]:
-    """Three masters with one replica each, all slots served and every node knowing every other."""
+    """Run and yield three masters with one replica each. All slots are served, and every node knows all others."""
     with _directory() as directory:
         nodes = [Process(directory / f"node{number}", password=password) for number in range(6)]
         for node in nodes:
@@ -615,7 +615,7 @@ def _cluster_lines() -> list[str]:
 
 
 async def _join(nodes: Sequence[Process]) -> None:
-    """What redis-cli --cluster create does: slots, introductions, then replicas."""
+    """Build the cluster as `redis-cli --cluster create` does: assign slots, introduce the nodes, then add replicas."""
     masters, replicas = nodes[:3], nodes[3:]
     for number, node in enumerate(nodes):
         await node.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
@@ -640,7 +640,7 @@ async def _knows_all(node: Process, count: int) -> bool:
 
 
 async def _serves(node: Process) -> bool:
-    """The state is ok, and each slot range is listed with a master and a replica."""
+    """Return whether the node sees a healthy cluster with three masters and three replicas."""
     state = str(await node.command("CLUSTER", "INFO")).splitlines()
     lines = await _cluster_nodes(node)
     roles = [line[2].removeprefix("myself,") for line in lines]

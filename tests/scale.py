@@ -1,17 +1,17 @@
-"""How large a test is: the everyday size, or the campaign's (CAMPAIGN=1, as `make campaign` sets it)."""
+"""Test sizes: small for everyday runs, large for the campaign (CAMPAIGN=1, which `make campaign` sets)."""
 
 import os
 
 CAMPAIGN = os.environ.get("CAMPAIGN") == "1"
 
 BUSY_SECONDS = 0.2 if CAMPAIGN else 5.0
-"""What a busy machine may add to a deadline.
+"""Seconds that a busy machine may add to a deadline.
 
-The campaign has the machine to itself, and measures deadlines. The everyday tests share it, and only tell a deadline
-from a call that hangs.
+The campaign runs alone on the machine and measures deadlines. Everyday tests share the machine, so they only detect
+calls that hang.
 """
 
 
 def scaled(everyday: int, campaign: int) -> int:
-    """The number that fits the run."""
+    """Return the number for this run: everyday or campaign."""
     return campaign if CAMPAIGN else everyday

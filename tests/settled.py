@@ -1,4 +1,4 @@
-"""A Redis on which services have been running: on a new one, each would wait for others to report for three seconds."""
+"""Prepare a new Redis as if services had run on it. Otherwise each would wait three seconds for others to report."""
 
 import asyncio
 import contextlib
@@ -11,13 +11,13 @@ from revocation_service.store.scripts import BEAT
 
 
 async def settle(redis: Redis, prefix: str = "") -> None:
-    """Begin an epoch without grace, unless there is one of this life of the server."""
+    """Begin an epoch without the grace period, unless one exists for the server's present replication id."""
     keys = Keyspace(prefix)
     await BEAT.run(redis, [keys.state, keys.change_log], ["settled", "", "", 5000, 0, 0])
 
 
 async def settle_url(url: str, prefix: str = "") -> None:
-    """Do the same at a URL, if a server answers there."""
+    """Settle the Redis at a URL, if a server answers there."""
     with contextlib.suppress(RedisError, OSError, TimeoutError):
         async with Redis.from_url(url, protocol=2, driver_info=None) as client, asyncio.timeout(1):
             await settle(client, prefix)

@@ -39,7 +39,7 @@ class SlotMove:
 
 
 async def slot_move(clustered: Cluster, key: str, target: Process | None = None) -> SlotMove:
-    """Return the move of this key's slot, not begun yet, to that master or to any other than its own."""
+    """Return a move of the key's slot, not begun yet, to `target` or else to any other master."""
     source = await clustered.master_of(key)
     masters = [node for node in clustered.nodes if (await node.info("replication"))["role"] == "master"]
     target = target or next(node for node in masters if node is not source)
