@@ -1,1 +1,1 @@
-"""Measurements against named baselines, side by side in one run; their results are ratios."""
+"""Benchmarks that run next to named baselines in the same run, and report ratios."""

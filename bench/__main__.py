@@ -1,4 +1,4 @@
-"""`make bench`: measures, prints, and writes nothing."""
+"""`make bench`: run the benchmarks and print their results. No file is written."""
 
 import argparse
 import asyncio
@@ -50,11 +50,11 @@ BASELINES = {
     ("redis", "asyncio"): "one Redis command (redis-py, hiredis)",
     ("redis", "uvloop"): "one Redis command (redis-py, hiredis), uvloop",
 }
-"""Kind and event loop, as in `baseline.py`: the handler as `web.run_app` runs it, and with what the service brings."""
+"""The servers of `baseline.py`, by kind and event loop: asyncio, as `web.run_app` has it, or uvloop, as the service."""
 
 
 class Plan:
-    """How long and how often."""
+    """How long, how often and how much to measure."""
 
     def __init__(self, *, quick: bool) -> None:
         self.rounds = 2 if quick else 9
@@ -66,7 +66,7 @@ class Plan:
 
 
 async def interleaved(plan: Plan, runs: dict[str, Callable[[], Awaitable[Load]]]) -> dict[str, list[Load]]:
-    """Each run in turn, round after round, so that a busy moment of the machine hits all alike; the first warms up."""
+    """Run all in turn, round by round, so that a busy moment of the machine affects all. The first round is dropped."""
     results: dict[str, list[Load]] = {name: [] for name in runs}
     for number in range(plan.rounds + 1):
         for name, run in runs.items():
@@ -77,18 +77,18 @@ async def interleaved(plan: Plan, runs: dict[str, Callable[[], Awaitable[Load]]]
 
 
 def rate(loads: list[Load]) -> float:
-    """The median of the rounds, in answers per second."""
+    """Return the median rate of the rounds, in answers per second."""
     return statistics.median(one.per_second for one in loads)
 
 
 def ratio(ours: list[Load], theirs: list[Load]) -> float:
-    """How many times as many answers per second: each round against the one beside it, and the median of them."""
+    """Return the median over the rounds of our rate divided by theirs in the same round."""
     pairs = zip(ours, theirs, strict=True)
     return statistics.median(one.per_second / other.per_second for one, other in pairs)
 
 
 def median_ms(loads: list[Load], share: float) -> float:
-    """The latency that this share of the answers kept below: the median of the rounds, in milliseconds."""
+    """Return the median over the rounds of a latency percentile (`share` from 0 to 1), in milliseconds."""
     return statistics.median(one.latency_ms(share) for one in loads)
 
 
@@ -98,7 +98,7 @@ def show(name: str, loads: list[Load], scale: int = 1, unit: str = "requests/s")
 
 
 async def checks(plan: Plan) -> None:
-    """Single checks and batches of the service, beside the baselines."""
+    """Measure single and batch checks of the service next to the baselines."""
     print(f"\n/check with an API key, {CONNECTIONS} connections, {ASKED:,} tokens, 1,000 of them revoked")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())
@@ -116,7 +116,7 @@ async def checks(plan: Plan) -> None:
         show("the service, GET /check", few["ours"])
         show(f"the service, POST /check/batch of {BATCH:,}", few["batch"], BATCH, "checks/s")
         await fill(url, "other", plan.stored)
-        again = {name: runs[name] for name in ("bare uvloop", "ours")}  # the same tokens are asked
+        again = {name: runs[name] for name in ("bare uvloop", "ours")}  # the same tokens are checked
         many = await interleaved(plan, again)
         show(f"the service, {plan.stored:,} stored", many["ours"])
     flat = ratio(many["ours"], many["bare uvloop"]) / ratio(few["ours"], few["bare uvloop"])
@@ -150,7 +150,7 @@ def _batches(plan: Plan, port: int) -> Callable[[], Awaitable[Load]]:
 
 
 async def application(plan: Plan) -> None:
-    """A check as the application makes it: through the client, beside the in-process blacklist."""
+    """Measure a check by an application: through the client, next to an in-process blacklist."""
     loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
     print(f"\nchecks of an application on {loop}, {CONCURRENT} at once and one after another; the mirror off")
     async with AsyncExitStack() as stack:
@@ -182,7 +182,7 @@ def _calls(plan: Plan, call: Call, concurrent: int) -> Callable[[], Awaitable[Lo
 
 
 async def passing(plan: Plan) -> None:
-    """What the gateway adds to a small request, over a connection that is kept."""
+    """Measure what the gateway adds to the latency of a small request on a keep-alive connection."""
     print("\na small GET through the gateway, and straight to the same upstream")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())
@@ -204,7 +204,7 @@ def _load(plan: Plan, port: int, request: Callable[[], bytes], connections: int)
 
 
 async def memory(plan: Plan) -> None:
-    """What a revocation costs in Redis, beside the key that an in-process blacklist writes."""
+    """Measure Redis' memory per revocation: for the service's record, and for the key of an in-process blacklist."""
     number = plan.measured_puts
     print(f"\nRedis memory per revocation, {number:,} of each")
     async with redis() as url:
@@ -235,7 +235,7 @@ async def memory(plan: Plan) -> None:
 
 
 async def mirror(plan: Plan) -> None:
-    """A check from memory: its cost, the memory's cost, and how soon a revocation is in it."""
+    """Measure checks from the mirror, the memory that it takes, and the lag of a revocation."""
     print("\nchecks from memory, each of a token never asked before; redis-py with hiredis, on the same event loop")
     answers: dict[int, float] = {}
     async with AsyncExitStack() as stack:
@@ -311,7 +311,7 @@ async def _followers(plan: Plan, stack: AsyncExitStack) -> None:
 
 
 async def replicating(plan: Plan) -> None:
-    """Replication: many workers, a restore of everything, and revocations in one round trip."""
+    """Measure replication: many workers, a restore of everything, and revocations in one round trip."""
     print(f"\nheartbeats and followers, on one Redis; {plan.seconds * 5:.0f} s each")
     for workers in (10, 50, 200):
         await replication.scale(plan.seconds * 5, workers)
@@ -334,11 +334,11 @@ PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, None]]] = {
 
 
 BOTH_LOOPS: Final = frozenset({"application"})
-"""Parts that are an application themselves: those run on asyncio's own event loop, or on uvloop's."""
+"""Parts that run twice, on asyncio's own event loop and on uvloop, because applications use either."""
 
 
 def main() -> None:
-    """Measure all, or the parts that are named."""
+    """Measure all parts, or those named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure, against baselines in the same run.")
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--quick", action="store_true", help="short rounds: a look, not a measurement")

@@ -1,4 +1,4 @@
-"""What a check costs the application: through the client, and as an in-process blacklist asks Redis itself."""
+"""Measure what a check costs an application: through the client, and with an in-process blacklist that asks Redis."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ Call = Callable[[int], Awaitable[object]]
 
 
 async def calls(call: Call, *, concurrent: int, seconds: float) -> Load:
-    """`concurrent` tasks that call one after another, for a time."""
+    """Run `concurrent` tasks for `seconds`, each of which makes one call after another. Return the measured load."""
     numbers = itertools.count()
     latencies: list[float] = []
     began, cpu = time.perf_counter(), time.process_time()
@@ -36,7 +36,7 @@ async def calls(call: Call, *, concurrent: int, seconds: float) -> Load:
 
 @asynccontextmanager
 async def ways(service: int, redis_url: str, asked: int) -> AsyncIterator[dict[str, Call]]:
-    """The ways to ask whether `bench-<n>` is revoked, each as an application would have it open."""
+    """Yield the ways to check whether `bench-<n>` is revoked, each with an open client."""
     url = f"http://127.0.0.1:{service}"
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(RevocationClient(url, api_key=API_KEY, mirror=False))

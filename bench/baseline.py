@@ -1,9 +1,9 @@
-"""The baselines, each a server of its own: `python -m bench.baseline bare|redis asyncio|uvloop PORT REDIS_URL`.
+"""Run a baseline server: `python -m bench.baseline bare|redis asyncio|uvloop PORT REDIS_URL`.
 
-bare   an aiohttp handler that answers a constant: what the framework alone reaches
-redis  the same handler with one Redis command per request, by redis-py's default client, with hiredis beside it
+bare   an aiohttp handler that answers a constant: the most that the framework alone can do
+redis  the same handler with one Redis command per request, by redis-py's default client, with hiredis installed
 
-on asyncio, which is what `web.run_app` gives and is usually written, or on uvloop, which the service brings itself.
+asyncio is the default of `web.run_app`; uvloop is the event loop of the service.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ CLIENT: Final = web.AppKey("client", Redis)
 
 
 async def bare(_request: web.Request) -> web.Response:
-    """A constant."""
+    """Answer a constant."""
     return web.Response(body=ANSWER, content_type="application/json")
 
 
 async def with_redis(request: web.Request) -> web.Response:
-    """One command, then the constant."""
+    """Send one Redis command, then answer."""
     revoked = await request.app[CLIENT].exists(f"token_blacklist:{request.query['jti']}")
     return web.Response(body=b'{"revoked":true}' if revoked else ANSWER, content_type="application/json")
 

@@ -1,6 +1,6 @@
-"""`python -m bench.gateways`: what forward auth adds behind each gateway, configured as docs/gateways.md shows.
+"""`python -m bench.gateways`: measure the cost of forward auth in each gateway, configured as docs/gateways.md shows.
 
-The same gateway passes OPTIONS to the same application without asking, so a GET with a token is compared with that.
+The gateways pass OPTIONS requests on without asking the service, so these are the baseline for a GET with a token.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ async def _until_ready(port: int) -> None:
 async def _report(name: str, port: int, requests: dict[str, Callable[[], bytes]]) -> None:
     single: dict[str, list[Load]] = {kind: [] for kind in requests}
     many: dict[str, list[Load]] = {kind: [] for kind in requests}
-    for number in range(ROUNDS + 1):  # interleaved; the first warms up
+    for number in range(ROUNDS + 1):  # interleaved; the first round is dropped
         for kind, request in requests.items():
             one = await load(port, request, connections=1, seconds=SECONDS)
             several = await load(port, request, connections=CONNECTIONS, seconds=SECONDS)
@@ -82,7 +82,7 @@ def _request(method: str, *fields: str, path: str = "/") -> Callable[[], bytes]:
 
 
 def serve_application(port: int) -> None:
-    """Serve what stands behind the gateways."""
+    """Serve the application behind the gateways."""
 
     async def answer(_request: web.Request) -> web.Response:
         return web.Response(text="in")

@@ -1,4 +1,4 @@
-"""A load generator: some connections, each with one request under way, over bare sockets so that it costs little."""
+"""A load generator with little overhead: bare connections, each with one request in flight."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ from typing import cast
 
 @dataclass(frozen=True)
 class Load:
-    """What one round measured."""
+    """The measurements of one round."""
 
     answers: int
     seconds: float
     latencies: list[float]
     cpu_seconds: float = 0.0
-    """Of this process, where the caller is measured."""
+    """CPU time of this process, if the caller itself is measured."""
 
     @property
     def per_second(self) -> float:
@@ -24,13 +24,13 @@ class Load:
         return self.answers / self.seconds
 
     def latency_ms(self, share: float) -> float:
-        """The latency that this share of the answers kept below, in milliseconds."""
+        """Return a percentile of the latencies (`share` from 0 to 1), in milliseconds."""
         ordered = sorted(self.latencies)
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))] * 1000
 
 
 class _Caller(asyncio.Protocol):
-    """One connection that sends the next request as soon as an answer is whole."""
+    """One connection that sends the next request as soon as a response is complete."""
 
     def __init__(self, request: Callable[[], bytes], until: float, done: asyncio.Future[None]) -> None:
         self._request = request
@@ -80,7 +80,7 @@ def _content_length(head: bytes) -> int:
 
 
 async def load(port: int, request: Callable[[], bytes], *, connections: int, seconds: float) -> Load:
-    """Keep so many connections to a loopback port busy for so long."""
+    """Keep `connections` connections to a loopback port busy for `seconds`. Return the measured load."""
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
     callers = []
@@ -98,7 +98,7 @@ async def load(port: int, request: Callable[[], bytes], *, connections: int, sec
 
 
 def get(path: Callable[[int], str], headers: dict[str, str]) -> Callable[[], bytes]:
-    """GET requests for `path(0)`, `path(1)` and so on."""
+    """Return a function that builds GET requests for `path(0)`, `path(1)` and so on."""
     numbers = count()
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
 
@@ -109,7 +109,7 @@ def get(path: Callable[[int], str], headers: dict[str, str]) -> Callable[[], byt
 
 
 def post(path: str, body: Callable[[int], bytes], headers: dict[str, str]) -> Callable[[], bytes]:
-    """POST requests with `body(0)`, `body(1)` and so on, JSON."""
+    """Return a function that builds POST requests with the JSON bodies `body(0)`, `body(1)` and so on."""
     numbers = count()
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{lines}"

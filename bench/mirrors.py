@@ -25,7 +25,7 @@ BLOCK = 100
 
 
 def memory_bytes() -> int:
-    """What this process holds in memory."""
+    """Return the resident memory of this process, in bytes."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -36,11 +36,11 @@ def claims_of(number: int) -> Claims:
 
 
 Way = Callable[[list[Claims]], Awaitable[float]]
-"""Asks about each of some tokens, one after another; seconds that it took."""
+"""A function that checks the tokens one after another, and returns the seconds that it took."""
 
 
 def awaited(call: Callable[[Claims], Awaitable[object]]) -> Way:
-    """A check that is awaited."""
+    """Return a way that awaits `call` for each token."""
 
     async def ask(asked: list[Claims]) -> float:
         began = time.perf_counter()
@@ -52,7 +52,7 @@ def awaited(call: Callable[[Claims], Awaitable[object]]) -> Way:
 
 
 def at_once(call: Callable[[Claims], object]) -> Way:
-    """A check that is not awaited."""
+    """Return a way that makes the call for each token without awaiting."""
 
     async def ask(asked: list[Claims]) -> float:
         began = time.perf_counter()
@@ -64,7 +64,7 @@ def at_once(call: Callable[[Claims], object]) -> Way:
 
 
 def in_dict(entries: int) -> Way:
-    """A bare `key in dict` of so many texts."""
+    """Return a way that only looks up each `jti` in a dict of `entries` strings."""
     held = dict.fromkeys(f"held-{number}" for number in range(entries))
 
     async def ask(asked: list[Claims]) -> float:
@@ -78,7 +78,7 @@ def in_dict(entries: int) -> Way:
 
 
 def verified() -> Way:
-    """Return what an application does before: PyJWT verifies the signature of the token, and its `exp`."""
+    """Return what an application does before a check: PyJWT verifies the token's signature and `exp`."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     public = key.public_key()
     token = jwt.encode(claims_of(0) | {"exp": time.time() + 3600}, key, "RS256")
@@ -93,7 +93,7 @@ def verified() -> Way:
 
 
 def in_process(client: Redis) -> Way:
-    """The in-process blacklist's check."""
+    """Return the check of an in-process blacklist."""
 
     async def check(claims: Claims) -> bool:
         return bool(await client.exists(f"token_blacklist:{claims['jti']}"))
@@ -102,9 +102,9 @@ def in_process(client: Redis) -> Way:
 
 
 async def p50s(ways: dict[str, Way], calls: int) -> dict[str, float]:
-    """Seconds a check: the median over blocks, each way in turn, each token just decoded and never asked before.
+    """Return the median seconds a check of each way. The ways take turns, and no token is checked twice.
 
-    Of a way's turn only the second block counts: none pays for what the one before it drove out of the processor.
+    Only the second block of a turn counts. The first one also pays for what the way before evicted from the CPU caches.
     """
     blocks: dict[str, list[float]] = {name: [] for name in ways}
     numbers = itertools.count()
@@ -117,7 +117,7 @@ async def p50s(ways: dict[str, Way], calls: int) -> dict[str, float]:
 
 
 async def until_synced(service: int) -> float:
-    """Wait until the service has read Redis itself; seconds."""
+    """Wait until the service's mirror is synced. Return the seconds that it took."""
     began = time.perf_counter()
     async with aiohttp.ClientSession(f"http://127.0.0.1:{service}") as session:
         while time.perf_counter() < began + 300:
@@ -131,7 +131,7 @@ async def until_synced(service: int) -> float:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A client whose mirror holds a snapshot, and what that cost."""
+    """A client whose mirror has loaded a snapshot, and the cost of loading."""
 
     client: RevocationClient
     seconds: float
@@ -142,7 +142,7 @@ class Loaded:
 
 @asynccontextmanager
 async def loaded(service: int, entries: int) -> AsyncIterator[Loaded]:
-    """A client whose mirror has loaded the service's snapshot."""
+    """Load the service's snapshot into the mirror of a new client, and measure it."""
     async with AsyncExitStack() as stack:
         client = RevocationClient(f"http://127.0.0.1:{service}", api_key=API_KEY)
         gc.collect()
@@ -158,7 +158,7 @@ async def loaded(service: int, entries: int) -> AsyncIterator[Loaded]:
 
 
 async def log_out(client: RevocationClient, number: int) -> None:
-    """Revoke so many sessions, and so many subjects: from then on a check looks for more than its `jti`."""
+    """Revoke `number` sessions and `number` subjects, so that a check must look up more than the `jti`."""
     for each in range(number):
         await client.revoke_session(f"gone-{each}")
         await client.revoke_subject(f"gone-{each}")
@@ -166,7 +166,7 @@ async def log_out(client: RevocationClient, number: int) -> None:
 
 @asynccontextmanager
 async def followers(service: int, number: int) -> AsyncIterator[list[RevocationClient]]:
-    """So many clients of one service, each with a mirror that is ready."""
+    """Yield `number` clients of one service, each with a mirror that is ready."""
     async with AsyncExitStack() as stack:
         clients = [RevocationClient(f"http://127.0.0.1:{service}", api_key=API_KEY) for _ in range(number)]
         for client in clients:
@@ -176,7 +176,7 @@ async def followers(service: int, number: int) -> AsyncIterator[list[RevocationC
 
 
 async def lags(service: int, clients: list[RevocationClient], revocations: int) -> list[float]:
-    """Seconds from a revocation's acknowledgement until each of the mirrors knew it."""
+    """Return, for each revocation and mirror, the seconds from the acknowledgement until the mirror held it."""
     found: list[float] = []
     async with aiohttp.ClientSession(f"http://127.0.0.1:{service}", headers=AUTH) as session:
         for number in range(revocations):

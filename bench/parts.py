@@ -1,4 +1,4 @@
-"""What a measurement needs: a Redis and servers, as processes of their own on loopback."""
+"""Run Redis and the measured servers, each as a process on loopback."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ async def _process(port: int, *command: str, environment: dict[str, str] | None 
 
 @asynccontextmanager
 async def redis() -> AsyncIterator[str]:
-    """A Redis without persistence: what is measured is the service, not the disk; yields its URL."""
+    """Run a Redis without persistence, so that the disk is not measured. Yield its URL."""
     port = free_port()
     with tempfile.TemporaryDirectory() as directory:
         options = ("--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", directory)
@@ -67,7 +67,7 @@ async def redis() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def service(url: str) -> AsyncIterator[int]:
-    """The service on one worker, with an API key; yields its port."""
+    """Run the service with one worker and an API key. Yield its port."""
     port = free_port()
     environment = {
         "REVOCATION_REDIS_URL": url,
@@ -81,7 +81,7 @@ async def service(url: str) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def baseline(kind: str, loop: str, url: str) -> AsyncIterator[int]:
-    """One of the servers in `baseline.py`, on that event loop; yields its port."""
+    """Run one of the servers in `baseline.py` on the given event loop. Yield its port."""
     port = free_port()
     async with _process(port, sys.executable, "-m", "bench.baseline", kind, loop, str(port), url):
         yield port
@@ -89,7 +89,7 @@ async def baseline(kind: str, loop: str, url: str) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def gateway(upstream: int, url: str) -> AsyncIterator[int]:
-    """The gateway before an upstream; yields its port."""
+    """Run the gateway in front of an upstream. Yield its port."""
     port = free_port()
     environment = {
         "GATEWAY_UPSTREAM_URL": f"http://127.0.0.1:{upstream}",
@@ -104,7 +104,7 @@ async def gateway(upstream: int, url: str) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def application() -> AsyncIterator[int]:
-    """The application behind foreign gateways; yields its port."""
+    """Run the application that `bench.gateways` puts behind other gateways. Yield its port."""
     port = free_port()
     async with _process(port, sys.executable, "-m", "bench.gateways", str(port)):
         yield port
@@ -122,7 +122,7 @@ async def fill(url: str, name: str, number: int) -> None:
 
 
 async def used_memory(url: str) -> int:
-    """What Redis says that it uses, in bytes."""
+    """Return the memory that Redis reports as used, in bytes."""
     async with Redis.from_url(url) as client:
         info = await client.info("memory")
         return int(info["used_memory"])

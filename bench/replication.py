@@ -1,4 +1,4 @@
-"""What replication costs: many workers on one Redis, a restore of everything, and a revocation in one round trip."""
+"""Measure replication: many workers on one Redis, a restore of everything, and a revocation in one round trip."""
 
 import asyncio
 import math
@@ -23,11 +23,11 @@ from revocation_service.store.topology import topology
 
 REVOCATIONS_A_SECOND = 5
 RECENT = 1_000
-"""Revocations made just before Redis loses everything."""
+"""The number of revocations made just before Redis loses everything."""
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Return the value that this share of them does not exceed, in milliseconds."""
+    """Return a percentile (`share` from 0 to 1) of values in seconds, in milliseconds."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))] * 1000
 
 
@@ -48,7 +48,7 @@ async def _worker(url: str) -> AsyncIterator[MirrorSync]:
 
 
 async def _until(done: Callable[[], Awaitable[bool]]) -> float:
-    """Wait until something is so; return the seconds that it took."""
+    """Wait until `done` returns true. Return the seconds that it took."""
     began = time.perf_counter()
     while not await done():
         await asyncio.sleep(0.02)
@@ -133,7 +133,7 @@ async def heartbeats_in_the_log(seconds: float, workers: int) -> None:
 
 
 async def restore(stored: int) -> None:
-    """Measure a restore: Redis loses everything, one worker holds it, and goes on answering."""
+    """Measure a restore: Redis loses everything, and a worker that holds it writes it back while it answers checks."""
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(redis())
         await fill(url, "old", stored)
@@ -201,7 +201,7 @@ async def _keep_checking(http: aiohttp.ClientSession, stored: int, latencies: li
 
 
 async def _newcomer(url: str, stored: int) -> tuple[int, float]:
-    """Start another worker; return how often it said "not revoked", and when it answered a whole batch."""
+    """Start another worker. Return its count of wrong "not revoked", and the seconds until it answered everything."""
     async with AsyncExitStack() as stack:
         began, wrong = time.perf_counter(), 0
         port = await stack.enter_async_context(service(url))
@@ -218,7 +218,7 @@ async def _newcomer(url: str, stored: int) -> tuple[int, float]:
 
 
 async def revoking(rounds: int, number: int) -> None:
-    """Measure a revocation in one round trip, and the same with the log entry in a second one, as before."""
+    """Measure a revocation in one round trip, and one with a second round trip for the log entry, as formerly."""
     async with redis() as url, _writer(url) as store:
         entry = dumps(change_form(Revocation("jti", "x" * 32, 1795451574.0, 1795447974.0)))
 

@@ -1,6 +1,6 @@
-"""For how long an event loop did nothing else: this process's own, and a service's, seen from a process beside it.
+"""Measure the longest stall of an event loop: of this process, or of a service that another process keeps asking.
 
-`python -m bench.stalls PORT` asks the service until its input ends, and then prints the longest time it waited.
+`python -m bench.stalls PORT` asks the service until stdin ends, then prints the longest time that an answer took.
 """
 
 import asyncio
@@ -14,19 +14,19 @@ from http.client import HTTPConnection
 
 PAUSE_SECONDS = 0.001
 ASKED_EVERY_SECONDS = 0.005
-"""So rarely that it does not take time from the service. A stall may be longer than measured by this much."""
+"""Long enough not to slow the service down. A stall may be longer than measured by this much."""
 
 
 @dataclass
 class Stall:
-    """The longest time, once it has been measured."""
+    """The longest stall that was measured."""
 
     longest_seconds: float = 0.0
 
 
 @asynccontextmanager
 async def own_stall() -> AsyncIterator[Stall]:
-    """The longest stall of the running event loop while the block runs."""
+    """Measure the longest stall of the running event loop while the block runs."""
     stall = Stall()
     task = asyncio.create_task(_watch(stall))
     try:
@@ -48,7 +48,7 @@ async def _watch(stall: Stall) -> None:
 
 @asynccontextmanager
 async def stall_of(service: int) -> AsyncIterator[Stall]:
-    """The longest that `GET /healthz` took while the block ran; known after the block."""
+    """Measure the slowest `GET /healthz` of a service while the block runs. The result is set after the block."""
     asking = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __name__, str(service), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -66,7 +66,7 @@ async def stall_of(service: int) -> AsyncIterator[Stall]:
 
 
 def main() -> None:
-    """Ask until the input ends."""
+    """Ask the service until stdin ends, then print the longest time that an answer took."""
     connection = HTTPConnection("127.0.0.1", int(sys.argv[1]))
     print("begun", flush=True)
     longest = 0.0

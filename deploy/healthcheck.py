@@ -1,7 +1,7 @@
 """Exit with 0 if /healthz answers 200, else with one line on stderr. This is the HEALTHCHECK of the images.
 
-Without an argument it asks the service at REVOCATION_HOST and REVOCATION_PORT, else the given port of loopback: that of
-the main API, or the admin port of the gateway.
+Without an argument, it asks the service at REVOCATION_HOST and REVOCATION_PORT. With a port as its argument, it asks
+that port on loopback: the main API's, or the admin port of the gateway.
 """
 
 import http.client

@@ -220,7 +220,7 @@ class Parts:
                 self._stack.push_async_callback(part.stop)
             starts = [asyncio.create_task(part.start(http)) for part in self._parts]
             try:
-                await asyncio.gather(*starts)  # none needs another to start, only to work
+                await asyncio.gather(*starts)  # the parts need each other to work, but not to start
             finally:
                 for start in starts:
                     start.cancel()
@@ -235,7 +235,7 @@ class Parts:
         return redis
 
     def _write_files(self, redis: EmbeddedRedis) -> None:
-        """Write the files that the commands of the walk read. They are private, because arguments are public."""
+        """Write the files that the walk's commands read. Secrets are in private files, because arguments are public."""
         self._write("alice.password", self.password)
         self._write("redis.url", f"unix://:{redis.password}@{redis.socket_path}")
         self._write("operator.header", f"Authorization: Bearer {self._operators_key}\n")
