@@ -1,4 +1,4 @@
-"""What the process-level tests share: one HTTP session a test."""
+"""The fixture of the process-level tests: one HTTP session for each test."""
 
 from collections.abc import AsyncIterator
 
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that opens as many connections as it is asked to, and waits longer than any answer may take."""
+    """An HTTP session without a limit on connections. Its timeout is longer than any response may take."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=30)) as session:
         yield session

@@ -1,6 +1,6 @@
-"""What the proofs of the mirror share: applications that remember, lines that can be cut, and who watches both.
+"""Helpers of the mirror tests: applications with a mirror, connections that can be cut, and watches of mirrors.
 
-Run as a module it is an application: it answers, from its client, each question that it reads, a JSON object a line.
+Run as a module, it is such an application: it answers each question on stdin with what its client says, a line each.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ LINE_BYTES = 1 << 20
 
 
 class Line:
-    """A TCP line to one port, which can be cut and mended.
+    """A TCP proxy to one port, whose connections can be cut and mended.
 
-    It listens also while it is cut, and then resets each connection at once. Closing the listener while a client
+    While it is cut, it still listens, but resets each connection at once. Closing the listener while a client
     connects would leave an unclosed transport behind on Python 3.11 (`Server._attach` fails on a closed server).
     """
 
@@ -54,7 +54,7 @@ class Line:
 
     @property
     def port(self) -> int:
-        """Where it begins."""
+        """The port on which it listens."""
         return self._proxy.port
 
     async def mend(self) -> None:
@@ -75,20 +75,20 @@ class Line:
         await self._proxy.aclose()
 
     async def aclose(self) -> None:
-        """Cut it, and listen no more."""
+        """Cut all connections, and stop listening."""
         await self.cut()
         if self._listener is not None:
             self._listener.close()
             await self._listener.wait_closed()
 
     async def drop(self) -> None:
-        """Cut all connections; who tries again gets through."""
+        """Cut all connections, but accept new ones."""
         await self._proxy.aclose()
 
 
 @contextlib.asynccontextmanager
 async def line_to(port: int) -> AsyncIterator[Line]:
-    """One that is whole."""
+    """Run and yield a line that lets connections through."""
     line = Line(port)
     await line.mend()
     try:
@@ -99,16 +99,16 @@ async def line_to(port: int) -> AsyncIterator[Line]:
 
 @dataclass(frozen=True)
 class Said:
-    """What an application says of one token."""
+    """The answers of an application about one token."""
 
     began: float
-    """When it looked, by the clock that all processes of this machine share."""
+    """When it looked, by the monotonic clock, which all processes of this machine share."""
     revoked: bool
     source: str
     quickly: bool
-    """What `is_revoked` said."""
+    """The result of `is_revoked`."""
     at_once: bool | None
-    """What `is_revoked_now` said."""
+    """The result of `is_revoked_now`."""
 
 
 class Application:
@@ -125,14 +125,14 @@ class Application:
         async for line in self._process.stdout:
             number, *said = json.loads(line)
             waiting = self._waiting.pop(number)
-            if not waiting.done():  # else the asker has left
+            if not waiting.done():  # else the question was cancelled
                 waiting.set_result(Said(*said))
         for left in self._waiting.values():
             if not left.done():
                 left.set_exception(AssertionError("the application has ended"))
 
     async def ask(self, claims: Mapping[str, object]) -> Said:
-        """What it says; one that is frozen says it when it is thawed."""
+        """Ask about a token. A frozen application answers when it is thawed."""
         assert self._process.stdin is not None
         number = next(self._numbers)
         self._waiting[number] = asyncio.get_running_loop().create_future()
@@ -140,15 +140,15 @@ class Application:
         return await self._waiting[number]
 
     def freeze(self) -> None:
-        """SIGSTOP."""
+        """Suspend the process (SIGSTOP)."""
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Resume the process (SIGCONT)."""
         self._process.send_signal(signal.SIGCONT)
 
     async def aclose(self) -> None:
-        """Kill it."""
+        """Kill the process."""
         if self._process.returncode is None:
             self._process.kill()
         await self._process.wait()
@@ -157,7 +157,7 @@ class Application:
 
 @contextlib.asynccontextmanager
 async def application(url: str, max_staleness_seconds: float, api_key: str = "") -> AsyncIterator[Application]:
-    """One that runs and is in step; with `on_unavailable="allow"`."""
+    """Run an application with `on_unavailable="allow"`, and yield it when its mirror is ready."""
     command = [sys.executable, "-m", "tests.system.mirrors", url, str(max_staleness_seconds)]
     process = await asyncio.create_subprocess_exec(
         *dying_with_parent(command),
@@ -229,7 +229,7 @@ async def caller() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def revoke(http: aiohttp.ClientSession, service: ServiceProcess, claims: Mapping[str, Any]) -> Answer | None:
-    """One try to revoke what these claims name; None: no answer."""
+    """Try once to revoke what these claims name. Return None if there is no answer."""
     body = dict(claims) | ({"expires_in": LIFE_SECONDS} if "jti" in claims else {})
     try:
         return await ask(http, "POST", f"{service.url}/revoke", body)
@@ -238,7 +238,7 @@ async def revoke(http: aiohttp.ClientSession, service: ServiceProcess, claims: M
 
 
 async def all_revoked(http: aiohttp.ClientSession, service: ServiceProcess, claims: Sequence[Mapping[str, Any]]) -> int:
-    """How many of these are revoked by `/check/batch`."""
+    """Return how many of these are revoked according to `/check/batch`."""
     found = 0
     for some in pieces(claims):
         answer = await ask(http, "POST", f"{service.url}/check/batch", {"checks": [dict(one) for one in some]})
@@ -248,37 +248,37 @@ async def all_revoked(http: aiohttp.ClientSession, service: ServiceProcess, clai
 
 
 async def stored(redis: Process, claims: Iterable[Mapping[str, Any]]) -> int:
-    """How many of these have their record in Redis."""
+    """Return how many of these have a record in Redis."""
     keys = [key_of(one) for one in claims]
     async with redis.client() as client:
         return sum([await client.exists(*some) for some in pieces(keys)])
 
 
 def key_of(claims: Mapping[str, Any]) -> str:
-    """Where the revocation of the one thing that these claims name stands."""
+    """Return the Redis key of the revocation that these claims name."""
     ((claim, value),) = [(name, value) for name, value in claims.items() if name not in {"iat", "issued_before"}]
     return f"token_blacklist:{value}" if claim == "jti" else f"token_cutoff:{claim}:{value}"
 
 
 def pieces(items: Sequence[Any], size: int = BATCH) -> Iterable[Sequence[Any]]:
-    """In batches."""
+    """Split the items into batches."""
     return (items[first : first + size] for first in range(0, len(items), size))
 
 
 def nth(number: int) -> dict[str, Any]:
-    """What the nth revocation names: mostly one token, at times a session or all that a subject has by now."""
+    """Return the claim of the nth revocation: mostly of a token, sometimes of a session or a subject."""
     if number % 50 == 49:
         return {"sub": f"subject-{number}"}
     return {"sid": f"session-{number}"} if number % 10 == 9 else {"jti": f"token-{number}"}
 
 
 def token_of(named: Mapping[str, Any]) -> dict[str, Any]:
-    """The claims of a token that such a revocation covers."""
+    """Return the claims of a token that a revocation of `named` covers."""
     return {"jti": "any", "iat": 1} | dict(named)
 
 
 class Ledger:
-    """What was acknowledged, and when."""
+    """The acknowledged revocations, and when each was acknowledged."""
 
     def __init__(self) -> None:
         self.named: list[dict[str, Any]] = []
@@ -289,7 +289,7 @@ class Ledger:
         return len(self.named)
 
     async def fill(self, http: aiohttp.ClientSession, services: Sequence[ServiceProcess], most: int) -> None:
-        """Revoke until so many are acknowledged, at full speed, each until some instance takes it."""
+        """Revoke at full speed until `most` revocations are acknowledged. Retry each until an instance accepts it."""
         numbers = itertools.takewhile(lambda number: number < most, itertools.count(len(self)))
 
         async def one_after_another() -> None:
@@ -307,28 +307,28 @@ class Ledger:
 
 
 class Watch:
-    """Asks one client's memory again and again for what was acknowledged, until it knows it."""
+    """Polls one client's mirror for each acknowledged revocation until the mirror knows it."""
 
     def __init__(self, client: RevocationClient, ledger: Ledger, max_staleness_seconds: float) -> None:
         self.client = client
         self.known = 0
         self.slowest = 0.0
-        """From an acknowledgement until it was known here."""
+        """The longest time from an acknowledgement until the mirror knew the revocation, in seconds."""
         self.latest_no = 0.0
-        """How long after its acknowledgement, at most, memory still said of one that it was not revoked."""
+        """The longest time after an acknowledgement at which the mirror still said "not revoked", in seconds."""
         self.silences = 0
-        """How often memory said nothing of one."""
+        """How often the mirror gave no verdict."""
         self.too_late: dict[int, float] = {}
-        """Of which, by number, it was said for too long, and for how long."""
+        """The revocations of which the mirror said "not revoked" for too long: by number, for how many seconds."""
         self.closed = False
-        """Whether the client is, and so cannot be asked."""
+        """Whether the client is closed, so that it cannot be asked."""
         self._ledger = ledger
         self._max_staleness_seconds = max_staleness_seconds
         self._pending: deque[int] = deque()
         self._seen = 0
 
     def look(self) -> None:
-        """At some of what is not known yet, so that the event loop is not held for long; the rest comes next."""
+        """Ask for at most `LOOK_MOST` of the pending revocations, so that the event loop is not blocked for long."""
         if self.closed:
             return
         self._pending += range(self._seen, len(self._ledger))
@@ -354,25 +354,25 @@ class Watch:
 
     @property
     def wrong(self) -> list[str]:
-        """Each one for which that holds, in words."""
+        """A message for each revocation in `too_late`."""
         return [
             f'{self._ledger.named[number]}: "not revoked" {waited:.2f} s after its acknowledgement'
             for number, waited in self.too_late.items()
         ]
 
     async def knows_all(self) -> bool:
-        """For `eventually`."""
+        """Look once more, and return whether no revocation is pending any more."""
         self.look()
         return not self._pending
 
     def missing(self) -> list[dict[str, Any]]:
-        """What memory does not hold, each asked for once more."""
+        """Ask for every acknowledged revocation again, and return those that the mirror does not know."""
         return [named for named in self._ledger.named if self.client.is_revoked_now(token_of(named)) is not True]
 
 
 @contextlib.asynccontextmanager
 async def watching(watches: list[Watch]) -> AsyncIterator[None]:
-    """Look with all of these, of which more may come and some go, as often as that can be done."""
+    """Let all watches in the list look continually while the block runs. The list may change meanwhile."""
 
     async def look() -> None:
         while True:

@@ -1,8 +1,8 @@
 """An application that moves from an in-process blacklist to the service, for test_migrating.py.
 
-MOVING_STAGE says how far it is: `in_process` (its own keys in Redis), `swapped` (the import of docs/migrating.md) or
-`moved` (the reads of docs/migrating.md too). MOVING_LOGIN_LIMIT=1 switches its own login limit on, as slowapi has it:
-five a minute for what uvicorn takes for the client's address.
+MOVING_STAGE is the stage: `in_process` (it writes its own keys to Redis), `swapped` (it has the import of
+docs/migrating.md) or `moved` (it has the reads too). MOVING_LOGIN_LIMIT=1 enables its own login limit, like slowapi's:
+five logins a minute for each address that uvicorn takes for the client's.
 """
 
 import os
@@ -27,7 +27,7 @@ oauth2_scheme = OAuth2PasswordBearer("auth/login")
 
 
 class InProcessBlacklist:
-    """The blacklist that such applications have, in the form that is public in many of them."""
+    """The in-process blacklist of such applications, in a form that is common in public code."""
 
     prefix = "token_blacklist:"
 

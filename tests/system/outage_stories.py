@@ -1,4 +1,4 @@
-"""What was answered in one world, by whom and when, while an outage came and went."""
+"""Run an outage in one world, and record which process gave which answer, and when."""
 
 import asyncio
 import contextlib
@@ -18,10 +18,10 @@ from tests.system.outages import MEMORY, NOTHING, REFUSED, SEEN, Row
 from tests.system.service_process import Answer, ServiceProcess
 
 LATE: Final = 3
-"""How many rounds of questions are asked when it has lasted longer than `STALE_SECONDS`."""
+"""How many answers each process must give after the outage has lasted longer than `STALE_SECONDS`."""
 
 AFTER: Final = 5
-"""How many answers of everybody are heard when all is well again."""
+"""How many answers about each kind of token each process must give after the outage is over."""
 
 TOLD_SECONDS: Final = 1.2
 PAUSE_SECONDS: Final = 0.1
@@ -31,7 +31,7 @@ UNSEEN: Final = {"jti": "revoked-meanwhile"}
 
 @dataclass(frozen=True)
 class Heard:
-    """One answer: whose, about what, between when and when."""
+    """One answer: who gave it, about what, and when it was asked for and given."""
 
     who: str
     about: str
@@ -42,21 +42,21 @@ class Heard:
 
 @dataclass
 class Story:
-    """What happened in one world, and when."""
+    """The course of an outage in one world."""
 
     heard: list[Heard] = field(default_factory=list)
     struck: float = 0.0
     repaired: float = 0.0
     """When the repair began."""
     over: float = 0.0
-    """When all was as before."""
+    """When everything worked as before."""
     unseen_at: float | None = None
-    """When the revocation made meanwhile was acknowledged."""
+    """When the revocation of `UNSEEN` was acknowledged."""
     refused: list[Answer | None] = field(default_factory=list)
     trouble: BaseException | None = None
 
     def said(self, who: str, about: str, since: float, until: float) -> Counter[str]:
-        """The answers to what was asked and answered in a time, and how often each was given."""
+        """Count, by answer, the answers that were asked for and given in a period."""
         return Counter(
             each.said
             for each in self.heard
@@ -65,7 +65,7 @@ class Story:
 
 
 class Questions:
-    """Asks everybody, again and again, each in a row of its own; also what is frozen, which answers late."""
+    """Asks each process about each kind of token continually, each in its own task. A frozen process answers late."""
 
     def __init__(self, world: World, story: Story) -> None:
         self._world = world
@@ -74,7 +74,7 @@ class Questions:
 
     @contextlib.asynccontextmanager
     async def going_on(self) -> AsyncIterator[None]:
-        """Until the end of the block."""
+        """Keep asking until the end of the block."""
         world = self._world
         seen = itertools.cycle(world.seen)
         subjects: dict[str, Iterator[dict[str, Any]]] = {
@@ -90,7 +90,7 @@ class Questions:
         try:
             yield
         finally:
-            await end(self._tasks)  # again each second: aiohttp may swallow a cancellation in the moment of its timeout
+            await end(self._tasks)  # repeats the cancellation, because aiohttp may swallow one at its timeout
         for task in self._tasks:
             assert task.cancelled(), repr(task.exception())
 
@@ -126,7 +126,7 @@ def _words(revoked: bool, source: str) -> str:
 
 
 def _told(answer: Answer | None, seconds: float) -> str:
-    """An answer in the table's words; a refusal that comes late is none."""
+    """Return an answer in the words of the table. A refusal that comes late counts as no answer."""
     if answer is None:
         return NOTHING
     if answer.status == 503:
@@ -174,7 +174,7 @@ async def _taken(world: World, story: Story, service: ServiceProcess) -> bool:
 
 
 async def _until_late(row: Row, story: Story) -> None:
-    """Wait until each process that answers was asked several times after its memory had grown too old."""
+    """Wait until each process that can answer has answered several times after its memory became too old."""
 
     async def late() -> bool:
         since = story.struck + max(STALE_SECONDS, row.lasts_seconds)
@@ -188,7 +188,7 @@ async def _until_late(row: Row, story: Story) -> None:
 
 
 async def _is_over(row: Row, world: World) -> bool:
-    """Everything acknowledged is where it was, in Redis too; if no instance had it any more, in the application."""
+    """Return whether all is in sync, and all that is `kept`, and `UNSEEN`, is in Redis and revoked."""
     if not await in_step(world):
         return False
     named = [*world.seen, UNSEEN] if row.kept else [UNSEEN]

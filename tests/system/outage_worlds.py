@@ -17,7 +17,7 @@ STALE_SECONDS: Final = 3.0
 """`max_staleness_seconds` of the application and of the service. A mirror in sync is up to 2 s old at times."""
 
 BACK_SECONDS: Final = 60.0
-"""For what only must not hang: a follower may pause for 5 s, twice, and the machine is busy."""
+"""A timeout for waits that only must not hang: a follower may pause for 5 s twice, and the machine may be busy."""
 
 ANSWER_SECONDS: Final = 1.5
 AT_ONCE: Final = 20
@@ -28,33 +28,33 @@ UNKNOWN: Final = {"jti": "never-revoked", "sub": "somebody", "iat": 1}
 
 @dataclass
 class World:
-    """What there is, and what was acknowledged in it."""
+    """The processes of one world, and the revocations acknowledged in it."""
 
     redis: Process | SentinelSet
     one: ServiceProcess
     """The instance that the application follows."""
     other: ServiceProcess
     to_redis: Line | None
-    """Between the first instance and Redis."""
+    """The line between the first instance and Redis; None under Sentinel."""
     to_one: Line
-    """Between the application and the first instance."""
+    """The line between the application and the first instance."""
     app: Application
     http: aiohttp.ClientSession
     seen: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def server(self) -> Process:
-        """The one Redis there is."""
+        """The only Redis server. A world with Sentinel has none."""
         assert isinstance(self.redis, Process)
         return self.redis
 
     async def revoke(self, service: ServiceProcess, named: dict[str, Any]) -> Answer | None:
-        """One try; None: no answer."""
+        """Try once to revoke. Return None if there is no answer."""
         body = named | ({"expires_in": 3600} if "jti" in named else {})
         return await asked(self.http, "POST", f"{service.url}/revoke", body)
 
     async def stored(self, named: list[dict[str, Any]]) -> int:
-        """How many of these are in Redis."""
+        """Return how many of these are in Redis."""
         node = self.redis if isinstance(self.redis, Process) else await self.redis.master()
         async with node.client() as client:
             return int(await client.exists(*map(key_of, named)))
@@ -98,7 +98,7 @@ async def world_in(directory: pathlib.Path, *, replicated: bool) -> AsyncIterato
 
 
 async def make_known(world: World, numbers: range) -> None:
-    """Revoke so many through both instances, and wait until everybody holds them."""
+    """Revoke these through both instances, and wait until the application and both instances hold them."""
     named = [nth(number) for number in numbers]
     for some, service in ((named[::2], world.one), (named[1::2], world.other)):
         for few in pieces(some, AT_ONCE):
@@ -132,7 +132,7 @@ async def _entries(world: World, service: ServiceProcess) -> float:
 
 
 async def in_step(world: World) -> bool:
-    """Return whether application and instances are as they are while all is well."""
+    """Return whether the application answers from its mirror, and both instances are ready and synced."""
     said = await world.app.ask(UNKNOWN)
     ready = [await asked(world.http, "GET", f"{each.url}/readyz") for each in (world.one, world.other)]
     return said.source == "mirror" and all(

@@ -1,4 +1,4 @@
-"""The outages: how each begins and ends, and what is answered meanwhile: the outage matrix of docs/guarantees.md."""
+"""The outage matrix of docs/guarantees.md: how each outage begins and ends, and what is answered meanwhile."""
 
 import asyncio
 import shutil
@@ -12,10 +12,10 @@ from tests.scale import scaled
 from tests.system.outage_worlds import World, make_known
 
 SEEN: Final = scaled(60, 2_000)
-"""So many revocations are known to everybody before it begins."""
+"""The number of revocations that all processes know before the outage begins."""
 
 MINUTES_SECONDS: Final = scaled(0, 130)
-"""For how long at least what is frozen stays so."""
+"""How long an instance or the application stays frozen, at least."""
 
 MEMORY: Final = "not revoked (mirror)"
 REDIS: Final = "not revoked (redis)"
@@ -32,7 +32,7 @@ Step = Callable[[World], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the table: two steps, and the answers. A tuple: one of these."""
+    """One row of the table: how the outage begins and ends, and the answers. A tuple lists the allowed answers."""
 
     what: str
     strike: Step
@@ -44,21 +44,21 @@ class Row:
     client_unknown: tuple[str, ...]
     client_unknown_later: tuple[str, ...]
     revoking: str
-    """What becomes of a revocation at this time: taken by the first instance, by the other one, or by none."""
+    """Which instance accepts a revocation during the outage: "one" (the first), "other", or "none"."""
     kept: bool = True
-    """Whether anybody of the service still held what was acknowledged."""
+    """Whether Redis or an instance still holds what was acknowledged."""
     replicated: bool = False
     lasts_seconds: float = 0.0
-    """For how long it lasts at least."""
+    """How long the outage lasts, at least."""
 
     @property
     def name(self) -> str:
-        """What the row is called on the command line."""
+        """The pytest id of the row."""
         return self.what.replace(",", "").replace(" ", "-")
 
     @property
     def silences_the_application(self) -> bool:
-        """Whether the application answers nothing while it lasts."""
+        """Whether the application answers nothing during the outage."""
         return self.client_revoked == _NONE
 
 
@@ -76,7 +76,7 @@ async def _start_redis(world: World) -> None:
 
 async def _start_redis_without_its_files(world: World) -> None:
     shutil.rmtree(world.server.directory / "appendonlydir")
-    await world.server.start()  # from here on the service writes back: it is hardly ever seen empty
+    await world.server.start()  # the service writes back at once, so Redis is hardly seen empty
 
 
 async def _freeze_redis(world: World) -> None:
@@ -92,7 +92,7 @@ async def _empty_redis(world: World) -> None:
 
 
 async def _lose_writes_in_a_failover(world: World) -> None:
-    """The replicas lose their master before the last revocations, and one of them takes over."""
+    """Cut the replicas off, revoke more, and kill the master. So the failover loses the last revocations."""
     assert isinstance(world.redis, SentinelSet)
     master = await world.redis.master()
     for node in world.redis.nodes:
@@ -182,13 +182,13 @@ async def _thaw_app(world: World) -> None:
 
 _REVOKED: Final = (KNOWN, STORED)
 _AWAY: Final = ((KNOWN,), (MEMORY,), (REFUSED,), (KNOWN,), (MEMORY,), (POLICY,), "none")
-"""What all is like while Redis is away."""
+"""The answers while Redis is away."""
 
 _ALONE: Final = ((KNOWN,), (MEMORY,), (POLICY,))
-"""What the application says while the service is away."""
+"""The application's answers while the service is away."""
 
 _WELL: Final = ((KNOWN,), (MEMORY, REDIS), (MEMORY, REDIS))
-"""What it says where nothing is away."""
+"""The application's answers while nothing is away."""
 
 ROWS: Final = [
     Row("Redis dead, then back with its data", _kill_redis, _start_redis, *_AWAY),
@@ -280,7 +280,7 @@ HEAD: Final = (
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Return the rows in the form that docs/guarantees.md has."""
+    """Return the rows as the Markdown table of docs/guarantees.md."""
     lines = [HEAD, tuple("---" for _ in HEAD), *map(_cells, rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 

@@ -1,6 +1,6 @@
-"""A real service in a process of its own, for tests: started as a user starts it, looked at only from outside.
+"""Run the service as a real process in tests: started as a user starts it, and observed only from outside.
 
-It ends with the test, at the latest by the kernel's hand if pytest itself is killed, and its private Redis with it.
+The process and its private Redis end with the test. If pytest itself is killed, the kernel kills them.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ SERVE = ("-m", "revocation_service", "serve")
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one request, and how long that took."""
+    """The response to one request, and how long it took."""
 
     status: int
     headers: Mapping[str, str]
@@ -42,7 +42,7 @@ class Answer:
 
 
 async def ask(session: aiohttp.ClientSession, method: str, url: str, body: Any = None, **options: Any) -> Answer:
-    """One request; the time runs until the last byte of the answer is there."""
+    """Send one request, and measure the time until the last byte of its response."""
     began = time.perf_counter()
     if body is not None:
         options["json"] = body
@@ -69,7 +69,7 @@ class ServiceProcess:
 
     @property
     def state_directory(self) -> pathlib.Path:
-        """Where the private Redis keeps its data, if nothing else is set."""
+        """The default data directory of the private Redis."""
         return self.directory / "state" / "revocation-service"
 
     @property
@@ -82,7 +82,7 @@ class ServiceProcess:
         return self._popen is not None and self._popen.poll() is None
 
     def spawn(self) -> None:
-        """Start the process, and do not wait for anything."""
+        """Start the process without waiting until it is ready."""
         assert not self.alive, "it runs already"
         self.directory.mkdir(parents=True, exist_ok=True)
         with self._output_path.open("ab") as output:
@@ -102,10 +102,10 @@ class ServiceProcess:
         return inherited | own | dict(self.settings)
 
     async def start(self, probe: str = "/readyz") -> None:
-        """Start the process and wait until a probe answers 200 (`/healthz`: also without a store).
+        """Start the process and wait until a probe answers 200. `/healthz` does so without Redis too.
 
-        At the first start Redis is made one on which services have been running. Each start on a new one would
-        take three seconds otherwise; what is true then is in tests/replication/test_newcomers.py.
+        Before the first start, Redis is prepared as if services had run on it (`settle_url`). Otherwise a start on a
+        new Redis takes three seconds, which tests/replication/test_newcomers.py covers.
         """
         url = self.settings.get("REVOCATION_REDIS_URL", "")
         if self._popen is None and url.startswith("redis://"):
@@ -114,7 +114,7 @@ class ServiceProcess:
         await self.until(probe)
 
     async def until(self, probe: str, status: int = 200) -> None:
-        """Wait until a probe answers so; what the process wrote is in the error if it ends before."""
+        """Wait until a probe answers with a status. If the process ends before, the error contains its output."""
         async with aiohttp.ClientSession() as session:
 
             async def answers() -> bool:
@@ -125,7 +125,7 @@ class ServiceProcess:
             await eventually(answers, f"{probe} of {self.url}", START_SECONDS)
 
     async def ended(self, seconds: float = END_SECONDS) -> int:
-        """Wait for the process's end; the answer is its exit code."""
+        """Wait until the process ends, and return its exit code."""
 
         async def over() -> bool:
             return not self.alive
@@ -140,12 +140,12 @@ class ServiceProcess:
         return None if self._popen is None else self._popen.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the process."""
         assert self._popen is not None
         self._popen.send_signal(number)
 
     def kill(self) -> None:
-        """SIGKILL; nothing happens if it is gone already."""
+        """Kill the process (SIGKILL). It may have ended already."""
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait(END_SECONDS)
@@ -155,11 +155,11 @@ class ServiceProcess:
         return self.directory / "output.log"
 
     def output(self) -> str:
-        """What it wrote to stdout and stderr, over all its starts."""
+        """Return what it wrote to stdout and stderr in all its runs."""
         return self._output_path.read_text(errors="replace") if self._output_path.exists() else ""
 
     def events(self, *names: str) -> list[dict[str, Any]]:
-        """Its log events of these names, in order; a line that a kill cut off is none, and the next one follows it."""
+        """Return its log events with these names, in order, also those that follow on a line which a kill cut off."""
         found = []
         for line in self.output().splitlines():
             for start in {0, line.rfind('{"')}:
@@ -170,11 +170,11 @@ class ServiceProcess:
         return found
 
     def redis_pids(self) -> list[int]:
-        """The process ids of its private Redis, one for each time that it was started; the last may run."""
+        """Return the process ids of its private Redis: one for each start, the latest last."""
         return [event["pid"] for event in self.events("embedded_redis_started", "embedded_redis_restarted")]
 
     async def redis_pid(self) -> int:
-        """The process id of its private Redis that runs, waiting for one that is being started."""
+        """Return the process id of its running private Redis. Wait if Redis is being started."""
 
         async def running() -> int | None:
             pids = self.redis_pids()
@@ -183,7 +183,7 @@ class ServiceProcess:
         return await eventually(running, "a private Redis that runs")
 
     async def nothing_left(self, seconds: float = 5.0) -> None:
-        """Wait until no process is left that has a file of the service's own open, such as its Redis."""
+        """Wait until the service has ended, and no process, such as its Redis, has a file in its directory open."""
 
         async def none() -> bool:
             return not self.alive and not holders(self.directory)
@@ -191,12 +191,12 @@ class ServiceProcess:
         await eventually(none, f"the end of all processes in {self.directory}, {holders(self.directory)}", seconds)
 
     def memory_bytes(self) -> int:
-        """Its resident memory."""
+        """Return the resident memory of the process, in bytes."""
         pages = pathlib.Path(f"/proc/{self.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     def open_files(self) -> int:
-        """How many descriptors it holds."""
+        """Return the number of its open file descriptors."""
         return len(list(pathlib.Path(f"/proc/{self.pid}/fd").iterdir()))
 
 
@@ -210,7 +210,7 @@ def gone(pid: int) -> bool:
 
 
 def holders(directory: pathlib.Path) -> list[int]:
-    """The processes that have something below the directory open."""
+    """Return the processes that have a file below the directory open."""
     return [pid for pid in _processes() if pid != os.getpid() and _holds(pid, f"{directory}{os.sep}")]
 
 
@@ -219,7 +219,7 @@ def _processes() -> list[int]:
 
 
 def _holds(pid: int, below: str) -> bool:
-    """Whether it does; one that ends meanwhile, or is somebody else's, does not."""
+    """Return whether a process has a file below this path open. False if it ends or belongs to another user."""
     with contextlib.suppress(OSError):
         return any(_target(link).startswith(below) for link in pathlib.Path(f"/proc/{pid}/fd").iterdir())
     return False
@@ -234,7 +234,7 @@ def _target(link: pathlib.Path) -> str:
 
 @contextlib.asynccontextmanager
 async def ending(*services: ServiceProcess) -> AsyncIterator[None]:
-    """Whatever happens in the block, afterwards none of these services is left, nor a Redis of theirs."""
+    """Kill these services after the block, whatever happens in it, and make sure that no Redis of theirs is left."""
     try:
         yield
     finally:
@@ -245,14 +245,14 @@ async def ending(*services: ServiceProcess) -> AsyncIterator[None]:
                 await service.nothing_left()
         finally:
             for left in (pid for service in services for pid in holders(service.directory)):
-                os.kill(left, signal.SIGKILL)  # the test has failed above; still nothing stays
+                os.kill(left, signal.SIGKILL)  # the test has already failed, but no process may stay
 
 
 @contextlib.asynccontextmanager
 async def serving(
     directory: pathlib.Path, settings: Mapping[str, str] | None = None, *, probe: str = "/readyz"
 ) -> AsyncIterator[ServiceProcess]:
-    """A service that is up; afterwards nothing of it is left."""
+    """Run a service, and yield it when the probe answers 200. No process of it is left afterwards."""
     service = ServiceProcess(directory, settings or {})
     async with ending(service):
         await service.start(probe)

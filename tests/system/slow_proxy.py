@@ -1,4 +1,4 @@
-"""A network of the test's own between service and Redis: it can hold every reply back for a while."""
+"""A TCP proxy between service and Redis that can delay every reply."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ CLOSE_SECONDS = 10.0
 
 
 class SlowProxy:
-    """A TCP proxy to one port; each piece of a reply is passed on so much later, in order."""
+    """A TCP proxy to one port. It delays each piece of a reply by `delay_seconds`, and keeps their order."""
 
     def __init__(self, target_port: int) -> None:
         self.port = free_port()
@@ -25,11 +25,11 @@ class SlowProxy:
 
     @property
     def url(self) -> str:
-        """The Redis behind it."""
+        """The URL of Redis through the proxy."""
         return f"redis://{HOST}:{self.port}/0"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection until either end is gone."""
+        """Relay one connection until either side closes it."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
@@ -57,7 +57,7 @@ class SlowProxy:
         writer.transport.abort()
 
     async def _hold_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take replies as they come, and hand them over when their time has come."""
+        """Read replies as they arrive, and pass each on when its delay is over."""
         now = asyncio.get_running_loop().time
         waiting: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         handing = asyncio.create_task(_hand_over(waiting, writer))
@@ -91,7 +91,7 @@ async def _hand_over(waiting: "asyncio.Queue[tuple[float, bytes]]", writer: asyn
 
 @contextlib.asynccontextmanager
 async def slow_proxy(target_port: int) -> AsyncIterator[SlowProxy]:
-    """A proxy that is quick until it is told otherwise."""
+    """Run and yield a proxy, which delays nothing until `delay_seconds` is set."""
     proxy = SlowProxy(target_port)
     listener = await asyncio.start_server(proxy.serve, HOST, proxy.port)
     try:
