@@ -1,7 +1,7 @@
-"""Leaks: after an hour's worth of coming and going, compressed, everything is where it was.
+"""A leak test: after an hour's worth of connects and disconnects, compressed, no resource is left in use.
 
-The service is a process of its own, started as a user starts it, but for its clock on the wall: told to, that jumps,
-because what has ended is forgotten only minutes later. The clients are this process's, with the same clock.
+The service is a separate process, started as a user starts it, but a signal makes its clocks jump, because expired
+revocations are forgotten only minutes later. The clients run in this process, and their clock jumps too.
 """
 
 import asyncio
@@ -28,38 +28,38 @@ from tests.system.service_process import ServiceProcess, ask, ending
 WARM_UP: Final = scaled(4, 20)
 ROUNDS: Final = scaled(6, 150)
 STEADY: Final = 3
-"""So many clients stay, and lose their connection whenever they have it again."""
+"""The number of clients that stay for the whole test, although their connections are cut in each round."""
 
 KEPT: Final = 300
-"""So many revocations live through all of it."""
+"""The number of revocations that do not expire during the test."""
 
 SHORT_LIVED: Final = 150
-"""A round."""
+"""The number of short-lived revocations in each round."""
 
 SHORT_LIFE_SECONDS: Final = 1
 
 FOLLOWERS: Final = 25
-"""A round, and each comes twice."""
+"""The number of followers in each round; each connects twice."""
 
 CLIENTS: Final = 10
-"""A round; half of them are closed before they are in step."""
+"""The number of clients in each round; half of them are closed without waiting for their mirrors."""
 
 AT_ONCE: Final = 50
 FEED_BYTES: Final = 1 << 20
 LATER_SECONDS: Final = 2 * 86_400.0
-"""Redis' clock stays, and one that is behind counts for a day: until then nothing is forgotten that it may hold."""
+"""How far the clocks jump. Redis' clock does not jump, and it delays forgetting by up to a day if it is behind."""
 
 SETTLED_SECONDS: Final = 40.0
 NOTICED_SECONDS: Final = 15.0
 MORE_FILES: Final = 3
-"""Connections to Redis that one moment more wanted at once than any before."""
+"""Allowed growth: a busy moment may have opened more connections to Redis than any before."""
 
 MORE_TASKS: Final = 3
 MORE_OBJECTS: Final = 1_500
-"""That the garbage collector knows; one for each client, follower or revocation that was would be more."""
+"""Allowed growth of the objects that the garbage collector tracks. In the campaign, one for each revocation is more."""
 
 MORE_BYTES: Final = scaled(16, 24) << 20
-"""The service remembers its last changes, 8 MiB of text at most, and an allocator gives back what it likes."""
+"""Allowed growth: the service buffers its last changes, up to 8 MiB, and the allocator may keep freed memory."""
 
 Record = Callable[[str, object], None]
 
@@ -88,25 +88,25 @@ main(["serve"])
 
 
 class Clock:
-    """The time on the wall of this process's clients."""
+    """The wall clock of the clients in this process."""
 
     ahead_seconds = 0.0
 
     @classmethod
     def now(cls) -> float:
-        """Epoch seconds."""
+        """Return epoch seconds."""
         return time.time() + cls.ahead_seconds
 
 
 class Client(RevocationClient):
-    """A client whose wall clock and monotonic clock are that clock."""
+    """A client whose wall clock and uptime are those of `Clock`."""
 
     _wall = _uptime = staticmethod(Clock.now)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """How much there is of everything; of the service, and of this process with its clients."""
+    """The resources in use: by the service, and by this process with its clients."""
 
     service_files: int
     service_tasks: int
@@ -121,7 +121,7 @@ class Seen:
 
 @dataclass
 class Ground:
-    """What stays."""
+    """What stays for the whole test."""
 
     service: ServiceProcess
     lines: list[Line]
@@ -129,7 +129,7 @@ class Ground:
     revoked: int = 0
 
     async def revoke(self, http: aiohttp.ClientSession, count: int, expires_in: int) -> None:
-        """So many new ones."""
+        """Make `count` new revocations."""
         numbers = range(self.revoked, self.revoked + count)
         self.revoked += count
         for some in pieces(numbers, AT_ONCE):
@@ -138,13 +138,13 @@ class Ground:
             assert {answer.status for answer in answers} == {200}
 
     async def metric(self, name: str) -> int:
-        """What the service says of itself."""
+        """Return the value of a metric of the service."""
         async with aiohttp.ClientSession() as http:
             text = (await ask(http, "GET", f"{self.service.url}/metrics")).body
         return int(next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} ")))
 
     async def streams(self) -> dict[str, int]:
-        """How many streams have begun, by kind; and how many of them were the steady clients'."""
+        """Return how many feed streams have begun, by kind. `dropped` counts those of the steady clients."""
         kinds = ("begun", "resumed", "reset")
         counts = [await self.metric(f'revocation_feed_streams_total{{kind="{kind}"}}') for kind in kinds]
         return dict(zip(kinds, counts, strict=True)) | {
@@ -152,7 +152,7 @@ class Ground:
         }
 
     async def told(self) -> dict[str, Any]:
-        """What only the process itself can count."""
+        """Let the service count its tasks and objects, which only it can, and return the counts."""
         before = len(self.service.events("told"))
         self.service.signal(signal.SIGUSR2)
 
@@ -163,7 +163,7 @@ class Ground:
         return await eventually(more, "what the service tells", SETTLED_SECONDS)
 
     async def seen(self) -> Seen:
-        """All of it, now."""
+        """Return the resources in use now."""
         told = await self.told()
         gc.collect()
         return Seen(
@@ -179,7 +179,7 @@ class Ground:
         )
 
     async def settle(self) -> None:
-        """Let all that has gone be noticed."""
+        """Wait until the service has noticed all disconnects, and the steady clients are in sync."""
         await eventually(self._settled, "what has gone is noticed, and who stays is in step", SETTLED_SECONDS)
 
     async def _settled(self) -> bool:
@@ -189,8 +189,8 @@ class Ground:
         return all(connected + steady) and await self.metric("revocation_feed_subscribers") == STEADY
 
     async def forget(self) -> None:
-        """Let all that has ended be forgotten, which is so some minutes later."""
-        await asyncio.sleep(SHORT_LIFE_SECONDS)  # until the last ones have ended by Redis' clock too
+        """Move the clocks ahead, and wait until all expired revocations are forgotten."""
+        await asyncio.sleep(SHORT_LIFE_SECONDS)  # until the last revocations have expired by Redis' clock too
         self.service.signal(signal.SIGUSR1)
         Clock.ahead_seconds += LATER_SECONDS
         await eventually(self._forgotten, "what has ended is forgotten", SETTLED_SECONDS)
@@ -231,7 +231,7 @@ async def _ground(directory: pathlib.Path) -> AsyncIterator[Ground]:
 
 
 async def _churn(ground: Ground, rounds: int) -> tuple[int, int]:
-    """So many rounds; the most entries that the service, and a client that stays, held after one."""
+    """Run the rounds. Return the most entries that the service, and that a steady client, held after a round."""
     most_of_service = most_of_client = 0
     async with aiohttp.ClientSession() as http:
         for number in range(rounds):
@@ -256,7 +256,7 @@ async def _drop_or_cut(line: Line, *, cut: bool) -> None:
 
 
 async def _follow(port: int, number: int) -> None:
-    """A follower who goes without a word, and comes back once: some read nothing, some go on from where they were."""
+    """Follow the feed twice, and abort the connection each time. Some read nothing, others resume at their cursor."""
     cursor = b"of-another.1" if number % 3 == 0 else None
     for _ in range(2):
         reader, writer = await asyncio.open_connection(HOST, port, limit=FEED_BYTES)
@@ -273,7 +273,7 @@ async def _follow(port: int, number: int) -> None:
 
 
 async def _come_and_go(url: str, number: int) -> None:
-    """A client that is started, and closed."""
+    """Start a client, use it, and close it."""
     async with Client(url) as client:
         if number % 2:
             assert await client.mirror_ready(SETTLED_SECONDS)
@@ -286,7 +286,7 @@ async def _come_and_go(url: str, number: int) -> None:
 async def test_an_hour_of_coming_and_going_leaves_nothing_behind(
     tmp_path: pathlib.Path, record_property: Record, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Memory, tasks, descriptors, subscribers and entries, of service and clients, are after it what they were."""
+    """Service and clients have no more memory, tasks, descriptors and subscribers than before, within a margin."""
     caplog.set_level(logging.CRITICAL, "revocation_client")  # else pytest keeps a record of each disconnection
     async with _ground(tmp_path) as ground:
         async with aiohttp.ClientSession() as http:
@@ -316,7 +316,7 @@ async def test_an_hour_of_coming_and_going_leaves_nothing_behind(
 
 
 async def _seen_as_before(ground: Ground, before: Seen) -> Seen:
-    """What there is in the end; what has gone may be noticed a little later."""
+    """Return the resources in use at the end. Wait if they have grown, because disconnects may be noticed late."""
     until = time.monotonic() + NOTICED_SECONDS
     while _grown(before, after := await ground.seen()) and time.monotonic() < until:
         await asyncio.sleep(0.5)
@@ -324,7 +324,7 @@ async def _seen_as_before(ground: Ground, before: Seen) -> Seen:
 
 
 def _grown(before: Seen, after: Seen) -> list[str]:
-    """What has become more, by more than it may."""
+    """Return a message for each resource that has grown by more than its margin."""
     may = {"files": MORE_FILES, "tasks": MORE_TASKS, "objects": MORE_OBJECTS, "bytes": MORE_BYTES, "subscribers": 0}
     was, now = asdict(before), asdict(after)
     return [

@@ -1,4 +1,4 @@
-"""`make demo`, as a user sees it: what it prints is what it did, and it leaves nothing behind."""
+"""`make demo` as a user sees it: what it prints, how it ends, and that it leaves nothing behind."""
 
 import os
 import pathlib
@@ -34,7 +34,7 @@ class Demo:
         self._popen: subprocess.Popen[bytes] | None = None
 
     def start(self, **settings: str) -> None:
-        """Start it, with a terminal's signals out of reach."""
+        """Start the demo in a session of its own, so that no signal of a terminal reaches it."""
         output = self.directory.with_suffix(".out").open("wb")
         with output:
             self._popen = subprocess.Popen(
@@ -52,7 +52,7 @@ class Demo:
         return self.directory.with_suffix(".out").read_text(errors="replace")
 
     async def until(self, line: str) -> None:
-        """Wait until it has printed this."""
+        """Wait until the demo has printed this."""
 
         async def printed() -> bool:
             assert line in self.printed or self._running, self.printed
@@ -65,7 +65,7 @@ class Demo:
         return self._popen is not None and self._popen.poll() is None
 
     async def ended(self, seconds: float = WALK_SECONDS) -> int:
-        """Wait for its end; the answer is its exit status."""
+        """Wait until the demo ends, and return its exit status."""
 
         async def over() -> bool:
             return not self._running
@@ -83,12 +83,12 @@ class Demo:
         await eventually(none, "the end of all the demo's processes", END_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send a signal to the demo."""
         assert self._popen is not None
         self._popen.send_signal(number)
 
     def kill(self) -> None:
-        """Whatever happened, end it."""
+        """Kill the demo if it is still running."""
         if self._popen is not None and self._running:
             self._popen.kill()
             self._popen.wait(END_SECONDS)
@@ -105,7 +105,7 @@ def demo(tmp_path: pathlib.Path) -> Iterator[Demo]:
 
 
 async def test_the_walk_ends_well(demo: Demo) -> None:
-    """Every step in order with its curl and what came back: in, out, refused, five logins, a 429; then it is gone."""
+    """The demo prints all steps in order with their responses, exits with 0 and leaves nothing behind."""
     demo.start(DEMO_ONCE="1")
     assert await demo.ended() == 0, demo.printed
     found = [demo.printed.index(step) for step in STEPS]
@@ -125,7 +125,7 @@ async def test_the_walk_ends_well(demo: Demo) -> None:
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_colours_are_for_a_terminal_without_no_color(no_color: str, coloured: bool) -> None:
-    """On a terminal the demo prints ANSI colours, unless NO_COLOR is set; into a file it prints none (above)."""
+    """On a terminal the demo prints ANSI colours, unless NO_COLOR is set. A file gets none, as shown above."""
     terminal, output = pty.openpty()
     try:
         environment = {**os.environ, "NO_COLOR": no_color, "TERM": "xterm"}
@@ -138,7 +138,7 @@ def test_colours_are_for_a_terminal_without_no_color(no_color: str, coloured: bo
 
 
 async def test_a_step_that_fails_fails_the_demo(demo: Demo) -> None:
-    """With another limit the gateway does not do what the walk says, and the exit status tells; nothing stays."""
+    """If the gateway has another login limit, the demo says what is wrong, exits with 1 and leaves nothing behind."""
     demo.start(DEMO_ONCE="1", GATEWAY_LOGIN_LIMIT="100/minute")
     assert await demo.ended() == 1
     assert "NOT SO: it should be X-RateLimit-Limit 5" in demo.printed
@@ -148,7 +148,7 @@ async def test_a_step_that_fails_fails_the_demo(demo: Demo) -> None:
 
 
 async def test_it_stays_until_ctrl_c(demo: Demo) -> None:
-    """After the walk all is up to play with, where it says; Ctrl-C ends it in order, and that is a success."""
+    """After the walk, a command that the demo printed works. Then Ctrl-C ends all processes with exit status 0."""
     demo.start(DEMO_ONCE="")
     await demo.until("logs ")
     (line,) = [line for line in demo.printed.splitlines() if line.startswith("  cd ")]
@@ -162,7 +162,7 @@ async def test_it_stays_until_ctrl_c(demo: Demo) -> None:
 
 
 async def test_killed_it_leaves_no_process(demo: Demo) -> None:
-    """Even SIGKILL of the demo takes Redis, service, main API and gateway along."""
+    """If the demo is killed (SIGKILL), Redis, service, main API and gateway end too."""
     demo.start()
     await demo.until("The walk, in")
     assert holders(demo.directory)
@@ -172,7 +172,7 @@ async def test_killed_it_leaves_no_process(demo: Demo) -> None:
 
 
 async def test_a_port_that_is_set_and_taken_is_an_error(demo: Demo) -> None:
-    """One line that names it, before anything is started."""
+    """If a configured port is in use, the demo exits with 1 and prints nothing but a line that names it."""
     port = demo.ports["GATEWAY_PORT"]
     with socket.create_server(("127.0.0.1", int(port))):
         demo.start()

@@ -28,14 +28,14 @@ async def _revoke(http: aiohttp.ClientSession, service: ServiceProcess, body: di
 
 
 async def _found(http: aiohttp.ClientSession, service: ServiceProcess, claim: str, value: str) -> int:
-    """The status of a look-up: 200, or 404 once it is gone."""
+    """Return the status of a look-up: 200, or 404 once the revocation has expired."""
     return (await ask(http, "GET", f"{service.url}/revocations", params={"claim": claim, "value": value})).status
 
 
 async def test_an_entry_is_gone_when_its_time_has_come(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """By whatever claim it was made: until its expiry it is found, then neither the service nor Redis knows it.
+    """A revocation by `jti`, `sid` or `sub` is found until it expires. Then neither the service nor Redis has it.
 
-    The service's memory keeps it to the end of that second, as it counts in whole ones.
+    The service's mirror keeps it to the end of that second, because it counts in whole seconds.
     """
     async with standalone() as server:
         settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS": "2"}
@@ -50,7 +50,7 @@ async def test_an_entry_is_gone_when_its_time_has_come(tmp_path: pathlib.Path, h
             assert len(await _records(server)) == len(made)
 
             async def gone(answer: Answer) -> None:
-                """Found up to the very moment; an answer that crossed it on the way may be either."""
+                """Look the revocation up until it is gone, and check that it went neither early nor late."""
                 claim, value, moment = (answer.body[name] for name in ("claim", "value", "expires_at"))
                 while True:
                     began = time.time()
@@ -73,7 +73,7 @@ async def test_an_entry_is_gone_when_its_time_has_come(tmp_path: pathlib.Path, h
 async def test_the_life_in_redis_is_the_rest_of_the_tokens_life(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """PTTL is never shorter than what is left to live, and at most a second longer: seconds, weeks and fractions."""
+    """For lives from a second to weeks, PTTL is at least the token's remaining life, and at most a second more."""
     async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
         now = time.time()
         for number, left in enumerate((1, 2.5, 59.999, 3600, 86_400.125, WEEK_SECONDS, 4 * WEEK_SECONDS)):
@@ -88,7 +88,7 @@ async def test_the_life_in_redis_is_the_rest_of_the_tokens_life(
 
 
 async def _lives_until(server: Process, jti: str, exp: float) -> None:
-    """Redis' own clock and PTTL, read between two readings of ours, which is the same machine's."""
+    """Check PTTL against `exp`, with the time before and after the command. Redis has the same clock as the test."""
     began = time.time()
     left = await server.command("PTTL", f"token_blacklist:{jti}") / 1000
     ended = time.time()
@@ -98,7 +98,7 @@ async def _lives_until(server: Process, jti: str, exp: float) -> None:
 
 
 async def test_nothing_is_stored_for_a_token_that_is_dead(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """Its revocation is a success that leaves no key behind."""
+    """Revoking an expired token succeeds with the result `expired`, and stores no record."""
     async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
         now = time.time()
         for body in ({"jti": "a", "exp": now - 1}, {"token": mint(exp=int(now) - 60)}, {"jti": "b", "expires_in": 0}):
@@ -109,7 +109,7 @@ async def test_nothing_is_stored_for_a_token_that_is_dead(tmp_path: pathlib.Path
 async def test_expired_revocations_leave_nothing_behind_though_nobody_asks(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Many short-lived revocations come and go; what is left beside the log is a few bookkeeping keys that expire."""
+    """After many short-lived revocations, only the log, the state and a few internal keys with an expiry are left."""
     async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
         await _revoke_many(http, service, MANY, LIFE_SECONDS)
         await _none_is_left(server)
@@ -131,7 +131,7 @@ async def _revoke_many(http: aiohttp.ClientSession, service: ServiceProcess, cou
 
 
 async def _records(server: Process) -> list[str]:
-    """The keys of revocations."""
+    """Return the keys of all revocations."""
     found = [await server.command("KEYS", pattern) for pattern in ("token_blacklist:*", "token_cutoff:*")]
     return [key for keys in found for key in keys]
 
@@ -142,7 +142,7 @@ async def _all_but_log_and_state_have_an_expiry(server: Process) -> None:
 
 
 async def _none_is_left(server: Process) -> None:
-    """Wait until Redis' own cycle has removed every key but the log, without reading any key."""
+    """Wait until Redis lists no revocation any more. No revocation is read by its key."""
 
     async def none() -> bool:
         return await _records(server) == []

@@ -1,4 +1,4 @@
-"""What docs/guarantees.md says is what the other tests prove."""
+"""docs/guarantees.md agrees with the tested outage matrix and with the reasons of `/readyz`."""
 
 import pathlib
 import re
@@ -11,10 +11,10 @@ GUARANTEES: Final = (pathlib.Path(__file__).parents[2] / "docs" / "guarantees.md
 
 
 def test_the_outage_matrix_in_the_guarantees_is_the_tested_one() -> None:
-    """The table there has the rows and answers of `test_outage_matrix.py`, and no others."""
+    """The table in docs/guarantees.md has exactly the rows and answers of `test_outage_matrix.py`."""
     assert GUARANTEES.split("## The outage matrix\n")[1].split("\n\n", 1)[1] == table(ROWS)
 
 
 def test_each_reason_of_readyz_is_in_the_guarantees() -> None:
-    """Every state of the mirror that limits an instance is named there."""
+    """docs/guarantees.md names every reason that `/readyz` gives for a limited instance."""
     assert {*get_args(Reason)} <= {*re.findall(r"`(\w+)`", GUARANTEES)}

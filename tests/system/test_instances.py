@@ -1,4 +1,4 @@
-"""Several services on one Redis are one: what one was told the others know, and a clock that is off does no harm."""
+"""Several instances on one Redis act as one: each knows the revocations of the others, even if its clock is wrong."""
 
 import asyncio
 import contextlib
@@ -18,9 +18,9 @@ from tests.system.tokens import SECRET, mint
 TIMES = scaled(500, 5_000)
 WEEK_SECONDS = 7 * 86_400
 SHIFTS = (0, -3 * WEEK_SECONDS, 90, 3 * WEEK_SECONDS)
-"""By how much the clocks of several services are off; the first one's is right."""
+"""The clock offsets of the instances, in seconds. The clock of the first one is right."""
 
-# A machine whose clock is off: in this process every reading of it is shifted, then the service runs as ever.
+# Simulates a machine whose clock is wrong: shifts every clock reading in the process, then runs the service.
 SHIFTED = """
 import datetime, time
 from revocation_service.cli import main
@@ -48,7 +48,7 @@ main(["serve"])
 async def _services(
     directory: pathlib.Path, shifts: tuple[int, ...] = (0, 0), **settings: str
 ) -> AsyncIterator[tuple[Process, list[ServiceProcess]]]:
-    """So many services on one Redis, each with a clock so many seconds off."""
+    """Run one instance for each clock offset in `shifts`, all on one Redis. Yield Redis and the instances."""
     async with standalone() as server:
         told = {"REVOCATION_REDIS_URL": server.url} | settings
         services = [
@@ -76,7 +76,7 @@ async def _check(http: aiohttp.ClientSession, service: ServiceProcess, body: dic
 async def test_what_one_was_told_the_other_knows_at_the_next_request(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Revoked on one, refused by the other on the very next request, every single time; before, it was let in."""
+    """Each token that one instance revokes was accepted by the other, and is refused there at the very next request."""
     async with _services(tmp_path) as (_, (one, other)):
         for number in range(TIMES):
             asked = {"jti": f"token-{number}", "sid": f"session-{number}", "sub": f"subject-{number}", "iat": 1}
@@ -90,7 +90,7 @@ async def test_what_one_was_told_the_other_knows_at_the_next_request(
 async def test_logging_out_everywhere_ends_what_was_issued_and_not_what_comes(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """One instance's cutoff is every instance's: the same second and earlier are refused, a second later passes."""
+    """Both instances refuse tokens issued up to the second of a cutoff, and accept those issued a second later."""
     async with _services(tmp_path, REVOCATION_JWT_SECRET=SECRET) as (_, (one, other)):
         logged_out = await _revoke(http, one, {"sub": "alice", "reason": "lost phone"})
         second = int(logged_out.body["issued_before"])
@@ -108,7 +108,7 @@ async def test_logging_out_everywhere_ends_what_was_issued_and_not_what_comes(
 async def test_services_whose_clocks_are_off_store_the_same(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Lifetimes, of seconds as well as of weeks, and cutoffs are Redis' to decide: equal to those of a right clock."""
+    """Expiry and cutoffs are by Redis' clock, so instances with wrong clocks store what one with a right clock does."""
     async with _services(tmp_path, SHIFTS, REVOCATION_JWT_SECRET=SECRET) as (server, services):
         now = time.time()
         for left in (8, 60, 3600, 3 * WEEK_SECONDS):
@@ -128,7 +128,7 @@ async def test_services_whose_clocks_are_off_store_the_same(
 
 
 async def _stored(http: aiohttp.ClientSession, server: Process, service: ServiceProcess, body: dict[str, Any]) -> int:
-    """When Redis will forget it, in epoch milliseconds; Redis rounds nothing away."""
+    """Revoke, check that Redis has the expiry of the response, and return it in epoch milliseconds."""
     answer = await _revoke(http, service, body)
     moment = int(await server.command("PEXPIRETIME", f"token_blacklist:{answer.body['value']}"))
     assert 0 <= moment - answer.body["expires_at"] * 1000 < 1
@@ -138,7 +138,7 @@ async def _stored(http: aiohttp.ClientSession, server: Process, service: Service
 async def _counted_from_now(
     http: aiohttp.ClientSession, server: Process, service: ServiceProcess, body: dict[str, Any]
 ) -> None:
-    """`revoked_at`, the default cutoff and lifetimes from now use Redis' clock, at every instance."""
+    """Revoke, and check that `revoked_at`, the default cutoff and the expiry are by Redis' clock."""
     before = await _redis_time(server)
     answer = (await _revoke(http, service, body)).body
     after = await _redis_time(server)
@@ -156,7 +156,7 @@ async def _redis_time(server: Process) -> float:
 async def test_services_whose_clocks_are_off_judge_the_same(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """They take revocations of living tokens, know dead ones, and tell tokens before a cutoff from those after it."""
+    """An instance with a wrong clock judges expiry and cutoffs of tokens like one with a right clock."""
     async with _services(tmp_path, SHIFTS, REVOCATION_JWT_SECRET=SECRET) as (_, services):
         now = int(time.time())
         for number, wrong in enumerate(services[1:]):
@@ -175,7 +175,7 @@ async def test_services_whose_clocks_are_off_judge_the_same(
 
 
 async def test_without_redis_its_clock_decides_still(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """A service whose clock is 50 s fast holds a revocation for 20 s: it does not forget it when Redis goes away."""
+    """An instance whose clock is 50 s fast still knows a revocation with 20 s to live after Redis has gone away."""
     async with _services(tmp_path, shifts=(50,)) as (server, (fast,)):
         await _revoke(http, fast, {"jti": "short", "expires_in": 20})
         assert (await _check(http, fast, {"jti": "short"}))["source"] == "redis"

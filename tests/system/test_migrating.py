@@ -43,18 +43,18 @@ def application(
 
 @dataclass
 class Load:
-    """Users who call the application, log out, and try the token again everywhere."""
+    """Users who call the application, log out, and then try the token at all its processes."""
 
     urls: list[str]
     """The processes that a balancer would choose from."""
     logouts: int = 0
     accepted: list[str] = field(default_factory=list)
-    """Where a token was accepted after its logout."""
+    """The URLs at which a token was accepted after its logout."""
     failed: list[str] = field(default_factory=list)
     _in_flight: Counter[str] = field(default_factory=Counter)
 
     async def run(self) -> None:
-        """Call until cancelled."""
+        """Run the users until cancelled."""
         timeout = aiohttp.ClientTimeout(total=10)
         async with aiohttp.ClientSession(timeout=timeout) as http, asyncio.TaskGroup() as users:
             for number in range(USERS):
@@ -90,7 +90,7 @@ class Load:
             self._in_flight[url] -= 1
 
     async def further(self, logouts: int = ROUNDS) -> None:
-        """Wait for so many more logouts."""
+        """Wait until there were `logouts` more logouts."""
         wanted = self.logouts + logouts
 
         async def done() -> bool:
@@ -116,7 +116,7 @@ class Load:
 
 @contextlib.asynccontextmanager
 async def balancer(backends: Sequence[ServiceProcess]) -> AsyncIterator[str]:
-    """A TCP balancer: each connection goes to the first backend that accepts it; yields its URL."""
+    """Run a TCP balancer that sends each connection to the first backend that accepts it. Yield its URL."""
 
     relays: set[asyncio.Task[None]] = set()
 
@@ -166,7 +166,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def test_an_application_moves_under_load_without_a_failed_request(tmp_path: pathlib.Path) -> None:
-    """In every step, with old and new processes side by side: no request fails, and no logged-out token is accepted."""
+    """In no step of the move does a request fail or a logged-out token pass, with old and new processes in use."""
     async with standalone() as redis:
         settings = {
             "REVOCATION_REDIS_URL": redis.url,
@@ -180,7 +180,7 @@ async def test_an_application_moves_under_load_without_a_failed_request(tmp_path
             stages = ("in_process", "swapped", "moved")
             apps = [application(tmp_path, redis, stage, url) for stage in stages]
             async with ending(*apps, *services, *later):
-                for service in services:  # before the first foreign key: they do not find out by themselves
+                for service in services:  # before the first foreign key, which they do not detect by themselves
                     await service.start()
                 await apps[0].start("/healthz")
                 load = Load([apps[0].url])
@@ -202,7 +202,7 @@ async def test_an_application_moves_under_load_without_a_failed_request(tmp_path
 
 
 async def test_a_limit_that_stays_behind_the_gateway_counts_all_users_as_one(tmp_path: pathlib.Path) -> None:
-    """With --no-proxy-headers and a limit of its own, the application refuses the second user: docs/migrating.md."""
+    """An application with --no-proxy-headers and its own login limit refuses the second user (docs/migrating.md)."""
     async with standalone() as redis:
         app = application(tmp_path, redis, "in_process", "", "--no-proxy-headers", MOVING_LOGIN_LIMIT="1")
         port, admin_port = free_port(), free_port()

@@ -1,6 +1,6 @@
-"""No window between revoking and knowing: mirrors that follow, drop and reconnect while revocations never pause.
+"""Mirrors that disconnect and reconnect under a constant load of revocations miss none, and deny none for too long.
 
-Two instances over one Redis that holds many already; the mirrors are this process's clients.
+Two instances run on one Redis that already holds many revocations. The mirrors belong to clients in this process.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from tests.system.service_process import ServiceProcess
 
 REVOCATIONS = scaled(3_000, 40_000)
 BEFORE = scaled(6_000, 50_000)
-"""So many are revoked already: a snapshot is not told in a moment, and revocations come while it is."""
+"""The number of older revocations: so many that new ones come while a snapshot is being sent."""
 
 MIRRORS = scaled(5, 10)
 STALE_SECONDS = 3.0
@@ -41,14 +41,14 @@ END_SECONDS = 120.0
 LIFE_SECONDS = 3_600
 AWAY_SECONDS = (0.0, 0.8)
 LONG_AWAY_SECONDS = (0.9 * STALE_SECONDS, 1.3 * STALE_SECONDS)
-"""So long that a mirror becomes too old to be believed, and some times only nearly so."""
+"""Pauses around `STALE_SECONDS`: after some, a mirror is too old to answer alone; after others, only nearly."""
 
 Record = Callable[[str, object], None]
 
 
 @dataclass
 class Field:
-    """What there is."""
+    """Redis, two instances, and the revocations acknowledged by them."""
 
     redis: Process
     services: list[ServiceProcess]
@@ -69,7 +69,7 @@ async def _field(directory: pathlib.Path) -> AsyncIterator[Field]:
 
 
 async def _fill(redis: Process) -> None:
-    """What earlier services left; only the records, because their log has been trimmed since."""
+    """Store the records that earlier instances left. Their log entries are missing, as if the log had been trimmed."""
     async with redis.client() as client:
         seconds, _ = await client.time()
         record = f'{{"revoked_at":{seconds},"expires_at":{seconds + LIFE_SECONDS}}}'
@@ -81,13 +81,13 @@ async def _fill(redis: Process) -> None:
 
 
 async def _records(redis: Process) -> int:
-    """How many records there are."""
+    """Return the number of records in Redis."""
     async with redis.client() as client:
         return sum([1 async for _ in client.scan_iter(match="token_[bc]*", count=1_000)])
 
 
 async def _all_is_equal(ground: Field, watches: list[Watch]) -> None:
-    """Every mirror knows all that was acknowledged and all there was before, and no more; so do Redis and `/check`."""
+    """Check that each mirror and Redis hold exactly all revocations, and that `/check/batch` knows the new ones."""
     for watch in watches:
         await eventually(watch.knows_all, "a mirror that knows all", END_SECONDS)
         assert watch.missing() == []
@@ -104,7 +104,7 @@ async def _all_is_equal(ground: Field, watches: list[Watch]) -> None:
 async def test_connected_mirrors_are_never_believed_for_too_long(
     tmp_path: pathlib.Path, record_property: Record
 ) -> None:
-    """Without cuts too, none says "not revoked" too late, however slow the machine is; in the end all agree."""
+    """No connected mirror says "not revoked" too long after a revocation, and in the end all agree."""
     async with _field(tmp_path) as ground, contextlib.AsyncExitStack() as stack:
         ports = itertools.cycle(service.port for service in ground.services)
         clients = [await stack.enter_async_context(ground.client(next(ports))) for _ in range(MIRRORS)]
@@ -120,9 +120,9 @@ async def test_connected_mirrors_are_never_believed_for_too_long(
 
 
 async def test_cut_mirrors_are_never_believed_for_too_long(tmp_path: pathlib.Path, record_property: Record) -> None:
-    """Mirrors that are cut, resume, close, or begin during it: none says "not revoked" too late; in the end all agree.
+    """No mirror that is cut, resumed, closed or started says "not revoked" for too long, and in the end all agree.
 
-    Each one that begins takes its snapshot while revocations go on.
+    A mirror that starts takes its snapshot while revocations go on.
     """
     async with _field(tmp_path) as ground, contextlib.AsyncExitStack() as stack:
         lines = [await stack.enter_async_context(line_to(service.port)) for service in ground.services]
@@ -150,13 +150,13 @@ async def test_cut_mirrors_are_never_believed_for_too_long(tmp_path: pathlib.Pat
         latest_no = max(watch.latest_no for watch in watches + gone)
         record_property("latest_no_seconds", round(latest_no, 3))
         record_property("silences", watches[1].silences)
-        if CAMPAIGN:  # every day it is over sooner
+        if CAMPAIGN:  # an everyday run is too short for this
             assert latest_no > STALE_SECONDS / 2, "none came near the bound"
             assert watches[1].silences > 0, "none went beyond it"
 
 
 async def _cut(line: Line, filling: "asyncio.Task[None]", away_seconds: tuple[float, float]) -> None:
-    """Again and again; sometimes only for a moment."""
+    """Cut the line again and again while the ledger is filled, sometimes only for a moment."""
     while not filling.done():
         await asyncio.wait({filling}, timeout=random.uniform(0.05, 1.0))
         if random.random() < 0.5:
@@ -180,7 +180,7 @@ async def _restart(watch: Watch, filling: "asyncio.Task[None]") -> None:
 async def _come_and_go(
     ground: Field, line: Line, watches: list[Watch], gone: list[Watch], filling: "asyncio.Task[None]"
 ) -> None:
-    """New mirrors, each watched until it knows all that was acknowledged when it came, or is gone before."""
+    """Start one client after another while the ledger is filled, and watch each until it is closed soon after."""
     while not filling.done():
         async with ground.client(line.port) as client:
             watch = Watch(client, ground.ledger, STALE_SECONDS)

@@ -1,4 +1,4 @@
-"""The main job, as a user does it: a token revoked with curl is refused by every instance until it would have died."""
+"""The main use, as a user does it: every instance refuses a token revoked with curl until the token has expired."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ Post = Callable[[str, dict[str, Any]], Awaitable[tuple[int, dict[str, Any]]]]
 
 @pytest.fixture
 def post(http: aiohttp.ClientSession) -> Post:
-    """POST with the curl of this machine, the token on its standard input; where there is none, with aiohttp."""
+    """A function that sends a POST request with curl, the body on stdin, or with aiohttp if there is no curl."""
     curl = shutil.which("curl")
 
     async def with_curl(url: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -56,7 +56,7 @@ def post(http: aiohttp.ClientSession) -> Post:
 async def test_a_revoked_token_is_refused_by_every_instance_until_it_would_have_died(
     configured: str, tmp_path: pathlib.Path, post: Post
 ) -> None:
-    """Not refused before, refused from the answer of /revoke to its `exp`; then Redis has forgotten it by itself."""
+    """Both instances accept a token until it is revoked, and refuse it until its `exp`. Then its record is gone."""
     async with standalone() as server:
         settings = {"REVOCATION_REDIS_URL": server.url}
         if configured != "nothing":
@@ -97,7 +97,7 @@ async def test_a_revoked_token_is_refused_by_every_instance_until_it_would_have_
 async def test_a_forged_token_revokes_nothing_where_the_secret_is_configured(
     tmp_path: pathlib.Path, post: Post
 ) -> None:
-    """400 invalid_token, and no record is in Redis."""
+    """With a configured secret, revoking a forged token answers 400 `invalid_token` and stores no record."""
     async with standalone() as server:
         settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_JWT_SECRET": SECRET}
         async with serving(tmp_path, settings) as service:
@@ -107,7 +107,7 @@ async def test_a_forged_token_revokes_nothing_where_the_secret_is_configured(
 
 
 async def test_it_works_out_of_the_box_with_the_private_redis(tmp_path: pathlib.Path, post: Post) -> None:
-    """Nothing configured at all: revoke, check, and the same after a restart."""
+    """Without any configuration, the service revokes a token and still knows it after a kill and a restart."""
     async with serving(tmp_path) as service:
         token = mint(jti="out-of-the-box")
         assert (await post(f"{service.url}/revoke", {"token": token}))[1]["result"] == "revoked"
