@@ -1,4 +1,4 @@
-"""Redis is down, suspended, slow or refuses: every caller is told within a second, and none is told wrong."""
+"""If Redis is down, suspended, slow or refuses, every caller gets 503 within a second, or an answer that is right."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,8 @@ from tests.system.slow_proxy import slow_proxy
 AT_ONCE = 20
 IN_A_ROW = scaled(2, 20)
 A_SECOND = 1.0 if CAMPAIGN else 5.0
-"""The claim is a second, and the campaign, which has the machine to itself, measures it. The everyday tests share the
-machine: there the bound only tells a deadline from a call that hangs.
+"""The promised second. The campaign runs alone on the machine and measures it. Everyday tests share the machine, so
+this bound only detects calls that hang.
 """
 
 TOLD_WITHIN_SECONDS = A_SECOND
@@ -37,7 +37,7 @@ from revocation_service.cli import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (32_000, 32_000))
 main(["serve"])
 """
-"""The service on a disk where no file may grow beyond 32 kB; its Redis inherits that."""
+"""Runs the service with a file size limit of 32 kB, which its Redis inherits. This simulates a full disk."""
 
 BATCH = {"checks": [{"jti": f"batch-{number}"} for number in range(100)]}
 ROUTES: dict[str, tuple[str, str, Any]] = {
@@ -51,12 +51,12 @@ ROUTES: dict[str, tuple[str, str, Any]] = {
 
 
 NOT_FROM_MEMORY = {"REVOCATION_MAX_STALENESS_SECONDS": "0"}
-"""The mirror never says "not revoked" by itself; what it does say in an outage, `test_outage_matrix` has."""
+"""With this setting the mirror never says "not revoked" by itself. `test_outage_matrix` covers the other case."""
 
 
 @dataclass(frozen=True)
 class Outage:
-    """A Redis as the service reaches it, and the ways to take it away and to bring it back."""
+    """The URL of a Redis, and functions that begin and end its outage."""
 
     url: str
     begin: Callable[[], Awaitable[None]]
@@ -97,13 +97,13 @@ async def _slow() -> AsyncIterator[Outage]:
 
 @pytest.fixture(params=[_refused, _frozen, _slow], ids=["refused", "frozen", "slow"])
 async def outage(request: pytest.FixtureRequest) -> AsyncIterator[Outage]:
-    """A Redis of its own that can go away in one of the three ways."""
+    """A Redis that can be stopped, frozen or slowed down, by the parameter."""
     async with request.param() as made:
         yield made
 
 
 def _is_told(answer: Answer) -> None:
-    """The caller heard within a second that nothing is known or promised, and when to ask again."""
+    """Check that the answer is a 503 problem with `Retry-After`, and came in time."""
     assert (answer.status, answer.code) == (503, "store_unavailable"), answer
     assert answer.headers["Content-Type"].startswith("application/problem+json")
     assert answer.headers["Retry-After"] == "1"
@@ -111,7 +111,7 @@ def _is_told(answer: Answer) -> None:
 
 
 async def _all_are_told(http: aiohttp.ClientSession, service: ServiceProcess, in_a_row: int = IN_A_ROW) -> None:
-    """Every route, many at once and one after another; the probes tell what is wrong and that the process lives."""
+    """Check that every route answers 503 in time, concurrently and in sequence, and that both probes are right."""
 
     async def one_after_another(route: str, times: int) -> None:
         method, path, body = ROUTES[route]
@@ -134,7 +134,7 @@ async def _probes_tell(http: aiohttp.ClientSession, service: ServiceProcess) -> 
 
 
 async def _seconds_until_back(http: aiohttp.ClientSession, service: ServiceProcess) -> float:
-    """How long from now until a revocation and a check are answered 200 again."""
+    """Return the seconds until a revocation and a check are answered 200 again."""
     began = time.monotonic()
     left = ["POST check", "revoke"]
     while left and time.monotonic() - began < 10:
@@ -148,7 +148,7 @@ async def _seconds_until_back(http: aiohttp.ClientSession, service: ServiceProce
 async def _is_back(
     http: aiohttp.ClientSession, service: ServiceProcess, within_seconds: float = BACK_WITHIN_SECONDS
 ) -> None:
-    """Within a second, for everybody, and ready."""
+    """Check that all routes but the look-up answer 200 again in time, and that the service is ready."""
     assert await _seconds_until_back(http, service) < within_seconds
     for method, path, body in ROUTES.values():
         if path.startswith("/revocations"):
@@ -161,7 +161,7 @@ async def _is_back(
 async def test_an_outage_is_told_within_a_second_and_over_within_a_second(
     outage: Outage, tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """In the middle of its life: 503 on every route, in time, and back with all that was revoked, without a restart."""
+    """In an outage every route answers 503 in time. Then the same process works again and knows what was revoked."""
     async with serving(tmp_path, {"REVOCATION_REDIS_URL": outage.url} | NOT_FROM_MEMORY) as service:
         before = {"jti": "before", "expires_in": 600}
         assert (await ask(http, "POST", f"{service.url}/revoke", before)).status == 200
@@ -185,9 +185,9 @@ async def test_an_outage_is_told_within_a_second_and_over_within_a_second(
 async def test_a_service_may_start_before_its_redis(
     outage: Outage, tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """It comes up and says 503 in time while Redis is away, in its log too, and works within a second of its return.
+    """A service that starts without Redis answers 503 in time, logs `store_away`, and works soon after Redis returns.
 
-    A Redis that was started meanwhile is new: for the grace of three seconds, other workers might report what it lost.
+    A restarted Redis adds the grace of three seconds, in which other workers may report what it lost.
     """
     await settle_url(outage.url)
     await outage.begin()
@@ -202,7 +202,7 @@ async def test_a_service_may_start_before_its_redis(
 async def _unwilling(
     directory: pathlib.Path, http: aiohttp.ClientSession, config: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Process, ServiceProcess]]:
-    """A Redis and a service that works with it so far, with one revocation made."""
+    """Run a Redis and a service on it, both in order, and make one revocation. Yield both."""
     async with (
         standalone(config=config) as server,
         serving(directory, {"REVOCATION_REDIS_URL": server.url} | NOT_FROM_MEMORY) as service,
@@ -224,7 +224,7 @@ async def _is_revoked(http: aiohttp.ClientSession, service: ServiceProcess, name
 
 
 async def _writes_again(http: aiohttp.ClientSession, service: ServiceProcess, seconds: float) -> None:
-    """Within so long a revocation is taken again, and honoured."""
+    """Check that a revocation succeeds within `seconds` and takes effect."""
 
     async def taken() -> bool:
         return (await _revoke(http, service, "after")).status == 200
@@ -236,7 +236,7 @@ async def _writes_again(http: aiohttp.ClientSession, service: ServiceProcess, se
 async def test_a_full_redis_refuses_revocations_with_503_and_still_answers_checks(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """OOM under noeviction: nothing is acknowledged, nothing is evicted, and room makes it work again."""
+    """While Redis is out of memory (noeviction), /revoke answers 503 and checks work. With more memory both work."""
     async with _unwilling(tmp_path, http) as (server, service):
         await server.command("CONFIG", "SET", "maxmemory", 1)
         for answer in await asyncio.gather(*(_revoke(http, service, f"full-{n}") for n in range(AT_ONCE))):
@@ -250,7 +250,7 @@ async def test_a_full_redis_refuses_revocations_with_503_and_still_answers_check
 async def test_a_redis_demoted_to_replica_refuses_revocations_with_503(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """READONLY is an outage of /revoke, and over with the promotion."""
+    """While Redis is a replica (READONLY), /revoke answers 503. After its promotion /revoke works again."""
     async with _unwilling(tmp_path, http) as (server, service):
         await server.command("REPLICAOF", "127.0.0.1", free_port())
         for answer in await asyncio.gather(*(_revoke(http, service, "demoted") for _ in range(AT_ONCE))):
@@ -262,7 +262,7 @@ async def test_a_redis_demoted_to_replica_refuses_revocations_with_503(
 
 
 async def test_a_stale_replica_that_will_not_answer_is_503(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """MASTERDOWN (replica-serve-stale-data no) is no answer to a check: 503, never "not revoked"."""
+    """While a stale replica answers MASTERDOWN (replica-serve-stale-data no), every route answers 503."""
     async with _unwilling(tmp_path, http, ("replica-serve-stale-data no",)) as (server, service):
         await server.command("REPLICAOF", "127.0.0.1", free_port())
         await _all_are_told(http, service, in_a_row=0)
@@ -271,7 +271,7 @@ async def test_a_stale_replica_that_will_not_answer_is_503(tmp_path: pathlib.Pat
 
 
 async def test_a_wrong_password_is_503_until_it_is_right(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """The service starts, answers 503 on every route, names the store in /readyz, and never the password."""
+    """With a wrong password the service starts and every route answers 503. The password is in no output."""
     async with standalone(password="right-password") as server:
         settings = {"REVOCATION_REDIS_URL": server.url, "REVOCATION_REDIS_PASSWORD": "wrong-password"}
         async with serving(tmp_path, settings, probe="/healthz") as service:
@@ -284,7 +284,7 @@ async def test_a_wrong_password_is_503_until_it_is_right(tmp_path: pathlib.Path,
 async def test_a_disk_that_is_full_is_503_until_there_is_room(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Redis cannot append (MISCONF): revocations are refused, checks are answered, and room makes it work again."""
+    """While Redis cannot append to its file (MISCONF), /revoke answers 503 and checks work. With room both work."""
     async with _unwilling(tmp_path, http, ("appendfsync everysec", "auto-aof-rewrite-percentage 0")) as (
         server,
         service,
@@ -306,7 +306,7 @@ async def test_a_disk_that_is_full_is_503_until_there_is_room(
 async def test_a_snapshot_that_fails_is_503_until_it_succeeds(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """A Redis that stops writes because it cannot save (MISCONF) is an outage of /revoke, and passes."""
+    """While Redis refuses writes because a snapshot failed (MISCONF), /revoke answers 503 and checks work."""
     data = tmp_path / "data"
     data.mkdir()
     config = ("appendonly no", f"dir {data}", "save 3600 1")
@@ -327,7 +327,7 @@ async def test_a_snapshot_that_fails_is_503_until_it_succeeds(
 async def test_a_private_redis_whose_disk_is_full_loses_nothing_that_was_acknowledged(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """It dies at each write that it cannot append, and is brought back: 503 or 200, and each 200 is honoured."""
+    """Each revocation that was answered 200 stays revoked, although Redis dies at each write that it cannot append."""
     service = ServiceProcess(tmp_path, {"REVOCATION_LOG_LEVEL": "error"}, arguments=("-c", LITTLE_DISK))
     async with ending(service):
         await service.start()

@@ -1,7 +1,7 @@
-"""The outage matrix: what is away, what is answered then, and what is true again afterwards, in real processes.
+"""The outage matrix with real processes: what is answered during each outage, and what is true again afterwards.
 
-Meanwhile application and instances are asked without a pause about tokens whose revocation they knew, about one that
-was not revoked, and about one that is revoked during it.
+The application and the instances are asked continually about three kinds of tokens: those that they knew to be revoked,
+one that is not revoked, and one that is revoked during the outage.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from tests.system.outages import KNOWN, MEMORY, NOTHING, POLICY, REDIS, REFUSED,
 WORLDS_AT_ONCE: Final = scaled(7, 4)
 
 LATE_ANSWERS: Final = {NOTHING, REFUSED, POLICY}
-"""What is said if the truth did not come in time: no answer, by an instance, by the application."""
+"""What is said if no answer came in time: nothing, 503 by an instance, the policy by the application."""
 
 LATE_PART: Final = 0.2
-"""Of all answers, so many at most; one by itself where there are few, as while Redis hangs."""
+"""The share of late answers that is allowed. One is always allowed, as there are few answers while Redis hangs."""
 
 AS_GOOD: Final = {REDIS: MEMORY, STORED: KNOWN}
-"""Of an instance: what it may say while a busy Redis keeps it waiting, and its mirror is in step."""
+"""What may be said instead: a synced instance may answer from its mirror while a busy Redis keeps it waiting."""
 
 
 def _judged(row: Row, story: Story) -> list[str]:
-    """What is not as the table says."""
+    """Return a message for each deviation from the table."""
     late = story.struck + STALE_SECONDS
     phases = [
         ("one", "revoked", story.struck, story.repaired, row.check_revoked, row.check_revoked),
@@ -64,20 +64,20 @@ def _any(said: Counter[str], expected: tuple[str, ...]) -> bool:
 
 
 def _surprises(said: Counter[str], expected: set[str]) -> bool:
-    """Whether anything else was said; on a busy machine some answers may not come in time, which does no harm."""
+    """Return whether other answers were given. A few late ones are allowed, because the machine may be busy."""
     other = said.keys() - expected
     return bool(other - LATE_ANSWERS) or sum(said[each] for each in other) > max(1, said.total() * LATE_PART)
 
 
 def _never(row: Row, story: Story) -> list[str]:
-    """What holds at every moment, whatever is away."""
+    """Return a message for each answer that is wrong in any outage."""
     wrong = []
     for each in story.heard:
         accepted = each.said in {MEMORY, REDIS, POLICY}
         holds = each.who == "client" or row.kept
         if accepted and each.about == "revoked" and holds:
             wrong.append(f"a known revocation was denied: {each}, +{each.began - story.struck:.2f} s")
-        # What was acknowledged after the strike, but was unknown to all that are asked here.
+        # This revocation was made during the outage, so the processes asked here may not know it yet.
         if each.about == "unseen" and story.unseen_at is not None:
             if each.said == MEMORY and each.began > story.unseen_at + STALE_SECONDS:
                 wrong.append(f"memory was believed for too long: {each}, {each.began - story.unseen_at:.2f} s")
@@ -94,7 +94,7 @@ def _never(row: Row, story: Story) -> list[str]:
 async def stories(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[dict[str, Story]]:
-    """All rows that are asked for, several at once: most of the time they wait for memories to grow old."""
+    """The stories of all selected rows. Several run at once, because they mostly wait for mirrors to become stale."""
     names = {item.name for item in request.session.items if item.path == request.path}
     asked = [row for row in ROWS if any(f"[{row.name}]" in name for name in names)]
     room = asyncio.Semaphore(WORLDS_AT_ONCE)
@@ -115,7 +115,7 @@ async def stories(
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_outage_matrix(row: Row, stories: dict[str, Story], record_property: Callable[..., None]) -> None:
-    """What was known to be revoked is never accepted, the rest is as the table says, and afterwards nothing is lost."""
+    """During and after the outage all answers are as the table says, and no revocation that is still held is denied."""
     story = stories[row.what]
     if story.trouble is not None:
         raise story.trouble

@@ -1,4 +1,4 @@
-"""What a hard life does to the service: crowds, few descriptors, a log that cannot be written, and time."""
+"""The service under pressure: many clients, few descriptors, a log that cannot be written, and memory over time."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ REQUESTS = scaled(3_600, 200_000)
 CALLERS = 32
 GROWTH_BYTES = 4 * 1024 * 1024
 REVOCATION_BYTES = 250
-"""What the service holds of each, value and all, for some minutes after its end."""
+"""The memory that the service uses for each revocation, until some minutes after it has expired."""
 
 FEW_DESCRIPTORS = """
 import resource
@@ -55,7 +55,7 @@ async def _running(directory: pathlib.Path, code: str) -> AsyncIterator[ServiceP
 
 @contextlib.asynccontextmanager
 async def _connections(service: ServiceProcess, count: int) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """So many connections that say nothing."""
+    """Open `count` connections that send nothing, and yield their readers."""
     made = []
     try:
         for _ in range(0, count, 50):
@@ -69,7 +69,7 @@ async def _connections(service: ServiceProcess, count: int) -> AsyncIterator[lis
 async def test_a_crowd_that_comes_while_redis_restarts_is_answered(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """2,000 checks at once with Redis killed, and started when the first is answered: each gets the truth or 503."""
+    """Each of 2,000 concurrent checks gets the right answer or 503 while Redis is killed and restarted."""
     async with standalone() as server, serving(tmp_path, {"REVOCATION_REDIS_URL": server.url}) as service:
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
 
@@ -92,7 +92,7 @@ async def test_a_crowd_that_comes_while_redis_restarts_is_answered(
 async def test_idle_connections_take_little_and_disturb_nobody(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Beside thousands of connections that say nothing a check is answered as ever; each takes a few kilobytes."""
+    """Next to many idle connections a check is still answered fast, and each connection takes less than 30 kB."""
     async with serving(tmp_path) as service:
         before = service.memory_bytes()
         async with _connections(service, IDLE):
@@ -105,7 +105,7 @@ async def test_idle_connections_take_little_and_disturb_nobody(
 async def test_without_descriptors_nobody_is_answered_wrong_and_it_passes(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """With all descriptors taken by strangers those who are in are served; when they leave, everybody is again."""
+    """While idle connections use up all descriptors, connected clients are served. Afterwards new clients are too."""
     async with _running(tmp_path, FEW_DESCRIPTORS) as service:
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
         async with _connections(service, 200) as strangers:
@@ -131,7 +131,7 @@ async def test_without_descriptors_nobody_is_answered_wrong_and_it_passes(
 async def test_a_log_that_cannot_be_written_stops_no_revocation(
     code: str, tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Each line is lost, and nothing else is: requests are answered, and the shutdown is an orderly one."""
+    """If log lines cannot be written, requests are still answered, and the shutdown is orderly."""
     async with _running(tmp_path, code) as service:
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
         assert (await ask(http, "GET", f"{service.url}/check?jti=a")).body["revoked"] is True
@@ -142,7 +142,7 @@ async def test_a_log_that_cannot_be_written_stops_no_revocation(
 
 
 async def test_memory_stays_where_it_is(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """Whatever is asked, rightly and wrongly, always of new values: what was revoked is kept, and nothing else."""
+    """Valid and invalid requests with ever new values let the memory grow by little more than the revocations take."""
     async with serving(tmp_path, {"REVOCATION_LOG_LEVEL": "warning"}) as service:
         await _ask_all_sorts(http, service, range(REQUESTS // 3))
         before = service.memory_bytes()

@@ -1,4 +1,4 @@
-"""What the service acknowledged with its private Redis survives SIGKILL of either, and nothing is left running."""
+"""Acknowledged revocations survive SIGKILL of the service and of its private Redis, and no process is left running."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ ATTEMPT_SECONDS = 5.0
 
 @contextlib.contextmanager
 def _seeded() -> Iterator[random.Random]:
-    """A random source whose seed stands with whatever fails."""
+    """Yield a random source, and add its seed as a note to any exception."""
     seed = random.SystemRandom().randrange(2**32)
     try:
         yield random.Random(seed)
@@ -36,7 +36,7 @@ def _seeded() -> Iterator[random.Random]:
 
 
 class _Callers:
-    """Callers that revoke one claim after another; on 503 and on silence they ask again, until it is acknowledged."""
+    """Callers that make one revocation after another. They retry after 503 or no answer until it is acknowledged."""
 
     def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
         self.acknowledged: list[dict[str, Any]] = []
@@ -74,7 +74,7 @@ class _Callers:
 async def _kill_at_random_moments(
     service: ServiceProcess, callers: _Callers, source: random.Random
 ) -> dict[str, list[float]]:
-    """Each victim so many times, in any order, spread over the load; how long it took until both were back."""
+    """Kill Redis and the service `KILLS` times each, at random moments. Return the seconds that each kill took."""
     victims = ["redis"] * KILLS + ["service"] * KILLS
     source.shuffle(victims)
     moments = sorted(source.sample(range(REVOCATIONS - CALLERS), len(victims)))
@@ -97,7 +97,7 @@ async def _kill_at_random_moments(
 
 
 async def _kill_service(service: ServiceProcess, source: random.Random) -> None:
-    """Kill it, perhaps once more at any moment of its start, and let it come up."""
+    """Kill the service, sometimes again at a random moment of its start, and start it."""
     service.kill()
     if source.random() < 0.5:
         service.spawn()
@@ -109,7 +109,7 @@ async def _kill_service(service: ServiceProcess, source: random.Random) -> None:
 async def test_not_one_acknowledged_revocation_is_missing_after_kills(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Redis and service are killed under load at random moments: every 200 is honoured afterwards, and nothing else."""
+    """After random kills of Redis and service under load, all acknowledged tokens are revoked, and no others."""
     with _seeded() as source:
         async with serving(tmp_path) as service:
             callers = _Callers(http, service.url)
@@ -130,7 +130,7 @@ async def test_not_one_acknowledged_revocation_is_missing_after_kills(
 
 
 async def _not_revoked(http: aiohttp.ClientSession, url: str, questions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the questions that are answered: not revoked."""
+    """Return the questions to which the service answers "not revoked"."""
     missing = []
     for start in range(0, len(questions), 1000):
         part = questions[start : start + 1000]
@@ -144,7 +144,7 @@ async def _not_revoked(http: aiohttp.ClientSession, url: str, questions: list[di
 async def _all_are_in_record_and_log(
     service: ServiceProcess, copy: pathlib.Path, acknowledged: list[dict[str, Any]]
 ) -> None:
-    """Another Redis reads the files: each has its record, with an expiry, and its entry in the change log."""
+    """Load the files into another Redis. Check that each revocation has a record with an expiry, and a log entry."""
     server = Process(copy)
     server.write_config(["appendonly yes"])
     shutil.copytree(service.state_directory / "appendonlydir", copy / "appendonlydir")
@@ -153,7 +153,7 @@ async def _all_are_in_record_and_log(
         async with server.client(socket_timeout=20) as client:
             untyped: Any = client
             log = await untyped.xrange("token_revocations:log")
-            entries = [json.loads(entry["r"]) for _id, entry in log if "r" in entry]  # heartbeats are none
+            entries = [json.loads(entry["r"]) for _id, entry in log if "r" in entry]  # some entries have no record
             keys = [key async for key in client.scan_iter(count=1000)]
             async with client.pipeline(transaction=False) as pipeline:
                 for key in keys:
@@ -176,7 +176,7 @@ def _key(claim: str, value: str) -> str:
 
 
 async def test_a_killed_redis_is_replaced(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """The service brings its Redis back itself, with what it held; meanwhile callers hear 503 and nothing worse."""
+    """The service restarts its killed Redis with the data. Until then, every check answers 503 or 200."""
     async with serving(tmp_path) as service:
         assert (await ask(http, "POST", f"{service.url}/revoke", {"jti": "a", "expires_in": 600})).status == 200
         killed = await service.redis_pid()
@@ -192,7 +192,7 @@ async def test_a_killed_redis_is_replaced(tmp_path: pathlib.Path, http: aiohttp.
 
 
 async def test_a_second_service_on_the_directory_is_refused_in_one_line(tmp_path: pathlib.Path) -> None:
-    """It exits with 1 and names the directory and the process that has it; the first one goes on."""
+    """A second service on a directory exits with 1 and one line that names the directory and the first's pid."""
     async with serving(tmp_path / "one") as first:
         second = ServiceProcess(tmp_path / "two", {"REVOCATION_REDIS_URL": f"embedded:{first.state_directory}"})
         async with ending(second):
@@ -206,7 +206,7 @@ async def test_a_second_service_on_the_directory_is_refused_in_one_line(tmp_path
 
 
 async def test_redis_dies_with_its_service(tmp_path: pathlib.Path) -> None:
-    """SIGKILL of the service takes the private Redis along within a second, also one that is frozen."""
+    """If the service is killed, its private Redis ends within a second, even if Redis is frozen."""
     async with serving(tmp_path / "plain") as plain, serving(tmp_path / "frozen") as frozen:
         os.kill(await frozen.redis_pid(), signal.SIGSTOP)
         for service in (plain, frozen):

@@ -1,10 +1,10 @@
-"""A logout that one process was told of is enforced by every other process, while the service restarts.
+"""A logout that was acknowledged to one process is enforced by another one, even while the service restarts.
 
-Process A logs out and process B, an application with a mirror of its own, is asked 200 ms after each acknowledgement.
+Process A logs tokens out. Process B, an application with its own mirror, is asked 200 ms after each acknowledgement.
 Meanwhile the service restarts or loses an instance. The first version admitted 7 of 364 tokens.
 
-Where a single instance restarts, it does so when both processes are connected again: what a process misses while it is
-disconnected, and no instance answers, is the exception that docs/decisions/17 states.
+A single instance restarts only when both processes are connected again. What a process misses while it is disconnected
+and no instance answers is the exception that docs/decisions/17 states.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ from tests.system.service_process import ServiceProcess, ask, ending
 from tests.system.slow_proxy import SlowProxy
 
 LOGOUTS = scaled(334, 1_000)
-"""At least, in each of the three tests."""
+"""The least number of logouts in each test."""
 
 DISTURBANCES = scaled(3, 10)
 USERS = scaled(10, 5)
 ASKED_AFTER_SECONDS = scaled(200, 50) / 1000
-"""Part of the claim: this is when the next request comes, not a wait for something."""
+"""When the next request with the token comes. This is part of the claim, and waits for no condition."""
 
 STALENESS_SECONDS = 5.0
 PAUSE_SECONDS = (0.3, 1.2)
 TRY_AGAIN_SECONDS = 0.05
-"""Between two tries of a logout that nothing answered, and of a start."""
+"""The pause before a failed logout is tried again."""
 
 
 class Balancer:
-    """A TCP balancer over several instances: a connection goes to one that takes it."""
+    """A TCP balancer over several instances. Each connection goes to a random one that accepts it."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._ways = [SlowProxy(port) for port in ports]
@@ -48,7 +48,7 @@ class Balancer:
         self.port = self._ways[0].port
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carry one connection."""
+        """Relay one connection."""
         for way, port in random.sample([*zip(self._ways, self._ports, strict=True)], len(self._ports)):
             with contextlib.suppress(OSError):
                 _, probe = await asyncio.open_connection(HOST, port)
@@ -65,7 +65,7 @@ class Balancer:
 
 @contextlib.asynccontextmanager
 async def balanced(*services: ServiceProcess) -> AsyncIterator[str]:
-    """The URL under which these instances are one service."""
+    """Run a balancer over these instances, and yield its URL."""
     balancer = Balancer([service.port for service in services])
     server = await asyncio.start_server(balancer.serve, HOST, balancer.port)
     try:
@@ -83,7 +83,7 @@ def instance(directory: pathlib.Path, redis: Process) -> ServiceProcess:
 
 
 async def _admitted(url: str, disturb: Callable[[], Awaitable[None]]) -> list[str]:
-    """Log out again and again at A until all disturbances are over; the tokens that B admitted afterwards."""
+    """Log tokens out at A until all disturbances are over. Return those that B admitted after their logout."""
     numbers, admitted = itertools.count(), list[str]()
     acknowledged = 0
     async with (
@@ -110,7 +110,7 @@ async def _admitted(url: str, disturb: Callable[[], Awaitable[None]]) -> list[st
 
 
 async def _log_out(client: RevocationClient, jti: str) -> None:
-    """Until it is acknowledged; one that raised promises nothing, and counts for nothing."""
+    """Retry the logout until it is acknowledged. A try that raises ServiceUnavailable promises nothing."""
     while True:
         try:
             await client.revoke_jti(jti, expires_in=3600)
@@ -125,14 +125,14 @@ async def _pause() -> None:
 
 
 async def followers(service: ServiceProcess, number: int) -> bool:
-    """Whether so many subscribers follow the feed of an instance."""
+    """Return whether `number` subscribers follow the feed of an instance."""
     async with aiohttp.ClientSession() as session:
         metrics = (await ask(session, "GET", f"{service.url}/metrics")).body
     return f"revocation_feed_subscribers {number}.0" in metrics
 
 
 async def test_no_logged_out_token_is_admitted_while_the_only_instance_restarts(tmp_path: pathlib.Path) -> None:
-    """SIGTERM, the drain, a start: what was acknowledged until the end reached the other process by the feed."""
+    """No logged-out token is admitted while the only instance is stopped with SIGTERM and started, several times."""
     async with standalone() as redis:
         service = instance(tmp_path, redis)
 
@@ -162,7 +162,7 @@ async def _stopped(service: ServiceProcess) -> None:
 async def test_no_logged_out_token_is_admitted_while_two_instances_restart_in_turn(
     tmp_path: pathlib.Path, end: Callable[[ServiceProcess], Awaitable[None]]
 ) -> None:
-    """SIGKILL, or SIGTERM, of one and then of the other, behind one address: the other knows its last logouts."""
+    """No logged-out token is admitted while two instances behind one address are killed or stopped in turn."""
     async with standalone() as redis:
         services = [instance(tmp_path / str(number), redis) for number in range(2)]
 

@@ -1,4 +1,4 @@
-"""Told to stop, the service says so first, finishes what is in flight, and is gone; told wrongly, it says why."""
+"""On a signal, the service fails readiness, finishes requests in flight and ends. Wrong settings stop its start."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ async def _draining(service: ServiceProcess) -> None:
 
 
 async def _ends_well(service: ServiceProcess, began: float) -> float:
-    """Exit code 0 in time, and nothing is left; how long it took since `began`."""
+    """Check that the service exits with 0 in time and leaves no process. Return the seconds since `began`."""
     assert await service.ended() == 0, service.output()
     took = time.monotonic() - began
     assert took < GONE_WITHIN_SECONDS
@@ -43,7 +43,7 @@ async def _ends_well(service: ServiceProcess, began: float) -> float:
 async def test_readyz_fails_first_and_requests_are_still_served(
     stop: signal.Signals, tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """For the length of the drain new requests are taken, while /readyz says 503; then process and Redis are gone."""
+    """During the drain, /readyz answers 503 and new requests are served. Then the service and its Redis end."""
     async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "2"}) as service:
         redis = await service.redis_pid()
         began = time.monotonic()
@@ -65,13 +65,13 @@ async def test_readyz_fails_first_and_requests_are_still_served(
 async def test_what_is_in_flight_is_finished(
     stop: signal.Signals, tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """A revocation and a check that Redis holds up, with no drain at all: both are answered 200, and hold."""
+    """A revocation and a check that wait for Redis at the time of the signal are answered 200, even without a drain."""
     async with standalone() as server, slow_proxy(server.port) as proxy:
         settings = {"REVOCATION_REDIS_URL": proxy.url, "REVOCATION_DRAIN_SECONDS": "0"}
         async with serving(tmp_path, settings) as service:
             warm_up = ({"jti": f"warm-up-{number}", "expires_in": 600} for number in range(8))
             await asyncio.gather(*(ask(http, "POST", f"{service.url}/revoke", body) for body in warm_up))
-            proxy.delay_seconds = 0.3  # on connections that are there
+            proxy.delay_seconds = 0.3  # on connections that are open by now
             proxy.asked.clear()
             revoking = asyncio.create_task(
                 ask(http, "POST", f"{service.url}/revoke", {"jti": "held-up", "expires_in": 600})
@@ -93,7 +93,7 @@ async def test_what_is_in_flight_is_finished(
 async def _half_sent(
     service: ServiceProcess, body: bytes
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A request whose handler waits for the second half of the body: with 100 Continue it has said that it does."""
+    """Send a request with half of its body. The response 100 Continue proves that the handler waits for the rest."""
     reader, writer = await asyncio.open_connection(HOST, service.port)
     head = f"POST /revoke HTTP/1.1\r\nHost: {HOST}:{service.port}\r\nContent-Type: application/json\r\n"
     head += f"Content-Length: {len(body)}\r\nExpect: 100-continue\r\n\r\n"
@@ -109,7 +109,7 @@ async def _half_sent(
 
 @pytest.mark.parametrize("drain_seconds", ["0", "1"])
 async def test_a_body_that_is_half_sent_is_waited_for(drain_seconds: str, tmp_path: pathlib.Path) -> None:
-    """Its second half may come after the drain: the revocation is taken and answered."""
+    """A revocation is answered 200 even if the second half of its body comes after the service stopped listening."""
     body = json.dumps({"jti": "slow-body", "expires_in": 600}).encode()
     async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": drain_seconds}) as service:
         async with _half_sent(service, body) as (reader, writer):
@@ -125,7 +125,7 @@ async def test_a_body_that_is_half_sent_is_waited_for(drain_seconds: str, tmp_pa
 
 
 async def test_idle_connections_do_not_hold_it_up(tmp_path: pathlib.Path, http: aiohttp.ClientSession) -> None:
-    """With 200 kept-alive connections, and some that never said a word, it is gone soon after the drain."""
+    """With 200 keep-alive connections and 20 that never sent anything, the service ends within three seconds."""
     async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "0.2"}) as service:
         await asyncio.gather(*(ask(http, "GET", f"{service.url}/healthz") for _ in range(200)))
         silent = [await asyncio.open_connection(HOST, service.port) for _ in range(20)]
@@ -138,7 +138,7 @@ async def test_idle_connections_do_not_hold_it_up(tmp_path: pathlib.Path, http: 
 
 
 async def test_stuck_clients_and_a_frozen_redis_are_given_up_in_time(tmp_path: pathlib.Path) -> None:
-    """The longest drain, bodies and headers that never end, a Redis that must be killed: less than ten seconds."""
+    """With the longest drain, unfinished headers and bodies, and a frozen Redis, the service ends within 10 s."""
     async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "2"}) as service:
         reader, writer = await asyncio.open_connection(HOST, service.port)
         writer.write(b"POST /revoke HTTP/1.1\r\nHost: 127")
@@ -153,7 +153,7 @@ async def test_stuck_clients_and_a_frozen_redis_are_given_up_in_time(tmp_path: p
 
 
 async def test_a_second_signal_cuts_the_drain_short(tmp_path: pathlib.Path) -> None:
-    """The service stops listening before the drain would have ended, and ends in order."""
+    """At a second signal the service stops listening before the drain would have ended, and ends in order."""
     async with serving(tmp_path, {"REVOCATION_DRAIN_SECONDS": "2"}) as service:
         began = time.monotonic()
         service.signal(signal.SIGTERM)
@@ -176,7 +176,7 @@ async def _refuses(service: ServiceProcess) -> bool:
 async def test_callers_on_kept_connections_are_told_to_leave(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Under load each caller hears `Connection: close` in an answer: no connection breaks, and each 200 is honoured."""
+    """Under load no connection breaks: each caller gets a 200 with `Connection: close`, and all revocations hold."""
     async with serving(tmp_path) as service:
         acknowledged: list[dict[str, str]] = []
 
@@ -206,7 +206,7 @@ async def test_callers_on_kept_connections_are_told_to_leave(
 
 
 async def test_a_stop_during_the_start_is_obeyed_in_time(tmp_path: pathlib.Path) -> None:
-    """SIGTERM while the private Redis is still loading, or never answers: process and Redis are gone soon."""
+    """SIGTERM ends a service whose private Redis does not answer at the start, and no process is left."""
     silent = tmp_path / "silent-server"
     silent.write_text("#!/bin/sh\n[ \"$1\" = --version ] && echo 'Redis server v=7.0.0' && exit\nexec sleep 60\n")
     silent.chmod(0o700)
@@ -225,7 +225,7 @@ async def test_a_stop_during_the_start_is_obeyed_in_time(tmp_path: pathlib.Path)
 
 
 async def test_a_port_in_use_is_one_clear_line(tmp_path: pathlib.Path) -> None:
-    """Exit code 1, the address and the way out in the one line that is no log event, and no Redis left behind."""
+    """If the port is in use, the service exits with 1, names address and setting in one line, and leaves no Redis."""
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         service = ServiceProcess(tmp_path, port=port)
@@ -239,7 +239,7 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: pathlib.Path) -> None:
 
 
 async def test_a_host_that_cannot_be_a_name_is_one_clear_line(tmp_path: pathlib.Path) -> None:
-    """No traceback: the host itself is named, and the setting that holds it."""
+    """An invalid host gives exit code 1 and one line that names the host and its setting."""
     keys = f"ops={'a' * 20}:admin"
     service = ServiceProcess(tmp_path, {"REVOCATION_HOST": "no..name", "REVOCATION_API_KEYS": keys})
     async with ending(service):
@@ -260,7 +260,7 @@ WRONG = {
 
 
 async def test_a_wrong_setting_is_one_line_that_names_it(tmp_path: pathlib.Path) -> None:
-    """Exit code 1 and exactly one line, for each kind of setting; nothing was started."""
+    """Each wrong setting gives exit code 1 and exactly one line, which names it, and no Redis is started."""
     services = {name: ServiceProcess(tmp_path / name, {name: value}) for name, value in WRONG.items()}
     async with ending(*services.values()):
         for service in services.values():

@@ -1,4 +1,4 @@
-"""What was promised, from outside and through real processes: gateway, main API, service, Redis."""
+"""Logins, refreshes and logouts from outside, through real processes: gateway, main API, service and Redis."""
 
 import asyncio
 import collections
@@ -21,19 +21,19 @@ LIMIT = 5
 WINDOW_SECONDS = scaled(5, 60)
 PHASES = scaled(4, 20)
 MOMENTS = (0, 0.45, 0.5, 0.6, 0.7)
-"""When in its window each of the five logins comes; the second leaves it well after the first has."""
+"""When each of the five logins comes, as parts of the window. The second leaves it well after the first."""
 LOGOUTS = scaled(100, 1000)
 TROUBLES = scaled(2, 50)
 LONG_ONE_IN = scaled(1000, 8)
 AT_ONCE = 10
 LOGOUT_SECONDS = 13.0
-"""Two revocations, each tried for five seconds at most, and what a busy machine adds."""
+"""The limit for a logout: two revocations, each tried for five seconds at most, and what a busy machine adds."""
 MANY = "10000/minute"
 NOW_AND_TTL = "local now = redis.call('TIME') return {now[1], now[2], redis.call('PTTL', KEYS[1])}"
 
 
 def says_the_limit(answer: Answer, remaining: int) -> None:
-    """The headers of every login response: the limit, what is left of it, and when there is more (epoch seconds)."""
+    """Check the headers of a login response: the limit, what is left of it, and its reset time (epoch seconds)."""
     headers = answer.headers
     assert headers["X-RateLimit-Limit"] == str(LIMIT)
     assert headers["X-RateLimit-Remaining"] == str(remaining)
@@ -42,9 +42,9 @@ def says_the_limit(answer: Answer, remaining: int) -> None:
 
 
 async def test_in_out_and_refused(tmp_path: pathlib.Path) -> None:
-    """A logged-out token is 401 on the very next request, and its entry in Redis ends when the token would have.
+    """A logged-out token gets 401 at the very next request, and its entry in Redis expires when the token does.
 
-    And all logins say how many are left, failures and the sixth, which is 429, included.
+    Each login response says how many attempts are left, also after a failure. The sixth attempt gets 429.
     """
     async with whole_path(tmp_path) as path:
         tokens = await _logs_in_until_429(path)
@@ -60,7 +60,7 @@ async def test_in_out_and_refused(tmp_path: pathlib.Path) -> None:
 
 
 async def _logs_in_until_429(path: Path) -> dict[str, str]:
-    """Five attempts of every outcome, and a sixth."""
+    """Make five login attempts with different outcomes, and a sixth, which gets 429. Return the tokens of the first."""
     first = await path.log_in()
     answers = [first]
     answers += [await path.log_in(password="wrong"), await path.log_in(username="unknown")]
@@ -86,7 +86,7 @@ async def _entry_lives_as_long_as(path: Path, tokens: dict[str, str]) -> None:
 
 
 async def test_sessions_end_and_go_on_as_they_should(tmp_path: pathlib.Path) -> None:
-    """Refresh rotates, a refresh token used again ends its session, and after logout-all a login is in at once."""
+    """A refresh token that is used again ends its session. After logout-all, old tokens fail and a new login works."""
     async with whole_path(tmp_path, GATEWAY_LOGIN_LIMIT=MANY) as path:
         first = await path.tokens()
         second = (await path.refresh(first)).body
@@ -104,9 +104,9 @@ async def test_sessions_end_and_go_on_as_they_should(tmp_path: pathlib.Path) -> 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="clients come from many loopback addresses")
 async def test_the_sixth_login_is_429_at_any_phase_of_the_window(tmp_path: pathlib.Path) -> None:
-    """Five logins spread over a window are let in and a sixth is not, whenever the first of them comes.
+    """Five logins spread over a window succeed and a sixth gets 429, at whatever moment the first one comes.
 
-    Windows slide: when the first of them is a window old, as `Retry-After` said, exactly one more is let in.
+    Windows slide: after `Retry-After`, when the first login has left the window, exactly one more succeeds.
     """
     async with whole_path(tmp_path, GATEWAY_LOGIN_LIMIT=f"{LIMIT}/{WINDOW_SECONDS} seconds") as path:
         await asyncio.gather(*(_begun_after(path, WINDOW_SECONDS * phase / PHASES) for phase in range(PHASES)))
@@ -127,9 +127,9 @@ async def _begun_after(path: Path, seconds: float) -> None:
 
 
 async def test_a_logout_that_was_answered_204_has_happened(tmp_path: pathlib.Path) -> None:
-    """Whatever becomes of service and Redis meanwhile: after a 204 the token never opens the door again.
+    """A token whose logout was answered 204 is never accepted again, whatever happens to service and Redis meanwhile.
 
-    Everything else is a 503 that comes in time. With `deny`, so that an outage admits no token and hides nothing.
+    Every other logout is answered 503 in time. The main API uses `deny`, because `allow` admits tokens in an outage.
     """
     async with whole_path(tmp_path, GATEWAY_LOGIN_LIMIT=MANY, MAIN_API_ON_UNAVAILABLE="deny") as path:
         tokens = [await path.tokens() for _ in range(LOGOUTS)]
@@ -165,15 +165,15 @@ async def _all_log_out(
                 continue
             ended.append(each)
             assert (await path.me(each)).status in {401, 503}
-            await asyncio.sleep(random.uniform(0, 0.5))  # so that the logouts meet all of the trouble
+            await asyncio.sleep(random.uniform(0, 0.5))  # spreads the logouts over all of the trouble
 
     await asyncio.gather(*(one_after_another() for _ in range(AT_ONCE)))
 
 
 async def _trouble(path: Path, met: collections.Counter[str]) -> None:
-    """Without end: the service is killed and started, the service is frozen, Redis is frozen; at times for long."""
+    """Kill and start the service, freeze it, or freeze Redis, at random and without end, sometimes for 6 s."""
     for turn in range(10**6):
-        seconds = 6.0 if turn % LONG_ONE_IN == 0 else random.uniform(0.1, 1.0)  # longer than a logout is tried, or not
+        seconds = 6.0 if turn % LONG_ONE_IN == 0 else random.uniform(0.1, 1.0)  # 6 s is longer than a logout is retried
         kind = random.choice(("killed", "frozen", "redis frozen"))
         met[kind] += 1
         if kind == "killed":
@@ -207,9 +207,9 @@ async def _is_refused(path: Path, tokens: Mapping[str, Any]) -> bool:
 
 
 async def test_a_wrong_api_key_lets_nobody_in(tmp_path: pathlib.Path) -> None:
-    """A service that refuses the main API is no outage: `allow` is not asked, no logout succeeds, the user is told.
+    """If the service refuses the main API's key, requests, logouts and refreshes get 503, even with `allow`.
 
-    What memory knew just before, it says for as long as it may.
+    Before that, the main API may answer from memory for as long as its mirror is fresh enough.
     """
     async with whole_path(tmp_path, MAIN_API_ON_UNAVAILABLE="allow") as path:
         tokens = await path.tokens()

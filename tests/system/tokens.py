@@ -10,6 +10,6 @@ FORGERS_SECRET = "another-secret-that-is-not-configured-0123"
 
 
 def mint(secret: str = SECRET, **claims: Any) -> str:
-    """A token of HS256 that lives ten minutes, if the claims say nothing else."""
+    """Return an HS256 token that lives ten minutes, unless the claims say otherwise."""
     now = int(time.time())
     return jwt.encode({"sub": "alice", "iat": now, "exp": now + 600} | claims, secret, algorithm="HS256")

@@ -1,4 +1,4 @@
-"""The whole path for tests, each part a real process: gateway, main API, service, Redis."""
+"""Run the whole path in tests, each part as a real process: gateway, main API, service and Redis."""
 
 import contextlib
 import json
@@ -31,48 +31,48 @@ ME = "/api/v1/users/me"
 
 @dataclass(frozen=True)
 class Path:
-    """The four parts, and what users do with them from outside."""
+    """The four parts, and the requests that users send to them."""
 
     redis: Process
     service: ServiceProcess
     main_api: ServiceProcess
     gateway: ServiceProcess
-    """Its `url` is its admin port, where the probes are."""
+    """The gateway. Its `url` leads to its admin port, which has the probes."""
     url: str
-    """Where users come in."""
+    """The URL of the gateway for users."""
     http: aiohttp.ClientSession
 
     async def log_in(self, http: aiohttp.ClientSession | None = None, **form: str) -> Answer:
-        """One attempt, by default with the right password."""
+        """Try to log in, by default with the right password."""
         return await ask(http or self.http, "POST", self.url + LOGIN, data=ALICE | form)
 
     async def tokens(self) -> dict[str, Any]:
-        """A login that succeeds: its tokens."""
+        """Log in, and return the tokens."""
         answer = await self.log_in()
         assert answer.status == 200, answer
         tokens: dict[str, Any] = answer.body
         return tokens
 
     async def me(self, tokens: Mapping[str, Any]) -> Answer:
-        """The protected route."""
+        """Call the protected route with the access token."""
         return await ask(self.http, "GET", self.url + ME, headers=bearer(tokens))
 
     async def log_out(self, tokens: Mapping[str, Any], route: str = LOGOUT) -> Answer:
-        """One of the logouts."""
+        """Log out, by one of the logout routes."""
         return await ask(self.http, "POST", self.url + route, headers=bearer(tokens))
 
     async def refresh(self, tokens: Mapping[str, Any]) -> Answer:
-        """New tokens for the refresh token."""
+        """Exchange the refresh token for new tokens."""
         return await ask(self.http, "POST", self.url + REFRESH, data={"refresh_token": tokens["refresh_token"]})
 
 
 def bearer(tokens: Mapping[str, Any]) -> dict[str, str]:
-    """The access token as a header."""
+    """Return the Authorization header with the access token."""
     return {"Authorization": f"Bearer {tokens['access_token']}"}
 
 
 def claims_of(tokens: Mapping[str, Any]) -> dict[str, Any]:
-    """What the access token says."""
+    """Return the claims of the access token, unverified."""
     payload = tokens["access_token"].split(".")[1]
     claims: dict[str, Any] = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return claims
@@ -80,7 +80,7 @@ def claims_of(tokens: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def whole_path(directory: pathlib.Path, **settings: str) -> AsyncIterator[Path]:
-    """All four, up; afterwards nothing of them is left. The user's password has a cheap hash."""
+    """Run all four parts, and yield them when they are ready. The user's password has a cheap hash."""
     async with standalone() as redis:
         service = ServiceProcess(directory / "service", _service(redis))
         main_api, port = _main_api(directory / "main-api", service, settings)
@@ -142,13 +142,13 @@ def _starting(prefix: str, settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def client_address() -> str:
-    """An address of this machine that hardly another test comes from: a client of its own to the gateway."""
+    """Return a random loopback address. To the gateway, it is a client that hardly any other test uses."""
     return f"127.{random.randint(1, 254)}.{random.randint(1, 254)}.{random.randint(1, 254)}"
 
 
 @contextlib.asynccontextmanager
 async def client_from(address: str) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client at another loopback address (all of 127.0.0.0/8 is this machine's, on Linux)."""
+    """Yield a session that connects from a loopback address. On Linux, all of 127.0.0.0/8 is loopback."""
     connector = aiohttp.TCPConnector(limit=0, local_addr=(address, 0))
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=60)) as http:
         yield http
