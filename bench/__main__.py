@@ -50,7 +50,7 @@ BASELINES = {
     ("redis", "asyncio"): "one Redis command (redis-py, hiredis)",
     ("redis", "uvloop"): "one Redis command (redis-py, hiredis), uvloop",
 }
-"""The servers of `baseline.py`, by kind and event loop: asyncio, as `web.run_app` has it, or uvloop, as the service."""
+"""The servers of `baseline.py`, by kind and event loop: asyncio, `web.run_app`'s default, or uvloop, the service's."""
 
 
 class Plan:

@@ -93,7 +93,7 @@ def verified() -> Way:
 
 
 def in_process(client: Redis) -> Way:
-    """Return the check of an in-process blacklist."""
+    """Return a way that checks as an in-process blacklist does."""
 
     async def check(claims: Claims) -> bool:
         return bool(await client.exists(f"token_blacklist:{claims['jti']}"))

@@ -1,6 +1,6 @@
 """Helpers of the mirror tests: applications with a mirror, connections that can be cut, and watches of mirrors.
 
-Run as a module, it is such an application: it answers each question on stdin with what its client says, a line each.
+Run as a module, it is such an application: for each question, a line on stdin, it prints the answers of its client.
 """
 
 import asyncio

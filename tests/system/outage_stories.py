@@ -188,7 +188,7 @@ async def _until_late(row: Row, story: Story) -> None:
 
 
 async def _is_over(row: Row, world: World) -> bool:
-    """Return whether all is in sync, and all that is `kept`, and `UNSEEN`, is in Redis and revoked."""
+    """Return whether all is in sync and knows all revocations again. If the row keeps none, only `UNSEEN` counts."""
     if not await in_step(world):
         return False
     named = [*world.seen, UNSEEN] if row.kept else [UNSEEN]

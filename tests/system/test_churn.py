@@ -1,4 +1,4 @@
-"""A leak test: after an hour's worth of connects and disconnects, compressed, no resource is left in use.
+"""A leak test: after an hour's worth of connects and disconnects, compressed, resource use is as before.
 
 The service is a separate process, started as a user starts it, but a signal makes its clocks jump, because expired
 revocations are forgotten only minutes later. The clients run in this process, and their clock jumps too.
@@ -56,7 +56,7 @@ MORE_FILES: Final = 3
 
 MORE_TASKS: Final = 3
 MORE_OBJECTS: Final = 1_500
-"""Allowed growth of the objects that the garbage collector tracks. In the campaign, one for each revocation is more."""
+"""Allowed growth of the objects that the garbage collector tracks. One for each revocation of the campaign is more."""
 
 MORE_BYTES: Final = scaled(16, 24) << 20
 """Allowed growth: the service buffers its last changes, up to 8 MiB, and the allocator may keep freed memory."""

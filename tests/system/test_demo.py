@@ -125,7 +125,7 @@ async def test_the_walk_ends_well(demo: Demo) -> None:
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
 def test_colours_are_for_a_terminal_without_no_color(no_color: str, coloured: bool) -> None:
-    """On a terminal the demo prints ANSI colours, unless NO_COLOR is set. A file gets none, as shown above."""
+    """On a terminal the demo prints ANSI colours, unless NO_COLOR is set. A file gets none (see the first test)."""
     terminal, output = pty.openpty()
     try:
         environment = {**os.environ, "NO_COLOR": no_color, "TERM": "xterm"}

@@ -50,7 +50,7 @@ async def test_an_entry_is_gone_when_its_time_has_come(tmp_path: pathlib.Path, h
             assert len(await _records(server)) == len(made)
 
             async def gone(answer: Answer) -> None:
-                """Look the revocation up until it is gone, and check that it went neither early nor late."""
+                """Look the revocation up until it is gone, and check that it expired neither early nor late."""
                 claim, value, moment = (answer.body[name] for name in ("claim", "value", "expires_at"))
                 while True:
                     began = time.time()

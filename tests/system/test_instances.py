@@ -108,7 +108,7 @@ async def test_logging_out_everywhere_ends_what_was_issued_and_not_what_comes(
 async def test_services_whose_clocks_are_off_store_the_same(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """Expiry and cutoffs are by Redis' clock, so instances with wrong clocks store what one with a right clock does."""
+    """Redis' clock sets expiry and cutoffs, so instances with wrong clocks store the same as one with a right clock."""
     async with _services(tmp_path, SHIFTS, REVOCATION_JWT_SECRET=SECRET) as (server, services):
         now = time.time()
         for left in (8, 60, 3600, 3 * WEEK_SECONDS):

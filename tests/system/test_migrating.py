@@ -166,7 +166,7 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def test_an_application_moves_under_load_without_a_failed_request(tmp_path: pathlib.Path) -> None:
-    """In no step of the move does a request fail or a logged-out token pass, with old and new processes in use."""
+    """Each step of the move runs old and new processes. No request fails, and no logged-out token is accepted."""
     async with standalone() as redis:
         settings = {
             "REVOCATION_REDIS_URL": redis.url,

@@ -69,7 +69,7 @@ async def _field(directory: pathlib.Path) -> AsyncIterator[Field]:
 
 
 async def _fill(redis: Process) -> None:
-    """Store the records that earlier instances left. Their log entries are missing, as if the log had been trimmed."""
+    """Store records as if earlier instances had left them. They have no log entries, as if the log had been trimmed."""
     async with redis.client() as client:
         seconds, _ = await client.time()
         record = f'{{"revoked_at":{seconds},"expires_at":{seconds + LIFE_SECONDS}}}'

@@ -97,7 +97,7 @@ async def _slow() -> AsyncIterator[Outage]:
 
 @pytest.fixture(params=[_refused, _frozen, _slow], ids=["refused", "frozen", "slow"])
 async def outage(request: pytest.FixtureRequest) -> AsyncIterator[Outage]:
-    """A Redis that can be stopped, frozen or slowed down, by the parameter."""
+    """A Redis with an outage by parameter: it is stopped, frozen or slowed down."""
     async with request.param() as made:
         yield made
 
@@ -202,7 +202,7 @@ async def test_a_service_may_start_before_its_redis(
 async def _unwilling(
     directory: pathlib.Path, http: aiohttp.ClientSession, config: tuple[str, ...] = ()
 ) -> AsyncIterator[tuple[Process, ServiceProcess]]:
-    """Run a Redis and a service on it, both in order, and make one revocation. Yield both."""
+    """Run a Redis and a service on it, both healthy, and make one revocation. Yield both."""
     async with (
         standalone(config=config) as server,
         serving(directory, {"REVOCATION_REDIS_URL": server.url} | NOT_FROM_MEMORY) as service,

@@ -21,7 +21,7 @@ from tests.system.outages import KNOWN, MEMORY, NOTHING, POLICY, REDIS, REFUSED,
 WORLDS_AT_ONCE: Final = scaled(7, 4)
 
 LATE_ANSWERS: Final = {NOTHING, REFUSED, POLICY}
-"""What is said if no answer came in time: nothing, 503 by an instance, the policy by the application."""
+"""What stands for a late answer: no answer, 503 from an instance, or the policy from the application."""
 
 LATE_PART: Final = 0.2
 """The share of late answers that is allowed. One is always allowed, as there are few answers while Redis hangs."""

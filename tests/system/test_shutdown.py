@@ -71,7 +71,7 @@ async def test_what_is_in_flight_is_finished(
         async with serving(tmp_path, settings) as service:
             warm_up = ({"jti": f"warm-up-{number}", "expires_in": 600} for number in range(8))
             await asyncio.gather(*(ask(http, "POST", f"{service.url}/revoke", body) for body in warm_up))
-            proxy.delay_seconds = 0.3  # on connections that are open by now
+            proxy.delay_seconds = 0.3  # after the warm-up, which has opened the connections
             proxy.asked.clear()
             revoking = asyncio.create_task(
                 ask(http, "POST", f"{service.url}/revoke", {"jti": "held-up", "expires_in": 600})
