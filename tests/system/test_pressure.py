@@ -92,7 +92,7 @@ async def test_a_crowd_that_comes_while_redis_restarts_is_answered(
 async def test_idle_connections_take_little_and_disturb_nobody(
     tmp_path: pathlib.Path, http: aiohttp.ClientSession
 ) -> None:
-    """With many idle connections, a check is still answered fast, and each connection takes less than 30 kB."""
+    """With many idle connections, a check is still answered in time, and each connection takes less than 30 kB."""
     async with serving(tmp_path) as service:
         before = service.memory_bytes()
         async with _connections(service, IDLE):
