@@ -1,6 +1,6 @@
-"""Find the address of a client, from its connection and from what trusted proxies say about it. Pure.
+"""Find a client's address from its connection and from the `X-Forwarded-For` of trusted proxies. Pure.
 
-Each proxy appends the address of its peer to `X-Forwarded-For`. So the list is read from the right, up to and including
+Each proxy appends the address of its peer to that field. So the list is read from the right, up to and including
 the first address that is not a trusted proxy's.
 """
 
@@ -21,7 +21,7 @@ _WITH_PORT: Final = re.compile(r"\[([^\]]*)\](?::\d{1,5})?|([\d.]+):\d{1,5}", re
 
 
 def client_address(peer: str | None, forwarded: Iterable[str], trusted: Sequence[Network]) -> IPAddress | None:
-    """Return the address of the client; None where the connection has none.
+    """Return the client's address; None if the connection has no address.
 
     `forwarded` are the values of X-Forwarded-For, in the order of their lines (RFC 9110 section 5.3). Empty members
     are ignored (section 5.6.1). If a member is not an address, the proxy that wrote it counts as the client.
@@ -36,19 +36,19 @@ def client_address(peer: str | None, forwarded: Iterable[str], trusted: Sequence
 
 
 def is_trusted(peer: str | None, trusted: Sequence[Network]) -> bool:
-    """Return whether a connection comes from a trusted proxy. One without an address does not."""
+    """Return whether a connection comes from a trusted proxy; False for a connection without an address."""
     return _is_in(parse_address(peer or ""), trusted)
 
 
 def counted_as(address: IPAddress | None) -> str:
-    """Return the name under which an address is counted. One customer usually has a whole /64 of IPv6."""
+    """Return the name to count an address under. For IPv6 it is the /64, because one customer usually has all of it."""
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((address, _IPV6_COUNTED_BITS), strict=False))
     return str(address or NO_ADDRESS)
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """Return the address without its zone, and as IPv4 where it is mapped into IPv6; None where the text is none."""
+    """Parse an address; drop its zone, and turn IPv4-mapped IPv6 into IPv4. Return None if the text is no address."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:

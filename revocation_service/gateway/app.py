@@ -65,9 +65,9 @@ def runner(settings: GatewaySettings, keepalive_seconds: float = KEEPALIVE_SECON
 
 
 def create_app(settings: GatewaySettings) -> web.Application:
-    """Return the gateway as an aiohttp application, which opens its resources at its start and closes them at its end.
+    """Return the gateway as an aiohttp application. It opens its resources at startup and closes them at cleanup.
 
-    Raises SettingsError, here or at its start.
+    Raises SettingsError, here or at startup.
     """
     metrics, in_flight = GatewayMetrics(), InFlight()
     metrics.in_flight.set_function(lambda: in_flight.count)

@@ -1,12 +1,12 @@
-"""Counts attempts in Redis, shared by all gateways; while Redis is away, in the memory of this gateway.
+"""Counts attempts in Redis, which all gateways share; while Redis is away, in the memory of this gateway.
 
-Redis is away when a connection fails, or when a reply does not come although the event loop was on time. One failure
-sends all attempts to memory, and probes look until Redis counts again.
+Redis counts as away once a connection fails, or once a reply does not come although the event loop was on time. After
+one failure, all attempts are counted in memory until a probe finds that Redis counts again.
 
-Memory also records every attempt that Redis admits through this gateway, and denies an attempt that Redis admits if the
-window in memory is full. So one gateway never admits more than the limit in a window, also across an outage and after
-Redis has lost data. An attempt is dated by its arrival, which is before Redis counts it: memory then forgets it first,
-and denies nothing that Redis rightly admits.
+Memory also records every attempt that Redis admits through this gateway. If the window in memory is full, the attempt
+is denied although Redis admitted it. So one gateway never admits more than the limit in a window, even across an outage
+or after Redis has lost data. Memory dates an attempt by its arrival, which is before Redis counts it. So the attempt
+leaves the window in memory first, and memory denies nothing that Redis rightly admits.
 """
 
 import asyncio
@@ -51,13 +51,13 @@ class FallbackLimiter:
 
     @property
     def status(self) -> str:
-        """`ok`: in Redis; `degraded`: in memory, because Redis is away; `memory`: in memory, as configured."""
+        """`ok` if attempts are counted in Redis, `degraded` if in memory in an outage, `memory` without Redis."""
         if self._windows is None:
             return "memory"
         return "degraded" if self._away else "ok"
 
     async def start(self) -> None:
-        """Look whether Redis counts; if it does not, go on looking in the background."""
+        """Probe Redis, if one is configured. If the probe fails, keep probing in the background."""
         if self._windows is None:
             _log.warning("throttle_counts_in_memory", detail="GATEWAY_REDIS_URL is not set: each gateway counts alone")
             return
@@ -68,7 +68,7 @@ class FallbackLimiter:
             self._start_probes(error)
 
     async def aclose(self) -> None:
-        """Stop looking, and close the connections."""
+        """Stop the probes, and close the connections."""
         await end(self._probes)
         if self._windows is not None:
             await self._windows.aclose()
@@ -86,7 +86,7 @@ class FallbackLimiter:
         return shared if own.admitted else replace(own, now=shared.now)
 
     async def _hit_redis(self, window: Window) -> RateLimitResult | None:
-        """Return what Redis decides; None while it is away."""
+        """Return Redis' decision; None if no Redis is configured, or while it is away."""
         if self._windows is None or self._away:
             return None
         async with self._turns:

@@ -51,7 +51,7 @@ def request_fields(given: Mapping[str, str], host: str, client: str, peer: str, 
 
 
 def end_to_end(given: Mapping[str, str]) -> CIMultiDict[str]:
-    """Return all fields but those for the next hop alone: hop-by-hop fields, and what Connection names."""
+    """Return the end-to-end fields: all but the hop-by-hop fields and those that Connection names."""
     connection = ",".join(value for name, value in given.items() if name.lower() == "connection")
     dropped = _HOP_BY_HOP.union(option.strip().lower() for option in connection.split(","))
     return CIMultiDict((name, text(value)) for name, value in given.items() if name.lower() not in dropped)

@@ -21,7 +21,7 @@ class LocalLimiter:
         self._held = 0
 
     def hit(self, window: Window, now: float, arrived: float | None = None) -> RateLimitResult:
-        """Count an attempt if its window has room. It counts from `arrived` on, which is at most `now`, the default."""
+        """Count an attempt, dated `arrived` (by default `now`, never later), if its window has room."""
         times = self._windows.setdefault(window.counted, [])
         self._windows.move_to_end(window.counted)
         gone = bisect_right(times, now - window.seconds)

@@ -1,13 +1,13 @@
 """Decide from a request's method and target whether it is a login attempt. Pure.
 
-Upstreams differ in how often they decode a path, and in what ends it or a segment of it. So every stage of the decoding
-is read in a few ways, and one reading that matches is enough. A reading matches in two cases:
+Upstreams differ in how often they decode a path, and in which characters end a path or a segment. So the path is read
+in a few ways at each stage of its decoding, and one reading that matches is enough. A reading matches in two cases:
 
-- It climbs: it has a segment `..`. Where it leads depends on the upstream, so it is not resolved.
-- It ends in the segments of a login path, or a login path ends in its segments: `/v2/auth/login`, `/auth/login` and
-  `/login` all match where `/auth/login` is configured. An application with a `root_path` answers under several of them.
+- It has a segment `..`. Where that leads depends on the upstream, so it is not resolved.
+- It ends with a login path, or a login path ends with it. If `/auth/login` is configured, `/v2/auth/login` and `/login`
+  match as well, because an application with a `root_path` may answer under any of them.
 
-What cannot be normalized matches too. A false match only counts a request against its sender.
+A path that cannot be normalized matches too. A false match only counts the request as an attempt of its sender.
 """
 
 import re
@@ -39,7 +39,7 @@ class LoginPaths:
         self._logins = [_names(_segments(stage)) for path in paths for stage in _stages(path) if stage is not None]
 
     def is_attempt(self, method: str, target: str, headers: Iterable[tuple[str, str]]) -> bool:
-        """Return whether a request is a login attempt; `target` is the one in the request line, as it was sent."""
+        """Return whether a request is a login attempt. `target` is the undecoded target of the request line."""
         named = [(name.lower().replace("_", "-"), value) for name, value in headers]  # some servers equate the two
         if method in SAFE_METHODS and not _may_override(target.partition("?")[2], {name for name, _ in named}):
             return False
@@ -53,7 +53,7 @@ class LoginPaths:
         return any(stage is None or self._stage_matches(stage) for stage in stages)
 
     def _stage_matches(self, path: str) -> bool:
-        """Read the path as it is, without what may end it, and without the parameters of its segments."""
+        """Return whether the path matches as it is, cut where it may end, or without the parameters of its segments."""
         return any(map(self._reading_matches, {path, _REST.sub("", path), _PARAMETERS.sub("", path)}))
 
     def _reading_matches(self, path: str) -> bool:
@@ -64,13 +64,13 @@ class LoginPaths:
 
 
 def _may_override(query: str, headers: set[str]) -> bool:
-    """Return whether a request overrides its method, or has a query that cannot be read."""
+    """Return whether a request may override its method. True also for a query that cannot be normalized."""
     named = any(stage is None or "_method" in stage.lower() for stage in _stages(query))
     return named or not OVERRIDE_HEADERS.isdisjoint(headers)
 
 
 def _stages(text: str) -> Iterator[str | None]:
-    """Yield the text, and each further decoding of it, until it is stable; None where it cannot be normalized."""
+    """Yield the text and its further decodings until nothing changes; end with None if it cannot be normalized."""
     for _ in range(MOST_DECODINGS):
         if len(text) > (ASCII_MAX_CHARACTERS if text.isascii() else OTHER_MAX_CHARACTERS):
             break
@@ -85,7 +85,7 @@ def _stages(text: str) -> Iterator[str | None]:
 
 
 def _decoded(text: str) -> str:
-    """Return the text decoded once more, or folded where no escape is left. Raises UnicodeError if it is not UTF-8."""
+    """Return the text decoded once more, or folded if it has no escape left. Raises UnicodeError if it is not UTF-8."""
     text.encode()
     decoded = unquote(_PERCENT_U.sub(lambda found: chr(int(found[1], 16)), text), errors="strict")
     return _folded(text) if decoded == text else decoded
@@ -107,9 +107,9 @@ def _folded_character(character: str) -> str:
 
 
 def _names(segments: Iterable[str]) -> list[str]:
-    """Return the segments that are not empty, without dots at their end and without the suffix of the last.
+    """Return the segments that are not empty, without trailing dots. The last one also loses its suffix.
 
-    `login.json` is `login`: Rails routes it so (`(.:format)`).
+    Rails routes `login.json` as it does `login` (`(.:format)`).
     """
     kept = [name for segment in segments if (name := segment.rstrip("."))]
     return [*kept[:-1], *(last.rpartition(".")[0] or last for last in kept[-1:])]

@@ -40,7 +40,7 @@ _log = structlog.get_logger()
 
 
 class Proxy:
-    """The way to the one upstream and back. `run` holds its connections."""
+    """Forwards requests to the one upstream, over the connection pool that `run` opens."""
 
     def __init__(self, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
         self._settings = settings
@@ -127,7 +127,7 @@ class Proxy:
 
 
 class _Upload:
-    """The body of a request on its way to the upstream, and the time that each side has."""
+    """The upload of a request's body, with a deadline for the side that has to act next."""
 
     def __init__(self, request: web.Request, settings: GatewaySettings) -> None:
         self.deadline = asyncio.timeout(settings.response_seconds)
@@ -154,6 +154,6 @@ class _Upload:
 
 
 async def drop_added(_request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """Remove the fields that aiohttp has added to a response of the upstream. To be called as it is prepared."""
+    """Remove the fields that aiohttp has added to a response of the upstream (`on_response_prepare`)."""
     for name in response.get(_ADDED, ()):
         response.headers.popall(name, None)

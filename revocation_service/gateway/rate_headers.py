@@ -1,7 +1,7 @@
 """The header fields that tell a client about its limit. Pure.
 
 `RateLimit` and `RateLimit-Policy` are those of draft-ietf-httpapi-ratelimit-headers-11. Times are rounded up, so that
-an attempt made then is not too early.
+an attempt at that time is not too early.
 """
 
 from math import ceil
@@ -10,7 +10,7 @@ from revocation_service.store.windows import RateLimitResult, Window
 
 
 def rate_headers(name: str, window: Window, result: RateLimitResult) -> dict[str, str]:
-    """Return the fields for the limit of this name; with `Retry-After` for an attempt beyond it."""
+    """Return the fields for the limit called `name`, with `Retry-After` if the attempt was denied."""
     seconds = max(ceil(result.frees_in), 1)
     headers = {
         "X-RateLimit-Limit": str(window.limit),

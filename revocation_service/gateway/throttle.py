@@ -1,7 +1,8 @@
 """Counts attempts before they reach the upstream, and answers 429 to those beyond the limit.
 
-The limiter is aiohttp-ratelimiter's, with a strategy that decides and counts in one step. Its own asks first and counts
-later, so a burst passes. Its `default_keyfunc` and `exempt_ips`, which believe any X-Forwarded-For, are not used.
+The limiter is aiohttp-ratelimiter's, with a strategy that decides and counts in one step. The library's own strategy
+asks first and counts later, so a burst passes. The library's `default_keyfunc` and `exempt_ips` are not used, because
+they believe any X-Forwarded-For.
 """
 
 import re
@@ -55,7 +56,7 @@ class Throttle:
         self._library.moving_window = _AtomicStrategy(self._library, self._fallback)
 
     async def start(self) -> None:
-        """Look for Redis. If it is away, attempts are counted in memory until it is back."""
+        """Probe Redis, if one is configured. While it is away, attempts are counted in memory."""
         await self._fallback.start()
 
     async def aclose(self) -> None:
@@ -63,7 +64,7 @@ class Throttle:
         await self._fallback.aclose()
 
     def health(self) -> str:
-        """Return where attempts are counted: `ok` in Redis, `degraded` in memory while it is away, `memory`."""
+        """Return `ok` if attempts are counted in Redis, `degraded` if in memory in an outage, else `memory`."""
         return self._fallback.status
 
     def before(self, forward: Handler) -> Handler:
@@ -123,7 +124,7 @@ class _AtomicStrategy(MovingWindowRateLimiter):
         self._fallback = fallback
 
     async def test(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
-        """Count the attempt if its window has room, and return whether it had."""
+        """Count the attempt if its window has room. Return whether it was counted."""
         window = Window("/".join(identifiers), item.amount, item.get_expiry())
         result = await self._fallback.hit(window)
         _decision.set((window, result))

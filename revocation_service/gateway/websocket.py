@@ -1,4 +1,4 @@
-"""WebSocket: one connection to the client, one to the upstream, and messages passed on in both directions."""
+"""Pass WebSocket messages on in both directions, between a connection to the client and one to the upstream."""
 
 import asyncio
 from contextlib import suppress
@@ -47,7 +47,7 @@ class WebSockets:
         gauge.set_function(lambda: len(self._open) // 2)
 
     def trace(self) -> aiohttp.TraceConfig:
-        """Return what the session needs so that a handshake follows no redirect, which might lead to another origin."""
+        """Return the trace that makes a handshake refuse redirects, because a redirect might lead to another origin."""
         config = aiohttp.TraceConfig()
         config.on_request_redirect.append(_refuse_redirect)
         return config
@@ -55,7 +55,7 @@ class WebSockets:
     async def connect(
         self, request: web.Request, session: aiohttp.ClientSession, url: URL, fields: CIMultiDict[str]
     ) -> aiohttp.ClientWebSocketResponse | web.Response:
-        """Return the connection to the upstream, which is offered what the client offers, or the upstream's refusal."""
+        """Offer the upstream what the client offers. Return the connection, or the upstream's refusal as a response."""
         compress = 15 if "permessage-deflate" in request.headers.get("Sec-WebSocket-Extensions", "") else 0
         timeout = aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS)
         try:
@@ -69,7 +69,7 @@ class WebSockets:
             return web.Response(status=refused.status)
 
     async def join(self, request: web.Request, upstream: aiohttp.ClientWebSocketResponse) -> web.StreamResponse:
-        """Accept the client's connection as the upstream did, and pass messages on until either side closes."""
+        """Accept the client with the upstream's protocol and compression. Pass messages on until either side closes."""
         protocols = [upstream.protocol] if upstream.protocol else []
         client = web.WebSocketResponse(
             protocols=protocols, compress=bool(upstream.compress), timeout=CLOSE_SECONDS, **self._options
@@ -100,14 +100,14 @@ class WebSockets:
 
 
 async def _refuse_redirect(_session: object, _context: object, redirect: aiohttp.TraceRequestRedirectParams) -> None:
-    """Take a redirect for a refusal: `ws_connect` has no `allow_redirects`."""
+    """Treat a redirect as a refused handshake, because `ws_connect` has no `allow_redirects`."""
     response = redirect.response
     response.close()
     raise aiohttp.WSServerHandshakeError(response.request_info, response.history, status=response.status)
 
 
 async def _pass_on(source: Socket, target: Socket, lost: WSCloseCode) -> None:
-    """Pass messages from `source` to `target`, then close both: with the code of `source`, or `lost` without one."""
+    """Pass messages on, then close both sides: with the close code of `source`, or `lost` if it sent no close frame."""
     code, reason = int(lost), ""
     with suppress(ConnectionError):
         while (message := await source.receive()).type in {WSMsgType.TEXT, WSMsgType.BINARY}:

@@ -1,1 +1,1 @@
-"""How the workers' mirrors follow one Redis and outlive it; the protocol is in docs/architecture.md, "Replication"."""
+"""How the workers' mirrors follow one Redis and restore what it loses; see docs/architecture.md, "Replication"."""

@@ -23,7 +23,7 @@ class Clocks:
 
 
 class WorkerClock:
-    """Tells the time by which records end, and notices a wall clock that jumps."""
+    """The clock by which records expire in the mirror. It also notices jumps of the wall clock."""
 
     def __init__(self, clocks: Clocks) -> None:
         self.monotonic = clocks.monotonic
@@ -34,22 +34,21 @@ class WorkerClock:
         self._ahead = clocks.wall() - clocks.monotonic()
 
     def now(self) -> float:
-        """Return the time by which records end in the mirror, in epoch seconds.
+        """Return the time that decides whether a record in the mirror has expired, in epoch seconds.
 
-        It is the earlier of Redis' clock and the one here, and passes no faster than the monotonic clock. So no clock
-        that jumps ahead makes a mirror forget.
+        It is the earlier of Redis' clock and the wall clock here, and advances no faster than the monotonic clock. So
+        the mirror drops nothing early when a clock jumps ahead.
         """
         return self._expiry.now() + max(-BEHIND_SECONDS, min(0.0, self.offset))
 
     def redis_now(self) -> float:
-        """Return what Redis' clock should say, in epoch seconds."""
+        """Return an estimate of Redis' clock, in epoch seconds."""
         return self._wall() + self.offset
 
     def heard(self, redis_now: float, at: float) -> float:
-        """Take what Redis' clock said at `at`, on the monotonic clock.
+        """Measure the offset of Redis' clock, which said `redis_now` when the monotonic clock said `at`.
 
-        Return by how much the wall clock here has jumped since the last time, in seconds; 0 for less than
-        `JUMP_SECONDS`.
+        Return by how many seconds the wall clock here has jumped since the last call; 0 if at most `JUMP_SECONDS`.
         """
         wall, monotonic = self._wall(), self.monotonic()
         self.offset = redis_now - (wall - (monotonic - at))

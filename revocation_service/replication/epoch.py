@@ -118,9 +118,10 @@ class SyncState:
         self._consider(beat)
 
     def _enter(self, beat: Heartbeat) -> None:
-        """Rule 5: a new epoch. Rule 6: what began before it counts for nothing.
+        """Enter a new epoch (rule 5). What began before it counts for nothing (rule 6).
 
-        The time since the worker was in sync is measured at the end of the heartbeat: Redis may have run it that late.
+        The time since the worker was in sync is measured at the end of the heartbeat, because Redis may have run the
+        heartbeat that late.
         """
         if beat.ended_at - self._in_sync_at <= self._witness_seconds:
             self._witnessed.add(beat.epoch)
@@ -140,9 +141,9 @@ class SyncState:
             self._forget_before(beat.began_at - self._recent_seconds)
 
     def _consider(self, beat: Heartbeat) -> None:
-        """Rule 10: keep the heartbeat as a proof until the tail has read up to the log's end that it showed.
+        """Keep the heartbeat as a proof until the tail reaches the log's end that the heartbeat showed (rule 10).
 
-        A proof that waits already is not replaced. Under steady writes a newer one would always be out of reach.
+        A waiting proof is not replaced: under steady writes the tail would never catch up with the newest one.
         """
         if not beat.pending <= self._witnessed:
             self._proof = None
@@ -160,9 +161,9 @@ class SyncState:
     # The tail (rule 9)
 
     def read(self, cursor: Cursor, epoch: str | None, *, there: bool) -> bool:
-        """Return whether entries read after `cursor`, by a read that began in `epoch`, count (rule 6).
+        """Return whether the entries of a read count (rule 6). The read started from `cursor`, and in `epoch`.
 
-        `there` is whether the cursor's entry was still in the log after the read. Without it the cursor is lost.
+        `there` is whether the cursor's entry was still in the log after the read. If it was not, the cursor is lost.
         """
         if cursor != self.cursor or epoch != self.epoch:
             return False
@@ -172,7 +173,7 @@ class SyncState:
         return there
 
     def reached(self, cursor: Cursor) -> None:
-        """Note that the mirror has the entries up to this one; call it with no await since `read` returned True."""
+        """Note that the mirror has the entries up to this one; call it with no await after `read` has returned True."""
         self.cursor = cursor
         self._prove()
 
@@ -183,16 +184,16 @@ class SyncState:
     # Restoring and scanning
 
     def learned(self, key: Key, now: float, *, by: Source) -> None:
-        """Note a revocation that is new to the mirror, or covers more than before, as recently learned (rule 7).
+        """Note as recently learned a revocation that is new to the mirror or covers more than before (rule 7).
 
-        One that was found by a scan counts only if the worker is complete.
+        If a scan found it, note it only if the worker is complete.
         """
         if by != "scan" or self.complete:
             self._recent.pop(key, None)
             self._recent[key] = now
 
     def recent(self) -> Iterator[Key]:
-        """What was learned recently, newest first."""
+        """Return the keys of what was learned recently, newest first."""
         return reversed(self._recent)
 
     def _forget_before(self, moment: float) -> None:
@@ -216,13 +217,13 @@ class SyncState:
         return self._scanned_at == math.inf and not beat.pending and self.restored_epoch == beat.epoch
 
     def scan_began(self) -> None:
-        """Begin a scan. A worker without a cursor follows from the log's end as the last heartbeat showed it."""
+        """Begin a scan. A worker without a cursor takes the log's end that the last heartbeat showed."""
         if self.cursor is None and self._beat is not None:
             self.cursor = self._beat.end
         self.scanning = True
 
     def scan_ended(self, now: float) -> None:
-        """Note that the mirror has every record that the scan found; only later heartbeats prove anything (rule 10)."""
+        """Note that the mirror has all that the scan found. Only later heartbeats can prove it in sync (rule 10)."""
         if self.scanning:
             self._scanned_at = now
         self.scanning = False

@@ -71,16 +71,16 @@ class MirrorSync:
         store.on_foreign = partial(self.found_foreign, True)
 
     async def start(self) -> None:
-        """Begin. Connecting happens in the background."""
+        """Start the tasks. Connecting happens in the background."""
         steps = self._heartbeat, self._follow, self._repair.step
         self._tasks = begin("replication", *(self._forever(step) for step in steps))
 
     async def aclose(self) -> None:
-        """End, and wait for the end."""
+        """Stop the tasks, and wait until they have ended."""
         await end(self._tasks)
 
     async def _forever(self, step: Callable[[], Awaitable[None]]) -> None:
-        """Repeat a step. An error that nothing foresaw is logged, and must not end what keeps the mirror current."""
+        """Repeat a step. An unexpected error is logged; it must not end a task that keeps the mirror current."""
         while True:
             try:
                 await step()
@@ -103,7 +103,7 @@ class MirrorSync:
 
     @property
     def complete(self) -> bool:
-        """Whether every change is in the log, as far as is known: no foreign application writes."""
+        """Whether the log has every change: no foreign application is known or configured to write records."""
         return not (self._foreign_found or self._settings.foreign_writers)
 
     def believes(self) -> bool:
@@ -127,11 +127,11 @@ class MirrorSync:
         return self.state.reason(self._clock.monotonic())
 
     def told(self) -> Iterator[Revocation]:
-        """Return what a snapshot of the mirror has, with what ended a moment ago: clients' clocks may be behind."""
+        """Return the entries of a snapshot, also those that ended lately, because clients' clocks may be behind."""
         return self.mirror.entries(self.now() - LATE_SECONDS)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Call `listener` with what is new to the mirror, from now on; return what ends that."""
+        """Call `listener` from now on with what is new to the mirror. Return a function that ends this."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
@@ -166,7 +166,7 @@ class MirrorSync:
                 listener(news)
 
     def found_foreign(self, found: bool) -> None:
-        """Note whether records of a foreign application, or of a later version, were found: no log tells of those."""
+        """Note whether records of a foreign application or a later version were found. The log does not show those."""
         self.foreign_met = self.foreign_met or found
         if found and not self._foreign_found:
             _log.warning(
@@ -177,7 +177,7 @@ class MirrorSync:
     # Heartbeats
 
     async def _heartbeat(self) -> None:
-        """Send a heartbeat, then wait for the time of the next, or for a repair that a heartbeat has to prove."""
+        """Send a heartbeat, then wait until the next one is due, or until `Repair.done` asks for it earlier."""
         began_at = self._clock.monotonic()
         try:
             await self._beat(began_at)
@@ -207,7 +207,7 @@ class MirrorSync:
         self._repair.wake.set()
 
     def _compare_clocks(self, reply: BeatReply, at: float) -> None:
-        """Measure the offset of Redis' clock. Across a jump of the wall clock here, nothing is proven."""
+        """Measure the offset of Redis' clock. If the wall clock here has jumped, the mirror is no longer in sync."""
         jumped = self._clock.heard(reply.now, at)
         self._metrics.clock_offset.set(self._clock.offset)
         if jumped:
@@ -235,7 +235,7 @@ class MirrorSync:
     # The log
 
     async def _follow(self) -> None:
-        """Read the log behind the cursor once, and add what it says to the mirror (rule 9)."""
+        """Read the log after the cursor once, and add its changes to the mirror (rule 9)."""
         cursor, epoch = self.state.cursor, self.state.epoch
         if cursor is None:
             await self._repair.following.wait()
@@ -249,7 +249,7 @@ class MirrorSync:
         await asyncio.sleep(0)
 
     def _take(self, entries: list[Entry]) -> None:
-        """Add what was read, with no await before the cursor is moved."""
+        """Add what was read, and move the cursor, with no await in between."""
         if not entries:
             return
         changes = [each.change for each in entries if each.change is not None]
@@ -266,5 +266,5 @@ class MirrorSync:
 
 
 def _error_code(refused: str) -> str:
-    """Return the first word in capitals of an error of Redis, such as OOM; the rest may quote data."""
+    """Return the code of a Redis error, such as OOM: its first word in capitals. The rest may quote data."""
     return next((word for word in refused.split() if word.isupper()), "ERR")

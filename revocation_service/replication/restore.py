@@ -1,4 +1,4 @@
-"""Write back what Redis may have lost, and scan what this worker may lack: rules 7, 9 and 12."""
+"""Write back what Redis may have lost, and scan Redis for what this worker may lack (rules 7, 9 and 12)."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ _log = structlog.get_logger()
 
 
 class Repaired(Protocol):
-    """The worker whose mirror is restored from and scanned into."""
+    """The worker that a repair works for: a restore reads its mirror, and a scan adds to it."""
 
     mirror: Mirror
     state: SyncState
@@ -103,7 +103,7 @@ class Repair:
         return epoch == self._state.epoch
 
     async def _restore_recent(self, epoch: str | None) -> int:
-        """Write back what was learned recently, newest first, without a turn and without asking what is missing."""
+        """Write back what was learned recently, newest first. Wait for no lease, and do not ask what is missing."""
         recent, changed = list(self._state.recent()), 0
         for keys in batches(recent, BATCH):
             if not self._same(epoch):
@@ -114,7 +114,7 @@ class Repair:
         return changed
 
     async def _restore_rest(self, epoch: str | None) -> int:
-        """Write back everything else that Redis lacks, one worker at a time."""
+        """Write back everything else that Redis lacks, in turn with the other workers."""
         while self._same(epoch) and not await self._exchanges.take_turn():  # noqa: ASYNC110 - another process's doing
             await asyncio.sleep(random.uniform(*TURN_PAUSE_SECONDS))  # noqa: S311 - jitter, not a secret
         entries, changed = self._worker.mirror.entries(self._worker.now()), 0
@@ -129,7 +129,7 @@ class Repair:
         return changed
 
     async def _restore_some(self, some: list[Revocation]) -> int:
-        """Write back what Redis lacks of these. `ask.lua` compares ends alone, so cutoffs are merged without asking."""
+        """Write back what Redis lacks of these. `ask.lua` compares only ends, so cutoffs are always merged."""
         tokens = [each for each in some if each.claim == "jti"]
         missing = await self._exchanges.missing(tokens) if tokens else []
         lacking = [*missing, *(each for each in some if each.claim != "jti")]
@@ -145,9 +145,9 @@ class Repair:
         return changed
 
     async def _scan(self, why: str, lacked: list[Revocation] | None = None) -> bool | None:
-        """Read all records into the mirror; `lacked`, if given, gets those that it did not have (rule 9).
+        """Read all records into the mirror (rule 9). `lacked`, if given, gets those that the mirror did not have.
 
-        Return whether any were foreign; None for a scan that ended early, and so cannot tell.
+        Return whether any record was foreign; None if the scan ended early and cannot tell.
         """
         state, mirror = self._state, self._worker.mirror
         self._metrics.mirror_scans.labels(why).inc()
@@ -181,7 +181,7 @@ class Repair:
         return await self._exchanges.take_rescan(self._rescan_seconds)
 
     async def _rescan(self) -> None:
-        """Find what was written or deleted behind the service's back (rule 12). A new epoch ends it at once."""
+        """Restore deleted records, and log those that others wrote (rule 12). A new epoch ends a rescan at once."""
         epoch, lacked = self._state.epoch, list[Revocation]()
         await self._restore()
         if self._same(epoch):

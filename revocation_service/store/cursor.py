@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Cursor(NamedTuple):
-    """An entry of the change log. The nonce tells it from an entry that another history has under the same id."""
+    """An entry of the change log. In another history, an entry may have the same id, but it has another nonce."""
 
     milliseconds: int
     sequence: int
@@ -26,5 +26,5 @@ class Cursor(NamedTuple):
         return f"{self.id}.{self.nonce}"
 
     def reaches(self, other: "Cursor") -> bool:
-        """Return whether this entry is the other one or a later one of the same history."""
+        """Return whether this entry is `other` or a later one. Both must be of the same history."""
         return self[:2] >= other[:2]

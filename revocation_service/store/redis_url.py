@@ -1,4 +1,4 @@
-"""Read the URL of Redis, and make redis-py's clients from it. Contacts nothing."""
+"""Read the URL of Redis, and make redis-py's clients from it. Opens no connection."""
 
 import re
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ Address = tuple[str, int]
 
 
 class _WrongUrl(Exception):
-    """What is wrong with the URL, as the sentence continues after the name of its setting."""
+    """An error in the URL. Its text is the rest of a sentence that begins with the name of the setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,11 @@ class RedisUrl:
     sentinel_login: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def client(self, address: Address | None) -> Redis:
-        """Return a client of the server at `address`, with a pool of its own; None is the standalone server."""
+        """Return a client with a pool of its own for the server at `address`; None means the standalone server."""
         return Redis.from_pool(_Pool(**self.options | _at(address)))
 
     def discovery_client(self, address: Address) -> Redis:
-        """Return a client of a sentinel, which has credentials of its own, or of a cluster's node."""
+        """Return a client of a sentinel or of a cluster's node. Sentinels have credentials of their own."""
         sentinel = {"db": 0, **self.sentinel_login} if self.kind == "sentinel" else {}
         return Redis.from_pool(_Pool(**self.options | sentinel | _at(address) | {"max_connections": 2}))
 
@@ -137,7 +137,7 @@ def _options(url: str, password: str | None) -> dict[str, Any]:
 
 
 def _probe(options: dict[str, Any]) -> None:
-    """Make a connection without connecting it: only redis-py knows which options there are."""
+    """Check the options by making a connection, without connecting it: only redis-py knows which options exist."""
     try:
         _Pool(**options).make_connection()
     except (TypeError, ValueError, RedisError):
@@ -147,7 +147,7 @@ def _probe(options: dict[str, Any]) -> None:
 
 
 class _Packed:
-    """A connection whose commands hiredis packs, as redis-py's synchronous client does: a batch is mostly packing."""
+    """A connection that packs commands with hiredis, as sync redis-py does: packing takes most of a batch's time."""
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return a command as Redis reads it; its name may hold several words, such as CONFIG GET."""
@@ -162,7 +162,7 @@ _PACKED: Final = {
 
 
 class _Pool(BlockingConnectionPool):
-    """Connections that share a TLS context: making one blocks the loop for tens of milliseconds."""
+    """A pool whose connections share a TLS context: making a context blocks the loop for tens of milliseconds."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

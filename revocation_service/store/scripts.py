@@ -26,7 +26,7 @@ class Script:
         return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
 
     async def run(self, redis: Redis, keys: Sequence[str], arguments: Sequence[str | bytes | int] = ()) -> Any:
-        """Run it, load it first if the server does not know it, and return its reply. Raises redis-py's errors."""
+        """Run the script, and return its reply; load it first if the server lacks it. Raises redis-py's errors."""
         try:
             return await redis.evalsha(self.sha, len(keys), *keys, *arguments)
         except NoScriptError:
@@ -36,11 +36,11 @@ class Script:
     async def run_with(
         self, redis: Redis, keys: Sequence[str], arguments: Sequence[str | bytes | int], *behind: Command
     ) -> list[Any]:
-        """Run it and commands behind it, on one connection in one round trip, and return all replies.
+        """Run the script, then the commands in `behind`, on one connection in one round trip. Return all replies.
 
-        The reply to a command that Redis refused is the error. Raises the error of the script, and of the connection.
-        If the first reply is NoScriptError, the script is loaded now: send everything again, because a WAIT behind it
-        confirmed an older write.
+        If Redis refuses a command, the reply to it is the error. Errors of the script and the connection are raised.
+        If the first reply is NoScriptError, the script did not run, and is loaded now. Then send everything again,
+        because a WAIT behind the script confirmed an older write.
         """
         async with redis.pipeline(transaction=False) as pipeline:
             pipeline.evalsha(self.sha, len(keys), *keys, *arguments)

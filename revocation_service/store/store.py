@@ -46,7 +46,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A revocation to be stored. What it leaves open is decided on Redis' clock. Times are in seconds."""
+    """A revocation to be stored. Times that it leaves open are set by Redis' clock. All times are in seconds."""
 
     claim: ClaimName
     value: str
@@ -126,7 +126,7 @@ class Store:
         await self.topology.aclose()
 
     async def put(self, put: Put) -> Stored:
-        """Store a revocation. It is safe when this returns, and nothing is promised when this raises.
+        """Store a revocation. It is safe when this returns. If this raises, it may or may not be stored.
 
         Raises StoreUnavailable, ClocksDiffer, ExpTooFar, IssuedBeforeTooFar.
         """
@@ -143,7 +143,7 @@ class Store:
         return await self._retried("put", lambda redis: self._write_once(redis, puts))
 
     async def _write_once(self, redis: Redis, puts: list[Put]) -> list[Any]:
-        """Merge them, and wait for the replicas (WAIT, on the connection that wrote)."""
+        """Merge the revocations, and wait for the replicas (WAIT, on the connection that wrote)."""
         asked_for = self.settings.wait_replicas
         keys, arguments = self.merge_call(puts, wall=self.wall())
         replies: Any
@@ -243,7 +243,7 @@ class Store:
         return record
 
     def met_foreign(self, claim: ClaimName) -> None:
-        """Note that a record of a foreign application was met: no change log tells of such."""
+        """Note that a record of a foreign application was found. The change log does not show such records."""
         self._metrics.foreign_records.inc()
         _log.debug("foreign_record_met", claim=claim)
         self.on_foreign()
@@ -254,7 +254,7 @@ class Store:
 
     @asynccontextmanager
     async def exchange(self, operation: str, seconds: float = ATTEMPT_SECONDS) -> AsyncIterator[Redis]:
-        """Lend the master to one operation that is not tried again. Raises StoreUnavailable, also after `seconds`."""
+        """Lend the master to one operation, without a retry. Raises StoreUnavailable, also after `seconds`."""
         with self._noted(operation):
             async with self.topology.operation(seconds) as redis:
                 yield redis
@@ -282,9 +282,9 @@ class Store:
 
 
 def replicas_online(info: Mapping[str, Any]) -> int:
-    """Return how many replicas have the data and follow, by INFO replication.
+    """Return how many replicas have the data and follow the master, according to INFO replication.
 
-    One that is still loading may be called online already, at offset 0; it has confirmed nothing yet.
+    INFO may call a replica online that is still loading, at offset 0. It is not counted: it has confirmed nothing yet.
     """
     replicas = [value for name, value in info.items() if name.startswith("slave") and isinstance(value, dict)]
     return sum(replica.get("state") == "online" and replica.get("offset") != 0 for replica in replicas)

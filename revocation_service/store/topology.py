@@ -101,9 +101,9 @@ class Topology:
         return found
 
     def forget(self, master: Redis) -> None:
-        """Ask for the master again before it is used next; without effect if another one was found meanwhile.
+        """Ask for the master again before the next use. This has no effect if another master was found meanwhile.
 
-        For connection errors, MOVED, READONLY, and a majority of sentinels that does not name it.
+        Call it after a connection error, MOVED or READONLY, or when no majority of sentinels names this master.
         """
         if master is self._master:
             self._is_known = False
@@ -118,8 +118,8 @@ class Topology:
     async def is_undisputed(self, master: Redis) -> bool:
         """Return whether every sentinel that answers, and a majority, names this master and plans no other.
 
-        A sentinel that fails over says so before it promotes a replica. The former master, which may live, learns of it
-        seconds later, and meanwhile takes writes that will be lost. True for other topologies.
+        A sentinel that begins a failover says so before it promotes a replica. The former master, if it is up, learns
+        of the failover seconds later. The writes that it takes until then will be lost. True for other topologies.
         """
         if self._url.kind != "sentinel" or master is not self._master or self._address is None:
             return master is self._master
@@ -129,7 +129,7 @@ class Topology:
 
     @asynccontextmanager
     async def operation(self, seconds: float) -> AsyncIterator[Redis]:
-        """Lend the master to one operation with a deadline, and forget it where asking again may help.
+        """Lend the master to one operation with a deadline. If it fails and another master may help, forget this one.
 
         Raises StoreUnavailable for every failure of Redis, and after `seconds`.
         """
@@ -148,7 +148,7 @@ class Topology:
     async def retried(self, operate: Callable[[Redis], Awaitable[Reply]], seconds: float) -> Reply:
         """Repeat an idempotent operation until it succeeds, Redis refuses it, or `seconds` have passed.
 
-        Raises StoreUnavailable, which is Refused where Redis answered.
+        Raises StoreUnavailable; its subclass Refused if a retry would change nothing.
         """
         loop = asyncio.get_running_loop()
         until, failures = loop.time() + seconds, 0
@@ -190,7 +190,7 @@ class Topology:
             self._finding = None
 
     async def _use(self, address: Address | None) -> Redis:
-        """Use this master. If it is a new one, close the former's connections; if the same, only the idle ones."""
+        """Use this master. If it is new, close the former's connections; if not, close only its idle connections."""
         former = self._master
         if former is not None and address == self._address:
             master = former
@@ -204,8 +204,9 @@ class Topology:
         return master
 
     async def _ask(self) -> list[Named]:
-        """Return what each sentinel or node names. They are asked at once: `discover_master` of redis-py asks in turn,
-        and one that hangs delays it.
+        """Ask all sentinels or nodes at once, and return what each names.
+
+        redis-py's `discover_master` asks one after the other, so one that hangs would delay the answer.
         """
         answers = await asyncio.gather(*(self._ask_one(*each) for each in self._discovery.items()))
         if self._url.kind == "cluster" and any(answers):
@@ -236,7 +237,7 @@ class Topology:
 
 
 async def answered(answer: Awaitable[Reply]) -> Reply:
-    """Return the answer from a batch. Raises StoreUnavailable after its deadline, and what the batch raised."""
+    """Return the answer from a batch. Raises what the batch raised, and StoreUnavailable after the deadline."""
     try:
         return await answer
     except (TimeoutError, BatcherClosed):

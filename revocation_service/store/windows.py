@@ -55,10 +55,10 @@ class Windows:
     async def hit(self, window: Window) -> RateLimitResult:
         """Count an attempt if its window has room.
 
-        The deadline is counted in turns of the event loop: a turn that ends late, because the loop was blocked, counts
-        as one turn. So a late loop is not taken for an absent Redis.
+        The deadline is a number of short waits. If the event loop is blocked, a wait ends late but counts as one.
+        So a blocked loop is not mistaken for an absent Redis.
 
-        Raises StoreUnavailable. The attempt may have been counted then.
+        Raises StoreUnavailable. Even then, the attempt may have been counted.
         """
         reply = asyncio.create_task(self._count_or_retry(window), name="throttle-hit")
         try:
@@ -71,11 +71,11 @@ class Windows:
         raise StoreUnavailable(NOT_IN_TIME)
 
     async def probe(self) -> None:
-        """Count an attempt in a window of its own. Raises StoreUnavailable."""
+        """Count an attempt in a window that only probes use. Raises StoreUnavailable."""
         await self._count(Window("probe", limit=1, seconds=0.001), PROBE_SECONDS)
 
     async def _count_or_retry(self, window: Window) -> RateLimitResult:
-        """Try a second time if the connection fails: the master has changed, or a late loop let a connect time out."""
+        """Count; retry once if the connection fails: the master has changed, or a late loop let a connect time out."""
         try:
             return await self._count(window, _LATE_LOOP_SECONDS)
         except Refused:
