@@ -1,7 +1,7 @@
 """Write revocations to Redis safely, and read them. Decides nothing about tokens.
 
-A revocation is safe when `merge.lua` has written its record and its log entry, and `REVOCATION_WAIT_REPLICAS` of the
-connected replicas have both.
+A revocation is safe when `merge.lua` has written its record and its log entry, and `REVOCATION_WAIT_REPLICAS` replicas
+have both. If fewer are connected, those must have them, unless `REVOCATION_STRICT_STORE` refuses the write.
 """
 
 import secrets
@@ -46,7 +46,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """A revocation to be stored. Times that it leaves open are set by Redis' clock. All times are in seconds."""
+    """A revocation to be stored. Times that it leaves open are set by `merge.lua`. All times are in seconds."""
 
     claim: ClaimName
     value: str

@@ -109,7 +109,7 @@ class Topology:
             self._is_known = False
 
     async def majority_names(self, master: Redis) -> bool:
-        """Return whether a majority of the configured sentinels names this master. True for other topologies."""
+        """Return whether most of the configured sentinels name this master; without sentinels, whether it is in use."""
         if self._url.kind != "sentinel" or master is not self._master:
             return master is self._master
         address = self._address
@@ -119,7 +119,7 @@ class Topology:
         """Return whether every sentinel that answers, and a majority, names this master and plans no other.
 
         A sentinel that begins a failover says so before it promotes a replica. The former master, if it is up, learns
-        of the failover seconds later. The writes that it takes until then will be lost. True for other topologies.
+        of the failover seconds later. Its writes until then will be lost. Without sentinels: whether it is in use.
         """
         if self._url.kind != "sentinel" or master is not self._master or self._address is None:
             return master is self._master
