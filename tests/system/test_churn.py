@@ -55,8 +55,8 @@ MORE_FILES: Final = 3
 """Allowed growth: a busy moment may have opened more connections to Redis than any before."""
 
 MORE_TASKS: Final = 3
-MORE_OBJECTS: Final = 1_500
-"""Allowed growth of the objects that the garbage collector tracks. One for each revocation of the campaign is more."""
+MORE_OBJECTS: Final = scaled(400, 1_500)
+"""Allowed growth of the objects that the garbage collector tracks. One for each revocation would be more."""
 
 MORE_BYTES: Final = scaled(16, 24) << 20
 """Allowed growth: the service buffers its last changes, up to 8 MiB, and the allocator may keep freed memory."""
