@@ -1,4 +1,4 @@
-"""`python -m revocation_service` is `revocation-service`."""
+"""Run the command `revocation-service` as `python -m revocation_service`."""
 
 import sys
 

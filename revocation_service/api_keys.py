@@ -1,6 +1,6 @@
 """API keys: the name, the digest and the scopes of each caller, as REVOCATION_API_KEYS holds them.
 
-Errors quote no part of an entry: if its name was forgotten, the key stands in the name's place.
+Errors quote no part of an entry: in an entry without a name, the first part is the key.
 """
 
 import re
@@ -28,7 +28,7 @@ class ApiKey:
 
 
 def parse_api_keys(text: str) -> tuple[ApiKey, ...]:
-    """Parse entries separated by commas or line breaks; one that begins with # is a comment."""
+    """Parse entries separated by commas or line breaks. An entry that begins with # is a comment."""
     keys = [_api_key(entry, f"REVOCATION_API_KEYS, entry {n}") for n, entry in enumerate(_entries(text), 1)]
     if text and not keys:
         raise SettingsError(
@@ -60,7 +60,7 @@ def _api_key(entry: str, where: str) -> ApiKey:
 
 
 def parse_key_name(name: str, where: str) -> str:
-    """Return the name if it is valid: it appears in logs and records. Errors begin with `where`."""
+    """Return the name if it is valid for logs and records. Errors begin with `where`."""
     if not _NAME.fullmatch(name):
         raise SettingsError(f"{where}: must be 1 to 64 characters of A-Z a-z 0-9 . _ -")
     return name
@@ -76,5 +76,5 @@ def parse_scopes(text: str, where: str) -> frozenset[Scope]:
 
 
 def mask_api_keys(text: str) -> str:
-    """Return the names of the entries. Only for valid text: of an entry without a name, this would show the key."""
+    """Return the names of the entries. Print them only if the text is valid: an entry without a name shows its key."""
     return ", ".join(f"{entry.partition('=')[0]}=***" for entry in _entries(text))

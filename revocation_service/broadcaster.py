@@ -1,7 +1,8 @@
 """Send the revocations of one mirror to many subscribers. Knows neither HTTP nor Redis.
 
-Each change is encoded once, into the replay buffer. A subscriber has a position there: a slow one takes no memory,
-delays no other, and has to resync once the buffer drops its position. Subscribers share one snapshot while it is read.
+Each change is encoded once, into the replay buffer. Each subscriber has a position in this buffer, so a slow one holds
+at most one chunk and delays no other. Once the buffer drops its position, the subscriber has to resync. Subscribers
+share one snapshot while it is read.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ CHUNK_BYTES: Final = 64 * 1024
 
 
 def _parts(revocations: Iterable[Revocation]) -> Iterator[list[Revocation]]:
-    """Yield the revocations in parts that fit an event, without values too long for a check (foreign writers')."""
+    """Yield the revocations in parts that fit an event. Omit values of foreign writers too long for a check."""
     rest = (each for each in revocations if len(each.value) <= VALUE_MAX_CHARACTERS)
     while part := [*itertools.islice(rest, EVENT_MAX_REVOCATIONS)]:
         yield part
@@ -49,7 +50,7 @@ def _encoded(revocations: Iterator[Revocation]) -> Iterator[bytes]:
 
 @dataclass(eq=False)
 class SharedSnapshot:
-    """The entries of a mirror as text. What one reader has encoded is kept for the others."""
+    """The entries of a mirror, encoded as events. Events that one reader has encoded are kept for the others."""
 
     events: Iterator[bytes]
     """From `itertools.tee`, so that each reader takes a copy. An empty event is the end."""
@@ -78,13 +79,13 @@ class Broadcaster:
         await end(self._heartbeats)
 
     def leave(self) -> None:
-        """Tell subscribers to ask the service, and accept no new one. Changes are still sent until `end`."""
+        """Tell subscribers to ask the service, and accept no new subscribers. Changes are still sent until `end`."""
         if not self._leaving:
             self._leaving = True
             self._send(encode(Reset("shutdown")))
 
     def end(self) -> None:
-        """End every stream, behind the changes that it still has to send."""
+        """End every stream after the changes that it still has to send."""
         if not self.ended:
             self.leave()
             self.ended = True
@@ -92,7 +93,7 @@ class Broadcaster:
 
     @contextmanager
     def subscription(self, cursor: str | None) -> Iterator[AsyncGenerator[bytes, None]]:
-        """Yield the text of a new stream, in chunks: it resumes from the cursor, or begins with a snapshot.
+        """Yield a new stream, an iterator of chunks. It resumes from the cursor, or begins with a snapshot.
 
         Raises FeedUnavailable, TooManySubscribers.
         """
@@ -149,7 +150,7 @@ class Broadcaster:
         yield encode(Reset("too_slow"))
 
     def _heartbeat(self, *, proves: bool) -> bytes:
-        """Encode a heartbeat. One that proves nothing only tells this process' clock."""
+        """Encode a heartbeat. With `proves=False`, it tells the clock of this process, but no age of the mirror."""
         staleness = self._sync.staleness() if proves else math.inf
         return encode(Heartbeat(staleness, time.monotonic(), self._sync.complete))
 
@@ -167,7 +168,7 @@ class Broadcaster:
         self._news.clear()
 
     async def _send_heartbeats(self) -> None:
-        """Put a heartbeat behind the changes that it proves, each second."""
+        """Append a heartbeat to the buffer every second, after the changes that it covers."""
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             self._send(self._heartbeat(proves=True))

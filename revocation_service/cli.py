@@ -70,7 +70,7 @@ def _run(loaded: Loaded[Any], serve: Callable[[Any], Coroutine[Any, Any, None]])
 
 
 def _check_config(parsed: argparse.Namespace) -> None:
-    """Print the settings in force. Raises SettingsError where a start would, without connecting to anything."""
+    """Print the settings in force and check them as a start does, but connect to nothing. Raises SettingsError."""
     loaded: Loaded[Any] = load_gateway() if parsed.part == "gateway" else load()
     print(*loaded.shown, sep="\n")
     for name in loaded.unknown:

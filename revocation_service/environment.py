@@ -36,7 +36,8 @@ class Loaded(Generic[S]):
 def setting(variable: str, default: str, parse: Parse[T], mask: Parse[str] | None = None) -> T:
     """Declare a dataclass field that `EnvReader.read` takes from the environment. The default is parsed like a value.
 
-    A `mask` makes it a secret: it is hidden from reprs and `check-config`, may be in a file, and must not be empty.
+    A `mask` makes the setting a secret. Reprs omit it, `check-config` masks it, and a file may hold it. If it is set,
+    it must not be empty.
     """
     metadata = {"setting": (variable, default, parse, mask)}
     declared: T = field(default=parse(default), repr=mask is None, metadata=metadata)
@@ -52,7 +53,7 @@ class EnvReader:
         self._known: set[str] = set()
 
     def read(self, kind: Callable[..., S], **given: Any) -> S:
-        """Return the dataclass `kind`, with its declared settings read and its other fields `given`."""
+        """Return an instance of the dataclass `kind`: its settings are read, and its other fields come from `given`."""
         for each in fields(cast("Any", kind)):
             if "setting" in each.metadata:
                 given[each.name] = self.value(*each.metadata["setting"])
@@ -83,7 +84,7 @@ class EnvReader:
         return None if text is None else text.strip()
 
     def loaded(self, settings: S, prefix: str, *others: str) -> Loaded[S]:
-        """Return the settings, what was read, and the unknown variables.
+        """Return the settings, a printable line for each, and the unknown variables.
 
         A variable is unknown if it has the prefix and was neither read nor named in `others`.
         """
@@ -127,7 +128,7 @@ def optional(parse: Parse[T]) -> Parse[T | None]:
 
 
 def filled(text: str) -> str:
-    """Parse any text but an empty one."""
+    """Parse any text that is not empty."""
     if not text:
         raise ValueError(EMPTY)
     return text

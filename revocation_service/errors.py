@@ -1,4 +1,4 @@
-"""The errors of the service, as one tree, each with its code and its HTTP status. To add one, add a class.
+"""The errors of the service: a tree of classes, each with a code and an HTTP status. To add an error, add a class.
 
 The `code` of an error is stable and part of the contract. The `detail` is for people, and never holds a token or a key.
 """
@@ -7,7 +7,7 @@ from typing import ClassVar
 
 
 class ServiceError(Exception):
-    """The root of the tree."""
+    """The base class of all errors of the service."""
 
     code: ClassVar[str] = "error"
     status: ClassVar[int] = 500
@@ -50,11 +50,11 @@ class ExpTooFar(RequestError, code="exp_too_far"):
 
 
 class IssuedBeforeTooFar(RequestError, code="issued_before_too_far"):
-    """The cutoff is further ahead than clocks may differ."""
+    """The cutoff is further in the future than clocks may differ."""
 
 
 class NotOwnToken(RequestError, code="not_own_token"):
-    """The API key may revoke only tokens that were issued to its name, and this is not verified to be one."""
+    """The API key may revoke only verified tokens that were issued to its name; this token is not one of them."""
 
 
 class NoSuchRevocation(RequestError, code="revocation_not_found", status=404):
@@ -74,7 +74,7 @@ class InsufficientScope(RequestError, code="insufficient_scope", status=403):
 
 
 class GatewayKeyRefused(RequestError, code="gateway_key_refused", status=403):
-    """The gateway that asks has no API key, an unknown one, or one without the scope; the user's token is unknown."""
+    """The gateway sent no API key, an unknown one, or one without the scope. The user's token was not checked."""
 
 
 class ProtectedMode(RequestError, code="protected_mode", status=403):
@@ -82,7 +82,7 @@ class ProtectedMode(RequestError, code="protected_mode", status=403):
 
 
 class Unavailable(ServiceError, status=503):
-    """Something that the request needs is away; a retry after `retry_after_seconds` may succeed."""
+    """Something that the request needs is unavailable; a retry after `retry_after_seconds` may succeed."""
 
     retry_after_seconds: ClassVar[int] = 1
 
@@ -100,11 +100,11 @@ class KeysUnavailable(Unavailable, code="keys_unavailable"):
 
 
 class FeedUnavailable(Unavailable, code="feed_unavailable"):
-    """This worker cannot feed mirrors: its own is not in sync with Redis yet, or the worker is about to stop."""
+    """This worker cannot serve the feed: it is about to stop, or its mirror is not in sync with Redis yet."""
 
 
 class ShuttingDown(Unavailable, code="shutting_down"):
-    """The feed of this instance has ended, so it acknowledges no more revocations; this one may have been stored."""
+    """The feed of this instance has ended, so no revocation is acknowledged. The requested one may have been stored."""
 
 
 class TooManySubscribers(Unavailable, code="too_many_subscribers"):

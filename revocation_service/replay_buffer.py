@@ -1,7 +1,7 @@
-"""The newest events of the feed, in order. Pure.
+"""The newest events of the feed, in order. This module does no I/O.
 
-A position is the number of events that were appended before it. A cursor (`Last-Event-ID`) is `<name>.<position>`, with
-a random name for each process: two processes append the same revocations in different orders.
+A position is the number of events that were appended before it. A cursor (`Last-Event-ID`) is `<name>.<position>`. Each
+process has its own random name, because two processes append the same revocations in different orders.
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ class ReplayBuffer:
             self.start += 1
 
     def read(self, position: int, enough_bytes: int) -> tuple[bytes, int]:
-        """Return the events from a position at or after `start`, until they are enough, and the next position."""
+        """Return events from `position` (not before `start`) until they fill `enough_bytes`, and the next position."""
         events = bytearray()
         while position < self.end and len(events) < enough_bytes:
             events += self._events[position - self.start]

@@ -32,7 +32,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The result of a request to revoke. There is no record of a token that had already expired."""
+    """The result of a request to revoke. `record` is None if the token had already expired."""
 
     result: Result
     claim: ClaimName
@@ -68,7 +68,7 @@ _Subject = Claims | Token
 
 
 class _Evidence(NamedTuple):
-    """What Redis answered, if it did."""
+    """The answer of Redis to a read, or the fact that it did not answer."""
 
     records: Mapping[tuple[ClaimName, str], Revocation]
     now: float
@@ -107,13 +107,13 @@ class Revocations:
         return Revoked(stored.result, put.claim, put.value, expires_at, stored.record, verified)
 
     async def read(self, raw: str) -> Token:
-        """Return what a token says, without checking it. Raises RequestError, Unavailable."""
+        """Return what a token says, without checking whether it is revoked. Raises RequestError, Unavailable."""
         return await self._tokens.read(raw)
 
     async def check(self, question: Question | Token, patience_seconds: float = DEADLINE_SECONDS) -> Verdict:
         """Return whether the token in question is revoked.
 
-        If the mirror can answer, it does when Redis has not answered after `patience_seconds`.
+        Waits for Redis at most `patience_seconds` if the mirror can answer alone, and otherwise until the deadline.
         Raises RequestError, Unavailable.
         """
         subject = await self._tokens.read(question) if isinstance(question, str) else question
@@ -129,7 +129,7 @@ class Revocations:
     async def check_many(self, questions: Sequence[Question | ServiceError]) -> list[Verdict | ServiceError]:
         """Return a verdict or an error for each question, in order.
 
-        Raises StoreUnavailable if Redis does not answer and the mirror answers none of them.
+        Raises StoreUnavailable if Redis does not answer and the mirror answers none of the questions.
         """
         raws = list(dict.fromkeys(question for question in questions if isinstance(question, str)))
         tokens = dict(zip(raws, await self._tokens.read_many(raws), strict=True)) if raws else {}
@@ -147,12 +147,12 @@ class Revocations:
         return outcomes
 
     def _mirror_answers(self, claims: Claims) -> bool:
-        """Return whether the mirror can answer alone: it knows that the token is revoked, or may say that it is not."""
+        """Return whether the mirror can answer alone: it knows a covering revocation, or may answer "not revoked"."""
         known = self._sync.mirror.covering(claims, time.time(), self._sync.now)
         return known is not None or self._sync.mirror_decides()
 
     async def _read(self, identifiers: Sequence[tuple[ClaimName, str]], seconds: float = DEADLINE_SECONDS) -> _Evidence:
-        """Read from Redis. While it is away and the mirror decides, wait just long enough to notice its return."""
+        """Read from Redis. While Redis is down and the mirror decides, wait only long enough to notice a recovery."""
         believed = self._sync.believes()  # before the read: what Redis lacks then may be restored meanwhile
         if self._store.up is False and self._sync.mirror_decides():
             seconds = READ_WHILE_AWAY_SECONDS
@@ -164,7 +164,7 @@ class Revocations:
         return _Evidence(records, reading.now, silent=False, believed=believed)
 
     def _verdict(self, subject: _Subject, evidence: _Evidence) -> Verdict | StoreUnavailable:
-        """Decide by what Redis answered and by the mirror (rule 11)."""
+        """Decide by the answer of Redis and by the mirror (rule 11)."""
         claims, covering, stale_seconds = _claims_of(subject), None, None
         if evidence.records:
             found = [evidence.records[one] for one in claims.identifiers if one in evidence.records]
@@ -184,7 +184,7 @@ class Revocations:
         return Verdict(covering, claims.considered, subject.verified, expired, stale_seconds, unusable, valid)
 
     def _watch_iat(self, covering: Revocation, claims: Claims, now: float) -> bool:
-        """Return whether a cutoff covers the token only because its `iat` is unusable; count and log it."""
+        """Return whether a cutoff covers the token only because of an unusable `iat`. Count and log such a token."""
         unusable = iat_unusable(covering, claims, now, self._limits.clock_skew_seconds)
         if unusable:
             self._metrics.iat_unusable.inc()
@@ -192,14 +192,14 @@ class Revocations:
         return unusable
 
     def _watch_exp(self, exp: float, now: float) -> bool:
-        """Return whether `exp` has passed. Count and log one so late that the token may outlive its revocation."""
+        """Return whether `exp` has passed. Count and log an `exp` so late that the token may outlive its revocation."""
         if exp > now + self._limits.max_token_lifetime_seconds + self._limits.clock_skew_seconds:
             self._metrics.exp_too_far.inc()
             self._exp_too_far.occurred(setting="REVOCATION_MAX_TOKEN_LIFETIME_SECONDS")
         return exp <= now
 
     async def look_up(self, claim: ClaimName, value: str) -> Revocation:
-        """Return the live revocation of this claim and value. One that only the mirror holds has no `revoked_at`.
+        """Return the live revocation of this claim and value. One held only by the mirror has no `revoked_at`.
 
         Raises NoSuchRevocation, StoreUnavailable.
         """
@@ -226,7 +226,7 @@ def _claims_of(subject: _Subject) -> Claims:
 
 
 def _put(request: RevokeRequest, revoked_by: str | None, token: Token | None) -> Put:
-    """Return what to store. A token is revoked until its `exp`, or until a later one that the caller states."""
+    """Return what to store. A token is revoked until its `exp`, or until the caller's `exp` if that is later."""
     if token is not None and token.exp is None and request.exp is None and request.expires_in is None:
         raise ExpRequired("the token has no exp: send exp or expires_in with it")
     claim: ClaimName = "jti" if request.claim == "token" else request.claim

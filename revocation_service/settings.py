@@ -57,7 +57,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class SigningSettings:
-    """The keys that verify tokens, and what verified tokens must have. Without a key, none is verified."""
+    """The keys that verify tokens, and what a verified token must have. Without a key, no token is verified."""
 
     secret: str | None = setting("REVOCATION_JWT_SECRET", "", optional(str), hidden)
     public_key_pem: str | None = setting("REVOCATION_JWT_PUBLIC_KEY", "", optional(str), lambda _: "(PEM)")
@@ -106,7 +106,7 @@ class StoreSettings:
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """How old the mirror may be, how often it is rescanned, and how many subscribers the feed may have."""
+    """How old the mirror may be, how often all records are rescanned, and how many subscribers the feed may have."""
 
     max_staleness_seconds: float = setting("REVOCATION_MAX_STALENESS_SECONDS", "5", number(float, 0, DAY_SECONDS))
     """Age up to which the mirror may say "not revoked" while Redis does not answer; 0: never."""
@@ -118,7 +118,7 @@ class MirrorSettings:
 
 
 def _identity_headers(text: str) -> tuple[tuple[str, str], ...]:
-    """Parse `X-Auth-Subject=sub,X-Auth-Scope=scope`. HTTP itself gives other names a meaning."""
+    """Parse `X-Auth-Subject=sub,X-Auth-Scope=scope`. Only X-… and Remote-… are accepted: HTTP may define others."""
     pairs = [(name.strip(), claim.strip()) for name, _, claim in (word.partition("=") for word in _words(text))]
     names = {name.lower() for name, _ in pairs}
     if len(names) < len(pairs) or not all(_IDENTITY_HEADER.fullmatch(name) and claim for name, claim in pairs):
@@ -131,7 +131,7 @@ _IDENTITY_HEADER: Final = re.compile(r"(x|remote)-(?!request-id$)[a-z0-9-]{1,60}
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthSettings:
-    """The door for gateways: whether it is open, where it finds the user's token, and what it passes on."""
+    """The endpoint for gateways: whether it is open, where it finds the user's token, and what it passes on."""
 
     enabled: bool = setting("REVOCATION_FORWARD_AUTH", "false", flag)
     cookie: str | None = setting("REVOCATION_FORWARD_AUTH_COOKIE", "", optional(str))
@@ -183,7 +183,7 @@ class Settings:
 
     @property
     def open_doors(self) -> tuple[str, ...]:
-        """The paths of the standard doors that are open."""
+        """The paths of the open endpoints for gateways, OAuth and documentation."""
         doors = {
             "/forward-auth": self.forward_auth.enabled,
             "/forward-auth/optional": self.forward_auth.enabled and self.forward_auth.anonymous,
@@ -196,7 +196,7 @@ class Settings:
 
 
 def load(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
-    """Return the settings in `environment`, by default the process's own. Raises SettingsError."""
+    """Return the settings in `environment`, by default that of the process. Raises SettingsError."""
     reader = EnvReader(environment)
     signing, limits, mirror = reader.read(SigningSettings), reader.read(Limits), reader.read(MirrorSettings)
     doors = {"forward_auth": reader.read(ForwardAuthSettings), "oauth": reader.read(OAuthSettings)}
@@ -215,7 +215,7 @@ def load(environment: Mapping[str, str] | None = None) -> Loaded[Settings]:
 
 
 def _check_doors(settings: Settings) -> None:
-    """Refuse what needs verified tokens where none is verified. Raises SettingsError."""
+    """Refuse settings that need verified tokens if there is no key to verify them. Raises SettingsError."""
     door = settings.forward_auth
     needs_keys = {
         "REVOCATION_FORWARD_AUTH=true (unless REVOCATION_FORWARD_AUTH_UNVERIFIED=true)": door.enabled

@@ -46,7 +46,7 @@ Delay = Callable[[int], float]
 
 
 class VerifyingKey(NamedTuple):
-    """A key for one algorithm. Its `kid`, if it has one, must be that of the token."""
+    """A key for one algorithm. For a token with a `kid`, a key of the JWK Set must have that `kid` too."""
 
     algorithm: str
     key: Any
@@ -54,7 +54,7 @@ class VerifyingKey(NamedTuple):
 
 
 class KeysStatus(NamedTuple):
-    """The state of the keys, and the code of the last failure. `stale`: an older key set is still in use."""
+    """The state of the keys, and the code of the last failure. `stale` means that an older key set is still in use."""
 
     state: Literal["ok", "stale", "unavailable"]
     error: str | None = None
@@ -68,8 +68,8 @@ def refresh_delay(failures: int) -> float:
 class SigningKeys:
     """All keys that may verify a token: those in the settings, and those of the JWK Set, which one task fetches.
 
-    The set is fetched again after its time to live, and in between for an unknown `kid`. While fetches fail, the last
-    good set stays, and only the backoff starts the next one: many checks cannot overload the issuer.
+    The set is fetched again after its time to live, and earlier for an unknown `kid`. While fetches fail, the last good
+    set stays in use, and only the backoff decides when to fetch again. Thus many checks cannot overload the issuer.
     """
 
     def __init__(self, settings: SigningSettings, clock: Clock = time.monotonic, delay: Delay = refresh_delay) -> None:
@@ -99,8 +99,8 @@ class SigningKeys:
     def candidates(self, algorithm: str, kid: object) -> Iterator[VerifyingKey]:
         """Yield the keys that may have signed a token with this header, those in the settings first.
 
-        Then raises KeysUnavailable if the key set might have one but is not up to date. Raises InvalidToken for an
-        algorithm that is not allowed, and if more than MAX_KEYS_TRIED keys of the set may have signed the token.
+        Then raises KeysUnavailable if the JWK Set has no key for this `kid` and may be out of date. Raises
+        InvalidToken if the algorithm is not allowed, or if more than MAX_KEYS_TRIED keys of the set fit the token.
         """
         if algorithm not in self.algorithms or not isinstance(kid, str | None):
             raise InvalidToken("The token's algorithm is not allowed here, or its kid is not a string.")
@@ -116,7 +116,7 @@ class SigningKeys:
         yield from fitting
 
     async def refresh(self) -> None:
-        """Wait up to WAIT_SECONDS for the fetch under way; begin one if that is allowed now."""
+        """Begin a fetch if one is allowed now, then wait up to WAIT_SECONDS for the fetch under way."""
         if self._settled.is_set() and self.status.state == "ok" and self._clock() >= self._next_kid_fetch_at:
             self._next_kid_fetch_at = self._clock() + UNKNOWN_KID_INTERVAL_SECONDS
             self._settled.clear()
@@ -146,7 +146,7 @@ class SigningKeys:
 
 
 async def _download(url: str) -> bytes:
-    """Return the body at the URL itself: a redirect could lead to keys that the operator did not configure."""
+    """Return the body at the URL. Follow no redirect: it could lead to keys that the operator did not configure."""
     timeout, body = aiohttp.ClientTimeout(total=FETCH_TIMEOUT_SECONDS), bytearray()
     async with aiohttp.request("GET", url, timeout=timeout, allow_redirects=False, raise_for_status=True) as response:
         async for chunk in response.content.iter_any():

@@ -1,7 +1,7 @@
 """Logs (structlog) and the request id. No token, key or query string reaches the log.
 
-Libraries log through the standard library. Their messages and arguments may quote a request, so only the location, the
-template, the error's type and the lines of its traceback are kept.
+Libraries log through the standard library. Their messages and arguments may quote a request, so the log has only the
+location, the message template, the error's type and the lines of its traceback.
 """
 
 import logging
@@ -66,7 +66,7 @@ def configure_logging(level: str = "info", form: str = "auto") -> None:
 
 
 def _complete(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Add the request id, and describe the exception in `error=`, because its message may quote a request."""
+    """Add the request id. Describe the exception in `error=` without its message, which may quote a request."""
     error = event.pop("error", None)
     request_id = {"request_id": current} if (current := _request_id.get()) else {}
     return {**event, **request_id, **(describe_error(error) if isinstance(error, BaseException) else {})}
@@ -88,7 +88,7 @@ class RepeatedWarning:
         self._warnings = Warnings(clock)
 
     def occurred(self, **fields: str) -> None:
-        """Count one occurrence, and log it with these fields if one is due."""
+        """Count one occurrence. Log the warning with these fields if it is due."""
         if number := self._warnings.occurred(self._event):
             structlog.get_logger().warning(self._event, occurrences=number, **fields)
 

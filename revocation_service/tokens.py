@@ -1,6 +1,6 @@
 """Read and verify tokens: `revocation_client.jwt_reader` parses and names them, and PyJWT verifies them.
 
-The claims that count are in the table in `revocation_client.claims`.
+The table in `revocation_client.claims` lists the claims by which tokens are revoked.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ class Token(jwt_reader.Token):
     verified: bool = False
 
     def valid_at(self, now: float) -> bool:
-        """Return True for a verified token between its `nbf` and its `exp`. Whether it is revoked is another question.
+        """Return True for a verified token between its `nbf` and its `exp`. Revocations are not considered.
 
-        A token that its `typ` declares to be something else, such as a logout token, is not valid as an access token
+        A token whose `typ` declares another kind of token, such as a logout token, is not valid as an access token
         (RFC 8725 section 3.11).
         """
         kind, nbf = self.header.get("typ", "JWT"), self.payload.get("nbf")
@@ -47,7 +47,7 @@ class Token(jwt_reader.Token):
 
 
 def is_strings(value: object) -> TypeGuard[list[str]]:
-    """Return True for a list of strings, as claims with several values are."""
+    """Return True for a list of strings, the form of a claim with several values."""
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
@@ -67,7 +67,7 @@ class TokenReader:
         return outcome
 
     async def read_many(self, raws: Sequence[str]) -> list[Token | ServiceError]:
-        """Return for each token what it says, or the error that `read` raises."""
+        """Return the content of each token, or the error that `read` would raise for it."""
         outcomes = await _in_slices(self._outcome, raws)
         waiting = [place for place, outcome in enumerate(outcomes) if isinstance(outcome, KeysUnavailable)]
         if waiting:
@@ -90,7 +90,7 @@ class TokenReader:
         return Token(token.claims, token.exp, token.text, token.header, token.payload, verified)
 
     def _verify(self, token: jwt_reader.Token) -> None:
-        """Try the keys for the token's header. Raises InvalidToken, KeysUnavailable."""
+        """Verify the token with the keys that fit its header. Raises InvalidToken, KeysUnavailable."""
         issuer, audience = self._signing.issuer, self._signing.audience
         for key in self._keys.candidates(token.header["alg"], token.header.get("kid")):
             try:
@@ -104,7 +104,7 @@ class TokenReader:
 
 
 async def _in_slices(work: Callable[[str], Token | ServiceError], raws: Sequence[str]) -> list[Token | ServiceError]:
-    """Do the work for each token, in a thread if there are many. A cancelled request ends after its current slice."""
+    """Call `work` for each token, in a thread if there are many. After a cancellation, no further slice begins."""
     outcomes: list[Token | ServiceError] = []
     for first in range(0, len(raws), SLICE_TOKENS):
         part = map(work, raws[first : first + SLICE_TOKENS])

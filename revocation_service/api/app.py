@@ -60,7 +60,7 @@ DOORS: Final = {
     "/openapi.json": [web.get("/openapi.json", openapi, allow_head=False)],
     "/docs": [web.get("/docs", docs, allow_head=False)],
 }
-"""The routes of each door, which settings open. `…/optional` comes first: `/forward-auth` would match its paths too."""
+"""The routes of each optional endpoint. `…/optional` comes first: `/forward-auth` would match its paths too."""
 
 _log = structlog.get_logger()
 
@@ -79,14 +79,14 @@ async def serve(settings: Settings) -> None:
 
 
 def runner(settings: Settings, keepalive_seconds: float = KEEPALIVE_SECONDS) -> web.AppRunner:
-    """Return the application with the limits of its connections."""
+    """Return a runner of the application, with limits on its connections."""
     return limited_runner(create_app(settings), keepalive_seconds)
 
 
 def create_app(settings: Settings) -> web.Application:
-    """Return the service as an aiohttp application, which opens its resources at its start and closes them at its end.
+    """Return the service as an aiohttp application.
 
-    Raises SettingsError, here or at its start.
+    It opens its resources at startup and closes them at cleanup. Raises SettingsError, here or at startup.
     """
     metrics, in_flight = Metrics(), InFlight()
     app = web.Application(client_max_size=BATCH_BODY_MAX_BYTES)
@@ -114,11 +114,11 @@ def create_app(settings: Settings) -> web.Application:
 
 
 def _observer(metrics: Metrics, *, log_all: bool) -> Observe:
-    """Return what counts and logs a request by its route: labels never hold what a client sent."""
+    """Return a function that counts and logs each request by its route. No label holds free text from a client."""
 
     @lru_cache(maxsize=256)
     def known(resource: web.AbstractResource | None, method: str, status: int) -> tuple[str, str, bool, Any]:
-        """Return route, method, whether such requests are frequent, and the series that counts them."""
+        """Return the route, the method, whether such requests are frequent, and their series in the metrics."""
         route = resource.canonical if resource else "(none)"
         method = method if resource and method in hdrs.METH_ALL else "(any)"
         frequent = route in _FREQUENT or route.startswith("/forward-auth")

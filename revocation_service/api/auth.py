@@ -1,4 +1,4 @@
-"""Authorize requests: by API keys with scopes, or in protected mode, without keys, by whether they are local."""
+"""Authorize requests by API keys with scopes. Without keys (protected mode), serve local requests only."""
 
 import re
 from asyncio import BaseTransport
@@ -46,16 +46,16 @@ def require_scope(caller: ApiKey, scope: Scope) -> None:
 
 
 def caller_finder(keys: tuple[ApiKey, ...]) -> FindCaller | None:
-    """Return what finds the key in an Authorization header; None without keys. It raises Unauthorized.
+    """Return a function that finds the key in an Authorization header or raises Unauthorized; None without keys.
 
-    Headers that held a key are remembered, because to find it takes a twelfth of a check. Python's hashes are keyed by
-    the process (PEP 456), so the time of a lookup tells nothing about a guess.
+    Headers that held a key are cached, because finding the key takes a twelfth of the time of a check. Python's string
+    hashes are keyed for each process (PEP 456), so the time of a cache lookup tells nothing about a guessed key.
     """
     return lru_cache(maxsize=4 * len(keys))(partial(_caller, keys)) if keys else None
 
 
 def _caller(keys: tuple[ApiKey, ...], header: str) -> ApiKey:
-    """Return the key in this header (RFC 6750 section 2.1). Comparing all keys hides which one matched."""
+    """Return the key in this header (RFC 6750 section 2.1). Compare all keys, to hide from timing which one matched."""
     scheme, _, presented = header.partition(" ")
     digest = sha256(presented.strip(" ").encode("utf-8", "surrogateescape")).digest()
     found = [key for key in keys if compare_digest(key.digest, digest)]

@@ -1,4 +1,4 @@
-"""Read bodies (JSON or a form) and queries into members, with bounds on size and time."""
+"""Parse bodies (JSON or a form) and queries into JSON members, with bounds on size and time."""
 
 import asyncio
 import re
@@ -30,7 +30,7 @@ async def read_members(request: web.Request, max_bytes: int = BODY_MAX_BYTES) ->
 
 
 async def read_form(request: web.Request) -> list[tuple[str, str]]:
-    """Return the fields of a form, which may repeat. Raises SchemaError, and aiohttp's 408, 413, 415."""
+    """Return the fields of a form; a name may repeat. Raises SchemaError, and aiohttp's 408, 413, 415."""
     _content_type(request, FORM)
     body = await _read(request, BODY_MAX_BYTES)
     return _form_fields("body", body.decode("utf-8", "surrogateescape"))
@@ -93,7 +93,7 @@ def _form_fields(where: str, text: str) -> list[tuple[str, str]]:
 
 
 def _value(name: str, text: str) -> str | float | bool:
-    """Return the JSON value that the text stands for: times are numbers, and `all` is true."""
+    """Return the JSON value of a field: times become numbers, and for `all`, the text `true` becomes True."""
     if name in _TIMES:
         if not _NUMBER.fullmatch(text):
             raise SchemaError(name, "must be a number of seconds")

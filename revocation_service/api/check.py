@@ -16,7 +16,7 @@ from revocation_service.revocations import Verdict
 
 
 async def check(request: web.Request) -> web.Response:
-    """Answer whether a token is revoked. A body, unlike a query, does not end up in the logs of proxies."""
+    """Answer whether a token is revoked. With POST, the token does not end up in the logs of proxies."""
     authorize(request, "check")
     members = query_members(request) if request.method == hdrs.METH_GET else await read_members(request)
     verdict = await request.app[REVOCATIONS].check(parse_question(members))
@@ -26,7 +26,7 @@ async def check(request: web.Request) -> web.Response:
 
 @lru_cache(maxsize=256)
 def _not_revoked(verdict: Verdict) -> bytes:
-    """Return the usual answer. There are few of them, and to encode one takes a tenth of a check."""
+    """Return the JSON of "not revoked". It is cached: its variants are few, and encoding takes a tenth of a check."""
     return dumps(_form(verdict))
 
 

@@ -1,4 +1,4 @@
-"""What handlers find in the application, each under a typed key."""
+"""Typed keys of the objects that handlers look up in the application."""
 
 from collections.abc import Callable
 from typing import Final

@@ -17,7 +17,7 @@ _HEADERS: Final = {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no
 
 
 async def feed(request: web.Request) -> web.StreamResponse:
-    """Send a snapshot, or what was missed since `Last-Event-ID`; then changes and heartbeats, until one side leaves."""
+    """Send a snapshot or the events since `Last-Event-ID`, then changes and heartbeats until one side closes."""
     authorize(request, "check")
     cursor = ", ".join(request.headers.getall("Last-Event-ID", []))  # of two, neither is known
     response = web.StreamResponse(headers=_HEADERS)

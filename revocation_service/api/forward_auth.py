@@ -32,7 +32,7 @@ _PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F))).replace("%", "")
 
 
 def forward_auth_routes(path: str) -> list[web.RouteDef]:
-    """Return the routes of the door: any method, at this path and below it."""
+    """Return the routes of a forward-auth endpoint: any method, at this path and below it."""
     handler = partial(_respond, optional=path.endswith("/optional"))
     return [web.route("*", each, handler, expect_handler=_no_continue) for each in (path, f"{path}/{{path:{_ANY}}}")]
 
@@ -105,17 +105,17 @@ def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str
 
 
 def _parameters(uri: str) -> list[tuple[str, str]]:
-    """Return the parameters of a query. Some frameworks split it at `;` too, and some servers know no fragment."""
+    """Return the query parameters of a URI. Some frameworks also split at `;`, and some servers do not stop at `#`."""
     return parse_qsl(re.sub("[;#]", "&", uri.partition("?")[2]))
 
 
 def _cookies(field: str, name: str) -> list[str]:
-    """Return the values of a cookie. As in `http.cookies`, a comma or white space also ends one."""
+    """Return all values of the cookie `name`. As in `http.cookies`, a comma or white space also ends a value."""
     return re.findall(rf"(?<![^;,\s]){re.escape(name)}\s*=\s*([^;,\s]*)", field)
 
 
 def _allowed(settings: ForwardAuthSettings, payload: Mapping[str, object]) -> web.Response:
-    """Return a response with every identity header. If one is missing, some gateways pass on the client's own."""
+    """Return a response with every identity header. If one is missing, some gateways pass on what the client sent."""
     return web.Response(headers={name: header_value(payload.get(claim)) for name, claim in settings.headers})
 
 
@@ -125,9 +125,10 @@ def _refused(challenge: str, detail: str, code: str) -> web.Response:
 
 
 def header_value(value: object) -> str:
-    """Return a claim as printable ASCII; all else is percent-encoded. Objects, fractions and null become empty.
+    """Return a claim as printable ASCII, other characters percent-encoded. Objects, fractions and null become empty.
 
-    Spaces separate the elements of a list. At either end of a string they are encoded, because HTTP would drop them.
+    Spaces separate the elements of a list. If a string begins or ends with a space, all its spaces are encoded, because
+    HTTP would drop the outer ones.
     """
     if isinstance(value, bool):
         return str(value).lower()

@@ -45,7 +45,7 @@ Endpoint = Callable[[web.Request, Form, ApiKey | None], Awaitable[web.Response]]
 
 
 def _endpoint(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """Return a handler that reads the form, authenticates the client, and gives errors the form that OAuth has."""
+    """Return a handler that reads the form, authenticates the client, and turns errors into OAuth error responses."""
 
     async def handler(request: web.Request) -> web.Response:
         try:
@@ -62,7 +62,7 @@ def _endpoint(endpoint: Endpoint) -> Callable[[web.Request], Awaitable[web.Respo
 
 @_endpoint
 async def revoke(request: web.Request, form: Form, caller: ApiKey | None) -> web.Response:
-    """Revoke a token. For a malformed or forged one there is nothing to do (RFC 7009 section 2.2)."""
+    """Revoke a token. A malformed or forged token needs no revocation and causes no error (RFC 7009 section 2.2)."""
     only_own = caller is not None and caller.scopes.isdisjoint({"revoke", "admin"})
     if caller is not None:
         require_scope(caller, "revoke-own" if only_own else "revoke")
@@ -118,7 +118,7 @@ def _authenticate(request: web.Request, form: Form) -> ApiKey | None:
 
 
 def _in_header(request: web.Request, find_caller: FindCaller) -> list[Form]:
-    """Return the credentials in the Authorization header, once for each way to read them; empty without the header.
+    """Return the possible readings of the credentials in the Authorization header; none without the header.
 
     Some clients form-encode Basic credentials, as RFC 6749 section 2.3.1 requires, and others do not.
     Raises InvalidRequest, Unauthorized.
@@ -139,7 +139,7 @@ def _in_header(request: web.Request, find_caller: FindCaller) -> list[Form]:
 
 
 def _members(token: Token, others: Iterable[str]) -> dict[str, Any]:
-    """Return the members of an active token's response (RFC 7662 section 2.2), without claims of a wrong type."""
+    """Return the introspection response of an active token (RFC 7662 section 2.2), without claims of a wrong type."""
     payload, value_of = token.payload, token.claims.value_of
     cnf, aud, scope = payload.get("cnf"), payload.get("aud"), payload.get("scope", payload.get("scp"))
     members = {name: payload.get(name) for name in others} | {
@@ -168,7 +168,7 @@ def _whole_seconds(value: object) -> int | None:
 
 
 def _parameters(fields: Iterable[tuple[str, str]]) -> Form:
-    """Return the parameters that matter here. One without a value counts as omitted (RFC 6749 section 3.2)."""
+    """Return the known parameters. A parameter without a value counts as omitted (RFC 6749 section 3.2)."""
     known = [(name, value) for name, value in fields if name in _KNOWN]
     if len(dict(known)) < len(known):
         raise SchemaError("body", f"has one of {', '.join(sorted(_KNOWN))} twice")
@@ -176,7 +176,7 @@ def _parameters(fields: Iterable[tuple[str, str]]) -> Form:
 
 
 def _error(request: web.Request, error: Known) -> web.Response:
-    """Return an error response (RFC 6749 section 5.2) with the status, the headers and the detail of the problem."""
+    """Return an error response (RFC 6749 section 5.2), with the status, headers and detail of a problem response."""
     code = next((code for kind, code in _CODES.items() if isinstance(error, kind)), "invalid_request")
     status, detail, _code, headers = described(error)
     response = json_response({"error": code, "error_description": _UNFIT_IN_DESCRIPTION.sub("'", detail)}, status)

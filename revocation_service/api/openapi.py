@@ -27,12 +27,12 @@ _HEADERS: Final = {
 
 
 async def openapi(_request: web.Request) -> web.Response:
-    """Answer with the document."""
+    """Respond with `openapi.json`."""
     return json_response(_document())
 
 
 async def docs(_request: web.Request) -> web.Response:
-    """Answer with the page, which loads nothing and runs no script."""
+    """Respond with the HTML page. It loads nothing and runs no script."""
     return web.Response(text=_page(), content_type="text/html", headers=_HEADERS)
 
 
@@ -47,7 +47,7 @@ def _page() -> str:
 
 
 def _parts(document: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the page: each operation, then the components that operations refer to."""
+    """Yield the HTML of the page: each operation, then the components that operations refer to."""
     title, components = escape(document["info"]["title"]), document["components"]
     yield f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     yield f'<h1>{title}</h1><p>{_text(document["info"]["description"])} <a href="openapi.json">openapi.json</a></p>'
@@ -68,7 +68,7 @@ _SHOWN: Final = ("security", "parameters", "requestBody", "responses")
 
 
 def _text(text: str) -> str:
-    """Escape a description; what stands between backticks is code."""
+    """Return a description as HTML. Text between backticks becomes a `code` element."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 

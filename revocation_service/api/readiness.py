@@ -38,7 +38,7 @@ class Readiness:
         self._logged: set[str] = set()
 
     async def repeat_preflight(self) -> None:
-        """Run the preflight again and again, until cancelled."""
+        """Repeat the preflight until cancelled."""
         while True:
             await asyncio.sleep(PREFLIGHT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter, not a secret
             await self.run_preflight()
@@ -52,7 +52,7 @@ class Readiness:
         self._logged = {*self._warnings()}
 
     async def components(self) -> tuple[Component, ...]:
-        """Return the current state of each component. The mirror is needed only while Redis may have lost data."""
+        """Return the state of each component. The mirror is not ready while no read of Redis can mean "not revoked"."""
         draining, reason, (keys, error) = self._in_flight.draining, self._sync.reason(), self._keys.status
         incomplete = () if self._sync.complete else ("incomplete",)
         return (

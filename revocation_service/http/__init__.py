@@ -1,1 +1,1 @@
-"""What the service and the gateway share of HTTP: serving, the middleware, problems and probes."""
+"""The HTTP code that the service and the gateway share: serving, the middleware, problems and probes."""

@@ -1,4 +1,4 @@
-"""The number of requests in flight, and whether the process drains."""
+"""The number of requests in flight, and whether the process is draining."""
 
 import asyncio
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class InFlight:
 
     @contextmanager
     def not_counted(self) -> Iterator[None]:
-        """Do not count the current request: a stream ends when the server does, so the drain must not wait for it."""
+        """Do not count the current request. A stream may last until shutdown, so the drain must not wait for it."""
         self.__exit__()
         try:
             yield

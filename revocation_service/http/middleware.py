@@ -68,7 +68,7 @@ class Middleware:
 def _confuses_the_parser(request: web.Request) -> bool:
     """Return True if aiohttp's parser might misread the next request on the connection.
 
-    It reads the last trailer of a chunked body as a header of the next request. After a refused upgrade it drops what
-    came in the same packet.
+    The parser reads the last trailer of a chunked body as a header of the next request. After a refused upgrade, it
+    drops the data that came in the same packet.
     """
     return hdrs.TRANSFER_ENCODING in request.headers or hdrs.UPGRADE in request.headers

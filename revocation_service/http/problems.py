@@ -31,7 +31,7 @@ def _members(status: int, detail: str, code: str) -> dict[str, object]:
 
 
 def problem_members(error: errors.ServiceError) -> dict[str, object]:
-    """Return the members of an error's problem."""
+    """Return the members of the problem that describes an error."""
     return _members(error.status, error.detail, error.code)
 
 
@@ -46,9 +46,9 @@ def problem_of(error: Exception) -> web.Response:
 
 
 def described(error: Known) -> tuple[int, str, str, Mapping[str, str]]:
-    """Return status, detail, code and headers of the response to an error, whatever form its body has.
+    """Return the status, detail, code and headers of an error response. The caller chooses the format of its body.
 
-    The texts of aiohttp's errors may quote the request; those of 408 and 415 are ours.
+    The texts of aiohttp's errors may quote the request, so they are replaced. The texts of 408 and 415 are our own.
     """
     if isinstance(error, SchemaError):
         error = errors.InvalidRequest(str(error))
@@ -63,7 +63,7 @@ def described(error: Known) -> tuple[int, str, str, Mapping[str, str]]:
 
 
 def _headers(error: errors.ServiceError) -> dict[str, str]:
-    """Return when to retry, or which credentials are needed (RFC 6750 section 3)."""
+    """Return the headers that say when to retry or which credentials are needed (RFC 6750 section 3)."""
     if isinstance(error, errors.Unavailable):
         return {"Retry-After": str(error.retry_after_seconds)}
     if isinstance(error, errors.Unauthorized):

@@ -1,4 +1,4 @@
-"""Serve until a signal: listen, then drain, then close. The limits on what clients may hold are here too."""
+"""Serve until a signal: listen, then drain, then close. The limits on connections and requests are here too."""
 
 import asyncio
 import gc
@@ -69,9 +69,9 @@ class Server:
 
 
 def limited_runner(app: web.Application, keepalive_seconds: float = KEEPALIVE_SECONDS, **options: Any) -> web.AppRunner:
-    """Return the runner of an application, with the limits on what a client may hold without a key.
+    """Return the runner of an application, with limits on the connections and requests of every client.
 
-    `options` of aiohttp's runner override the limits.
+    `options` are passed to aiohttp's runner and override the limits.
     """
     return web.AppRunner(app, keepalive_timeout=keepalive_seconds, **{**OPTIONS, **LIMITS, **options})
 
@@ -91,7 +91,7 @@ async def serve(server: Server) -> None:
 
 
 async def _serve_and_drain(server: Server) -> None:
-    """Start, and drain when the task is cancelled. A cancellation of the start or of the drain ends it at once."""
+    """Serve, and drain when the task is cancelled. A cancellation during the start or the drain ends the task."""
     prepare_process()
     await listen(server.runner, server.host, server.port, server.variables)
     gc.collect()
@@ -121,7 +121,7 @@ def _was_read(record: logging.LogRecord) -> bool:
 
 
 async def listen(runner: web.AppRunner, host: str, port: int, variables: str) -> None:
-    """Start an application and accept connections. Raises SettingsError, which names `variables`, if it cannot."""
+    """Start an application and accept connections. If it cannot, raises a SettingsError that names `variables`."""
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
