@@ -88,7 +88,7 @@ class Unavailable(ServiceError, status=503):
 
 
 class StoreUnavailable(Unavailable, code="store_unavailable"):
-    """Redis did not answer, or could not make the write safe, within the deadline."""
+    """Redis did not answer in time, could not make the write safe in time, or may lack revocations."""
 
 
 class ClocksDiffer(Unavailable, code="clocks_differ"):

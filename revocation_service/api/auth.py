@@ -68,7 +68,8 @@ def _caller(keys: tuple[ApiKey, ...], header: str) -> ApiKey:
 async def protected_mode(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse a request that may come from another machine, a proxy or another web page. Raises ProtectedMode.
 
-    A proxy that speaks HTTP/1.1, sends a local Host and adds no field of its own looks like a local client.
+    A proxy that speaks HTTP/1.1, sends a local Host and adds no field of its own looks like a local client. At
+    `/forward-auth` only the connection counts.
     """
     relayed = request.path.startswith("/forward-auth")  # by a gateway on this machine, with the fields of others
     if not _over_loopback(request.transport) or not (relayed or _is_local(request)):

@@ -1,7 +1,8 @@
 """`/forward-auth`: tells a gateway whether to pass a request on to the application.
 
 nginx, Traefik, Caddy, Envoy, Istio, HAProxy and APISIX send the headers of the request to this path or to one below it,
-with any method; docs/gateways.md configures them. 200 allows, 401 refuses, and 503 means that the answer is unknown.
+with any method; docs/gateways.md configures them. 200 allows, 401 refuses, 403 refuses the gateway itself, and 503
+means that it is unknown whether the token is revoked.
 """
 
 import re
