@@ -28,7 +28,7 @@ RSA_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 PUBLIC_KEY_ALGORITHMS: Final = (*RSA_ALGORITHMS, "ES256", "ES384", "ES512", "EdDSA")
 
 MAX_KEYS_TRIED: Final = 10
-"""Most keys of a set, or in the settings, tried for one token."""
+"""Limit on the public keys in the settings, and on the keys of the JWK Set that are tried for one token."""
 UNKNOWN_KID_INTERVAL_SECONDS: Final = 30.0
 """Shortest time between fetches for an unknown `kid`, which anyone can make up."""
 KEY_SET_TTL_SECONDS: Final = 300.0
