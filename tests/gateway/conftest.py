@@ -1,4 +1,4 @@
-"""One FastAPI upstream for all tests of the gateway that want a real one."""
+"""One FastAPI upstream for all tests of the gateway that need a real one."""
 
 from collections.abc import AsyncIterator
 
@@ -9,6 +9,6 @@ from tests.gateway.serving import application
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def upstream_url() -> AsyncIterator[str]:
-    """The application's URL."""
+    """The URL of the upstream."""
     async with application() as url:
         yield url

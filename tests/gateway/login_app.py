@@ -22,13 +22,13 @@ def _judge(username: str, password: str) -> dict[str, str]:
 
 @app.post("/auth/login")
 async def login(form: Annotated[OAuth2PasswordRequestForm, Depends()]) -> dict[str, str]:
-    """The OAuth2 password form, urlencoded or multipart."""
+    """Log in with the OAuth2 password form, urlencoded or multipart."""
     return _judge(form.username, form.password)
 
 
 @app.post("/api/v1/auth/login")
 async def login_of_any_kind(request: Request) -> dict[str, str]:
-    """JSON or a form; the last of several fields of a name counts."""
+    """Log in with JSON or a form. Of repeated fields the last one counts."""
     if "json" in request.headers.get("content-type", ""):
         body: dict[str, Any] = await request.json()
     else:
@@ -38,7 +38,7 @@ async def login_of_any_kind(request: Request) -> dict[str, str]:
 
 @app.get("/seen")
 async def show() -> list[str]:
-    """Return the usernames that it was given, in order."""
+    """Return the usernames of all login attempts, in order."""
     return seen
 
 
@@ -50,7 +50,7 @@ async def forget() -> None:
 
 @app.middleware("http")
 async def override(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """What many frameworks offer for old browsers: another method than the one in the request line."""
+    """Override the method by a header or the query, as many frameworks do for old browsers."""
     asked = [request.headers.get(f"x-{name}") for name in ("http-method-override", "method-override", "http-method")]
     asked += parse_qs(request.url.query).get("_method", [])
     for method in filter(None, asked):

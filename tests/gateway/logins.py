@@ -1,4 +1,4 @@
-"""Logins through a gateway to a real FastAPI application, and what each was told of its limit."""
+"""Run a real FastAPI login application, and log in to it through a gateway."""
 
 import contextlib
 import subprocess
@@ -19,7 +19,7 @@ FORM = {"username": "alice", "password": "wrong"}
 
 @dataclass(frozen=True)
 class Told:
-    """A response: its status, headers and body."""
+    """The response to a login attempt."""
 
     status: int
     headers: Mapping[str, str]
@@ -36,13 +36,13 @@ class Told:
 
 @dataclass(frozen=True)
 class LoginApplication:
-    """The application, asked directly."""
+    """The login application, reached directly and not through a gateway."""
 
     url: str
     session: aiohttp.ClientSession
 
     async def seen(self) -> list[str]:
-        """The usernames that it was given, in order, since `forget`."""
+        """Return the usernames of all attempts since the last `forget`, in order."""
         async with self.session.get(f"{self.url}/seen") as answer:
             names: list[str] = await answer.json()
             return names
@@ -54,7 +54,7 @@ class LoginApplication:
 
 @contextlib.asynccontextmanager
 async def login_application() -> AsyncIterator[LoginApplication]:
-    """`login_app` under uvicorn, in a process of its own."""
+    """Run `login_app` under uvicorn in its own process."""
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "tests.gateway.login_app:app", "--host", HOST, "--port", str(port)]
     command += ["--no-proxy-headers", "--log-level", "critical"]
@@ -74,7 +74,7 @@ async def login_application() -> AsyncIterator[LoginApplication]:
 
 
 async def log_in(session: aiohttp.ClientSession, url: str, path: str = "/auth/login", **options: Any) -> Told:
-    """One attempt."""
+    """Send a login attempt, and return the response."""
     if not options.keys() & {"data", "json"}:
         options["data"] = FORM
     method = options.pop("method", "POST")

@@ -1,4 +1,4 @@
-"""Exactly five: however many log in at once from one address, over however many gateways, five reach the upstream."""
+"""Bursts of logins through two gateways that share a Redis: exactly five of each address reach the upstream."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ AT_ONCE = 200
 
 @dataclass
 class Deployment:
-    """Two gateways that share a Redis, before one application."""
+    """Two gateways that share a Redis, in front of one application."""
 
     redis: Process
     application: LoginApplication
@@ -35,7 +35,7 @@ class Deployment:
     session: aiohttp.ClientSession
 
     async def burst(self, addresses: list[str]) -> list[Told]:
-        """So many logins at once, over both gateways in turn; behind a trusted proxy that names these addresses."""
+        """Log in once from each address, all at once, over both gateways in turn. X-Forwarded-For has the address."""
         return await asyncio.gather(
             *(
                 log_in(self.session, self.gateways[n % 2].url, headers={"X-Forwarded-For": address})
@@ -44,7 +44,7 @@ class Deployment:
         )
 
     async def throttle_status(self, gateway: GatewayProcess) -> str:
-        """What the gateway says of its counting."""
+        """Return the status of `throttle_store` in the gateway's /readyz."""
         async with self.session.get(f"{gateway.admin_url}/readyz") as answer:
             assert answer.status == 200
             status: str = (await answer.json())["components"]["throttle_store"]["status"]
@@ -77,14 +77,14 @@ async def deployment(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
 def _gateway(
     directory: pathlib.Path, application: LoginApplication, redis: Process, number: int
 ) -> contextlib.AbstractAsyncContextManager[GatewayProcess]:
-    """One that believes this host, so that a test can speak for many addresses."""
+    """Run a gateway that trusts this host as a proxy, so that a test can log in from many addresses."""
     return gateway_process(
         directory / str(number), application.url, REDIS_URL=redis.url, TRUSTED_PROXIES=HOST, LOGIN_LIMIT="5/minute"
     )
 
 
 async def test_exactly_five_of_a_burst_reach_the_upstream(deployment: Deployment) -> None:
-    """200 logins at once from one address over two gateways: five are passed on and told 4, 3, 2, 1, 0, every time."""
+    """Of 200 logins at once from one address, exactly five are passed on, with 4, 3, 2, 1 and 0 remaining."""
     for number in range(ROUNDS):
         await deployment.application.forget()
         told = await deployment.burst([f"198.51.100.{number}"] * AT_ONCE)
@@ -99,7 +99,7 @@ async def test_exactly_five_of_a_burst_reach_the_upstream(deployment: Deployment
 
 
 async def test_exactly_five_beside_idle_connections(deployment: Deployment) -> None:
-    """Thousands of connections that send nothing, or half a head, at one of the gateways change nothing."""
+    """Exactly five logins pass also while one of the gateways has more than a thousand idle connections."""
     await deployment.application.forget()
     with idle_connections(deployment.gateways[0].port, scaled(1_500, 7_000)):
         told = await deployment.burst(["203.0.113.200"] * AT_ONCE)
@@ -108,7 +108,7 @@ async def test_exactly_five_beside_idle_connections(deployment: Deployment) -> N
 
 
 async def test_a_gateway_that_stood_still_does_not_take_redis_for_absent(deployment: Deployment) -> None:
-    """Both gateways stand still for longer than the deadline while Redis replies: Redis counts the burst."""
+    """If both gateways are suspended beyond their deadline while Redis replies, Redis still counts the burst."""
     for number in range(scaled(2, 20)):
         deployment.redis.freeze()
         burst = asyncio.ensure_future(deployment.burst([f"192.0.2.{number}"] * AT_ONCE))
@@ -126,7 +126,7 @@ async def test_a_gateway_that_stood_still_does_not_take_redis_for_absent(deploym
 
 
 async def test_addresses_do_not_share_a_count(deployment: Deployment) -> None:
-    """Thirty addresses with seven logins each, all at once: five of each are passed on."""
+    """If thirty addresses log in seven times each, all at once, five logins of each are passed on."""
     await deployment.application.forget()
     addresses = [f"203.0.113.{n % 30}" for n in range(210)]
     told = await deployment.burst(addresses)
@@ -137,7 +137,7 @@ async def test_addresses_do_not_share_a_count(deployment: Deployment) -> None:
 
 
 async def test_ipv6_is_counted_by_its_64(deployment: Deployment) -> None:
-    """A client that uses a new address of its /64 for each login has five, as any other."""
+    """All IPv6 addresses of one /64 share five logins. Each other /64 has its own count."""
     told = await deployment.burst([f"2001:db8:0:7::{n:x}" for n in range(40)])
     assert sum(each.status == 401 for each in told) == 5
     told = await deployment.burst([f"2001:db8:0:{n + 8:x}::1" for n in range(10)])
@@ -145,7 +145,7 @@ async def test_ipv6_is_counted_by_its_64(deployment: Deployment) -> None:
 
 
 async def test_a_forged_address_changes_nothing(tmp_path: pathlib.Path, deployment: Deployment) -> None:
-    """From a peer that is not trusted, a rotating X-Forwarded-For, or a similar field, changes nothing: five pass."""
+    """An untrusted peer that changes X-Forwarded-For and similar fields at each login still has only five."""
     await deployment.application.forget()
     async with gateway_process(tmp_path / "g", deployment.application.url, REDIS_URL=deployment.redis.url) as gateway:
         names = ("X-Forwarded-For", "Forwarded", "X-Real-IP", "True-Client-IP", "CF-Connecting-IP", "X-Client-IP")
@@ -157,7 +157,7 @@ async def test_a_forged_address_changes_nothing(tmp_path: pathlib.Path, deployme
 
 
 async def test_a_restarted_gateway_keeps_the_count(deployment: Deployment) -> None:
-    """The count is in Redis: an address that has used up its five has none left at a restarted gateway."""
+    """An address that has used its five logins is still denied after a restart of the gateways: Redis has the count."""
     await deployment.burst(["198.51.100.250"] * 5)
     for gateway in deployment.gateways:
         gateway.kill()
@@ -167,7 +167,7 @@ async def test_a_restarted_gateway_keeps_the_count(deployment: Deployment) -> No
 
 
 async def test_an_outage_of_redis_under_fire(tmp_path: pathlib.Path, deployment: Deployment) -> None:
-    """Without Redis each gateway lets its own five through and says so; with Redis back, it counts those still."""
+    """While Redis is down, each gateway admits five logins of an address. They still count when Redis is back."""
     await deployment.application.forget()
     async with (
         standalone() as redis,

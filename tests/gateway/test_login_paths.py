@@ -1,4 +1,4 @@
-"""Which requests are login attempts: every spelling of a login path, and no other path."""
+"""Which requests count as login attempts, by method, target and headers."""
 
 import pytest
 from hypothesis import given, settings, strategies
@@ -212,19 +212,19 @@ OTHERS = [
 
 @pytest.mark.parametrize("target", SPELLINGS, ids=lambda target: target[:40])
 def test_every_spelling_of_a_login_path_matches(target: str) -> None:
-    """However a login path is encoded, dotted, cased or decorated, it is one."""
+    """A POST to a login path is an attempt in any spelling: with escapes, dots, upper case, suffixes or prefixes."""
     assert PATHS.is_attempt("POST", target, [])
 
 
 @pytest.mark.parametrize("target", OTHERS, ids=lambda target: target[:40])
 def test_other_paths_do_not_match(target: str) -> None:
-    """Other paths are no attempts, also where their query holds a login path or climbs."""
+    """A POST to any other path is no attempt, even if its query contains a login path or `..`."""
     assert not PATHS.is_attempt("POST", target, [])
 
 
 @pytest.mark.parametrize("target", CLIMBS, ids=ascii)
 def test_a_path_that_climbs_is_an_attempt(target: str) -> None:
-    """A path with `..` in any reading is an attempt with an unsafe method, wherever it leads."""
+    """A path with a segment `..` in any decoding is an attempt, wherever it leads. A GET needs an override for that."""
     assert PATHS.is_attempt("POST", target, [])
     assert PATHS.is_attempt("FOO", "/x", [("X-Original-URL", target)])
     assert PATHS.is_attempt("GET", target, [("X-HTTP-Method-Override", "POST")])
@@ -232,7 +232,7 @@ def test_a_path_that_climbs_is_an_attempt(target: str) -> None:
 
 
 def test_both_sides_are_spelled_alike() -> None:
-    """A login path may be configured in any spelling, and is the same."""
+    """Configured login paths are normalized like targets, so their spelling makes no difference."""
     paths = LoginPaths(["/Auth//Login/", "/anmeldung/%C3%BCber"])
     assert paths.match("/auth/login")
     assert paths.match("/anmeldung/\u00fcber")
@@ -242,7 +242,7 @@ def test_both_sides_are_spelled_alike() -> None:
 
 
 def test_a_prefix_on_either_side_makes_no_difference() -> None:
-    """A path matches if it ends in a login path, or if a login path ends in it, by whole segments."""
+    """A path matches if its last segments are a login path, or if it is the last segments of a login path."""
     paths = LoginPaths(["/v2/auth/login"])
     for path in ("/v2/auth/login", "/auth/login", "/login", "/api/v2/auth/login", "http://host/auth/login"):
         assert paths.match(path), path
@@ -259,13 +259,13 @@ def test_a_login_at_the_root_matches_the_root_alone() -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "get", "Get", "FOO", "PROPFIND", "QUERY", ""])
 def test_any_method_that_may_log_in_is_an_attempt(method: str) -> None:
-    """Every method but GET, HEAD and OPTIONS is an attempt, unknown and oddly written ones too."""
+    """A request to a login path is an attempt unless its method is GET, HEAD or OPTIONS, in upper case."""
     assert PATHS.is_attempt(method, "/auth/login", [("Host", "x")])
 
 
 @pytest.mark.parametrize("name", ["X-Original-URL", "x-rewrite-url", "X_Original_Url"])
 def test_a_target_in_a_header_is_one_too(name: str) -> None:
-    """A login path in a header from which some servers take the target is an attempt, however it is spelled."""
+    """A POST with a login path in X-Original-URL or X-Rewrite-URL is an attempt, as some servers route by them."""
     assert PATHS.is_attempt("POST", "/x", [("Host", "x"), (name, "/AUTH//%6cogin?a=b")])
     assert PATHS.is_attempt("GET", "/x", [(name, "/auth/login"), ("X-HTTP-Method", "POST")])
     assert not PATHS.is_attempt("GET", "/x", [(name, "/auth/login")])
@@ -290,7 +290,7 @@ def test_a_target_in_a_header_is_one_too(name: str) -> None:
     ],
 )
 def test_an_overridden_method_is_an_attempt(method: str, target: str, headers: list[tuple[str, str]]) -> None:
-    """GET, HEAD and OPTIONS are attempts where the request says that its method is another."""
+    """A GET, HEAD or OPTIONS of a login path is an attempt if a header or the query may override the method."""
     assert PATHS.is_attempt(method, target, headers)
     assert not PATHS.is_attempt(method, "/auth/login?method=POST", [("X-Method", "POST")])
     assert not PATHS.is_attempt(method, "/users/me?_method=POST", headers)
@@ -321,7 +321,7 @@ _PIECES = strategies.sampled_from([*_ODD, *_WORDS])
 @settings(max_examples=300, deadline=None)
 @given(strategies.lists(_PIECES, max_size=40).map("".join))
 def test_reading_any_target_ends_and_no_query_can_hide_a_path(target: str) -> None:
-    """Every target is judged without an error, and what stands behind a `?` changes nothing."""
+    """Matching a target raises no error, and a query does not change the result."""
     path = "/" + target.partition("?")[0]
     assert PATHS.match(path) == PATHS.match(f"{path}?{target}")
 
@@ -329,7 +329,7 @@ def test_reading_any_target_ends_and_no_query_can_hide_a_path(target: str) -> No
 @settings(max_examples=300, deadline=None)
 @given(strategies.lists(strategies.sampled_from(["/", "./", "x/../", "%2e/", "x%2f..%2f", ";p/", "\\"]), max_size=12))
 def test_what_resolves_to_a_login_path_matches(detours: list[str]) -> None:
-    """Any series of detours before a login path leaves it one."""
+    """A login path still matches behind any series of detours, such as `./` or `x/../`."""
     assert PATHS.match("/" + "".join(detours) + "auth/login")
 
 
@@ -349,14 +349,14 @@ HARD = [
     "/" + "\u0316\u0301" * 5000,
 ]
 MOST_WORK = 200_000
-"""What a login's own path costs is about a hundred; each of these, read without a bound, cost millions."""
+"""A bound in characters. A plain login path costs about a hundred. Without bounds each of HARD cost millions."""
 
 
 @pytest.mark.parametrize("length", [250, 1_000, 2_000, 16_000])
 @pytest.mark.parametrize("target", HARD, ids=lambda target: ascii(target[:12]))
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_target_that_is_hard_to_read_costs_little(method: str, target: str, length: int) -> None:
-    """However a target nests and wherever it stands, the work that a whole request takes has one small bound."""
+    """Judging a request takes bounded work, however hard its target, query or target headers are to decode."""
     hard = target[:length]
     header, other = ("X-Original-URL", hard), ("X-Rewrite-URL", hard)
     for asked, headers in [
@@ -376,7 +376,7 @@ LONG = "/" + "x/" * 2_000
 
 @pytest.mark.parametrize("header", ["X-Original-URL", "X-Rewrite-URL"])
 def test_what_is_too_much_to_read_counts_only_where_it_can_log_in(header: str) -> None:
-    """A path that is too long, or one of too many, is a login's; for a GET only with an override."""
+    """A POST with a path that is too long, or with too many paths, is an attempt; a GET only with an override."""
     override = ("X-HTTP-Method-Override", "POST")
     for target, headers in [(LONG, []), ("/x", [(header, LONG)]), ("/x", [(header, "/a")] * 190)]:
         assert PATHS.is_attempt("POST", target, headers)
@@ -389,7 +389,7 @@ def test_what_is_too_much_to_read_counts_only_where_it_can_log_in(header: str) -
 
 
 def test_a_query_that_cannot_be_read_hides_no_override_and_makes_no_attempt() -> None:
-    """A query that is too long to be read may override the method; on another path that means nothing."""
+    """A GET of a login path is an attempt if its query is too long or cannot be decoded. On other paths it is not."""
     for query in ("%25" * 3_000, "next=" + "a" * 10_000, "next=%ff"):
         assert PATHS.is_attempt("GET", f"/auth/login?{query}", [])
         assert not PATHS.is_attempt("GET", f"/users/me?{query}", [])
@@ -397,7 +397,7 @@ def test_a_query_that_cannot_be_read_hides_no_override_and_makes_no_attempt() ->
 
 
 async def test_90_targets_in_one_request_take_little_work() -> None:
-    """Through a real gateway: a GET is passed on uncounted, a POST is a login, and neither takes much work."""
+    """With 90 target headers a GET is not counted and a POST counts as a login. Both take little work in a gateway."""
     value = ("/" + "/;%3b" * 100)[:290]
     fields = f"X-Original-URL: {value}\r\n".encode() * 90
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:

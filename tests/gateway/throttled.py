@@ -1,4 +1,4 @@
-"""A throttle before a handler of the test's own, on a real socket."""
+"""Run a throttle in front of a test's own handler, on a real socket."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass
 class Gateway:
-    """A throttle before a handler, on a real socket."""
+    """A running throttle, a client for it, and the requests that reached the handler behind it."""
 
     throttle: Throttle
     metrics: GatewayMetrics
@@ -51,7 +51,7 @@ class Gateway:
 
 
 async def refuses(_request: web.Request) -> web.StreamResponse:
-    """A login that answers every password with 401."""
+    """Answer every login with 401."""
     return web.json_response({"detail": "wrong"}, status=401)
 
 
@@ -64,7 +64,7 @@ async def throttled(
     prefix: str = "",
     **settings: Any,
 ) -> AsyncIterator[Gateway]:
-    """A gateway's throttle; this host is a trusted proxy, so that a test can speak for many addresses."""
+    """Run a throttle that trusts this host as a proxy, so that a test can log in from many addresses."""
     settings.setdefault("trusted_proxies", (ip_network("127.0.0.0/8"),))
     store = None if url is None else StoreSettings(url, key_prefix=prefix or f"{secrets.token_hex(4)}:")
     metrics = GatewayMetrics()

@@ -1,4 +1,4 @@
-"""How much work a module does, counted in the characters that its functions are given: the same on every machine."""
+"""Measure a module's work by the characters that its functions are given, which is the same on every machine."""
 
 import contextlib
 import sys
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass
 class Work:
-    """The characters of every text that a function of the module was called with, or went on with."""
+    """The number of calls, plus the length of all text arguments. Resuming a generator is a call too."""
 
     characters: int = 0
 
 
 @contextlib.contextmanager
 def work_of(module: ModuleType) -> Iterator[Work]:
-    """What the module does within the block."""
+    """Measure the module's work within the block."""
     work = Work()
 
     def called(frame: FrameType, event: str, _argument: Any) -> None:
