@@ -38,7 +38,7 @@ _TARGET: Final = re.compile(rb"POST (\S+) HTTP/1\.1\r\n")
 
 
 def spellings() -> Iterator[str]:
-    """Yield targets that some server may take for a login's; FastAPI takes those that decode to the path exactly."""
+    """Yield targets that some server may take for a login's; FastAPI takes those that decode exactly to its path."""
     for path in LOGINS:
         yield path
         yield path + "/"
@@ -105,7 +105,7 @@ def spellings() -> Iterator[str]:
 
 
 def climbing_spellings() -> Iterator[str]:
-    """Yield targets that lead to a login if dots are resolved before the path is decoded, or in between."""
+    """Yield targets that lead to a login if dots are resolved before the path is decoded, or between two decodings."""
     for detour in ("/a%2fb/%2e%2e", "/a%252fb/%2e%2e", "/x%5cy/%2e%2e", "/x\\y/..", "/x%3by/.%2E", "/x%3fy/.."):
         for path in LOGINS:
             yield detour + path
@@ -132,7 +132,7 @@ async def node() -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def resolver() -> AsyncIterator[str]:
-    """Run an upstream that normalizes as RFC 3986 section 6.2.2 says and decodes then, and yield its URL."""
+    """Run an upstream that normalizes a path by RFC 3986 section 6.2.2, then decodes it, and yield its URL."""
     async with bare_upstream(_answer_by_resolved_path) as upstream:
         yield upstream.url
 

@@ -1,4 +1,4 @@
-"""The gateway on a real socket or in its own process, and upstreams for it: FastAPI under uvicorn, and bare bytes."""
+"""Run the gateway in this process or in its own, and upstreams: FastAPI under uvicorn, or scripted raw bytes."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 @dataclass(frozen=True)
 class Gateway:
-    """One gateway in this process."""
+    """A gateway that runs in this process."""
 
     settings: GatewaySettings
     app: web.Application
@@ -46,20 +46,20 @@ class Gateway:
         return f"http://{HOST}:{self.admin_port}"
 
     async def talk(self, *pieces: bytes, answers: int = 1, seconds: float = 10.0) -> Raw:
-        """Send bytes as they are; read until so many answers are there, or it is closed."""
+        """Send raw bytes on a new connection. Read until `answers` responses have come, or the end, or a timeout."""
         return await talk_to(HOST, self.port, *pieces, answers=answers, seconds=seconds)
 
 
 @contextlib.asynccontextmanager
 async def gateway_before(upstream_url: str, **given: str) -> AsyncIterator[Gateway]:
-    """A gateway as `gateway` runs it, in this process, on free ports; settings are named without their prefix."""
+    """Run a gateway in this process, on free ports. Settings are given without their `GATEWAY_` prefix."""
     async with impatient_gateway(KEEPALIVE_SECONDS, upstream_url, **given) as gateway:
         yield gateway
 
 
 @contextlib.asynccontextmanager
 async def impatient_gateway(keepalive_seconds: float, upstream_url: str, **given: str) -> AsyncIterator[Gateway]:
-    """A gateway that waits so long for a head."""
+    """Run a gateway that waits `keepalive_seconds` for the head of a request."""
     variables = {"UPSTREAM_URL": upstream_url, **given}
     settings = load({f"GATEWAY_{name}": value for name, value in variables.items()}).settings
     gateway = runner(settings, keepalive_seconds)
@@ -95,7 +95,7 @@ class GatewayProcess(ServiceProcess):
         return f"http://{HOST}:{self.admin_port}"
 
     async def until(self, probe: str, status: int = 200) -> None:
-        """Wait until a probe on the admin port answers so."""
+        """Wait until a probe on the admin port answers with a status."""
         async with aiohttp.ClientSession() as session:
 
             async def answers() -> bool:
@@ -106,7 +106,7 @@ class GatewayProcess(ServiceProcess):
             await eventually(answers, f"{probe} of {self.admin_url}", START_SECONDS)
 
     def peak_memory_bytes(self) -> int:
-        """The most memory that it ever had."""
+        """Return the peak resident memory of the process."""
         found = re.search(r"VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{self.pid}/status").read_text())
         assert found is not None
         return int(found[1]) * 1024
@@ -116,7 +116,7 @@ class GatewayProcess(ServiceProcess):
 async def gateway_process(
     directory: pathlib.Path, upstream_url: str, probe: str = "/readyz", arguments: Sequence[str] = COMMAND, **given: str
 ) -> AsyncIterator[GatewayProcess]:
-    """A gateway process that is up; it ends with the block."""
+    """Run a gateway process during the block, after its probe has answered 200."""
     variables = {"UPSTREAM_URL": upstream_url, "LOG_FORMAT": "json", **given}
     named = {f"GATEWAY_{name}": value for name, value in variables.items()}
     process = GatewayProcess(directory, named, arguments=arguments)
@@ -163,7 +163,7 @@ class Visit:
     """Set when the gateway has ended the connection."""
 
     async def read(self) -> bytes:
-        """What comes next, kept; nothing at the end."""
+        """Read and record the next bytes. Return empty bytes at the end."""
         try:
             data = await self.reader.read(1 << 16)
         except ConnectionError:
@@ -174,7 +174,7 @@ class Visit:
         return data
 
     async def until(self, mark: bytes) -> None:
-        """Read until these bytes have come."""
+        """Read until the bytes of `mark` have come."""
         while mark not in self.received:
             if not await self.read():
                 raise ConnectionError("the gateway closed the connection")
@@ -192,7 +192,7 @@ class Visit:
 
 @dataclass(eq=False)
 class BareUpstream:
-    """Records the bytes that come, and behaves as told."""
+    """An upstream that records the bytes of each connection."""
 
     port: int = 0
     visits: list[Visit] = field(default_factory=list)
@@ -204,28 +204,28 @@ class BareUpstream:
 
     @property
     def received(self) -> bytes:
-        """All that came, over all connections."""
+        """All received bytes, of all connections."""
         return b"".join(bytes(visit.received) for visit in self.visits)
 
     @property
     def requests(self) -> int:
-        """How many heads came."""
+        """The number of request heads received."""
         return self.received.count(b" HTTP/1.1\r\n")
 
     async def visit(self) -> Visit:
-        """The first connection, once it is there."""
+        """Wait for the first connection, and return it."""
         async with asyncio.timeout(10):
             await self._arrived.wait()
         return self.visits[0]
 
     def arrived(self, visit: Visit) -> None:
-        """Take note of a connection."""
+        """Record a new connection."""
         self.visits.append(visit)
         self._arrived.set()
 
 
 def answering(response: bytes, mark: bytes = b"\r\n\r\n") -> Behaviour:
-    """Reads until the mark, sends these bytes once, and reads on."""
+    """Return a behaviour that reads until `mark`, sends `response` once, and reads to the end."""
 
     async def behave(visit: Visit) -> None:
         await visit.until(mark)
@@ -236,7 +236,7 @@ def answering(response: bytes, mark: bytes = b"\r\n\r\n") -> Behaviour:
 
 
 async def answers_ok(visit: Visit) -> None:
-    """Answers every head with 200, and reads on."""
+    """Answer every request head with 200 until the connection ends."""
     answered = 0
     while await visit.read():
         while answered < visit.received.count(b"\r\n\r\n"):
@@ -246,7 +246,7 @@ async def answers_ok(visit: Visit) -> None:
 
 @contextlib.asynccontextmanager
 async def bare_upstream(behave: Behaviour = answers_ok) -> AsyncIterator[BareUpstream]:
-    """An upstream that speaks no more HTTP than it is told."""
+    """Run an upstream that handles each connection by `behave` alone, without an HTTP library."""
     upstream = BareUpstream()
     failures: list[BaseException] = []
     tasks: set[asyncio.Task[Any]] = set()
@@ -282,19 +282,19 @@ async def bare_upstream(behave: Behaviour = answers_ok) -> AsyncIterator[BareUps
 
 
 def head_of(received: bytes) -> tuple[str, list[tuple[str, str]]]:
-    """The request line and the fields of the first head in these bytes."""
+    """Return the start line and the fields of the first head in these bytes."""
     lines = received.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")
     return lines[0], [(name, value.strip(" ")) for name, _, value in (line.partition(":") for line in lines[1:])]
 
 
 def fields_named(received: bytes, *names: str) -> list[tuple[str, str]]:
-    """The fields of these names, in lower case, in the first head."""
+    """Return the fields of the first head that have one of these names, with their names in lower case."""
     return [(name.lower(), value) for name, value in head_of(received)[1] if name.lower() in names]
 
 
 @contextlib.contextmanager
 def idle_connections(port: int, number: int) -> Iterator[None]:
-    """Open so many connections, of which half send nothing, and half the beginning of a head."""
+    """Open `number` connections. Half of them send nothing, and half the beginning of a head."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

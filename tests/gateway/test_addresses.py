@@ -1,4 +1,4 @@
-"""The address of a client: the peer's, or what trusted proxies say, read from the right."""
+"""The address of a client: that of the peer, or the one in the X-Forwarded-For of trusted proxies."""
 
 import ipaddress
 
@@ -11,7 +11,7 @@ TRUSTED = tuple(map(ipaddress.ip_network, ("10.0.0.0/8", "fd00::/8")))
 
 @pytest.mark.parametrize("forwarded", [[], ["198.51.100.7"], ["198.51.100.7, 10.0.0.2"], ["garbage"], ["10.0.0.1"]])
 def test_an_untrusted_peer_is_the_client_whatever_it_says(forwarded: list[str]) -> None:
-    """X-Forwarded-For of a peer that is not trusted changes nothing."""
+    """The X-Forwarded-For of a peer that is not trusted is ignored."""
     assert str(client_address("203.0.113.9", forwarded, TRUSTED)) == "203.0.113.9"
     assert str(client_address("203.0.113.9", forwarded, ())) == "203.0.113.9"
 
@@ -48,20 +48,20 @@ def test_an_untrusted_peer_is_the_client_whatever_it_says(forwarded: list[str]) 
     ],
 )
 def test_behind_trusted_proxies_the_rightmost_untrusted_hop_is_the_client(forwarded: list[str], client: str) -> None:
-    """The list is read from the right, over all its lines, as far as trusted proxies wrote what is well formed."""
+    """Behind proxies the client is the first untrusted address from the right. Reading stops at a malformed member."""
     assert str(client_address("10.0.0.1", forwarded, TRUSTED)) == client
     assert str(client_address("::ffff:10.0.0.1", forwarded, TRUSTED)) == client
 
 
 def test_what_a_client_puts_before_its_own_address_never_counts() -> None:
-    """A forged list, however long and however plausible, stands to the left of what the proxy adds."""
+    """A forged list is never used, because the trusted proxy appends the client's real address to its right."""
     for forged in ("10.0.0.5", "1.1.1.1, 10.0.0.5", ",".join(f"10.0.{n}.1" for n in range(200)), "::1", ", ,", '"'):
         assert str(client_address("10.0.0.1", [f"{forged}, 198.51.100.7"], TRUSTED)) == "198.51.100.7"
         assert str(client_address("10.0.0.1", [forged, "198.51.100.7"], TRUSTED)) == "198.51.100.7"
 
 
 def test_a_connection_without_an_address_is_not_trusted() -> None:
-    """A unix socket's peer has no address: it is not trusted, and all such clients share one count."""
+    """A client without an address, as on a unix socket, is not trusted. All such clients share one count."""
     assert client_address(None, ["198.51.100.7"], TRUSTED) is None
     assert client_address("", ["198.51.100.7"], TRUSTED) is None
     assert not is_trusted(None, TRUSTED)
@@ -89,5 +89,5 @@ def test_a_peer_in_a_trusted_network_is_trusted() -> None:
     ],
 )
 def test_ipv6_is_counted_by_its_64(address: str, counted: str) -> None:
-    """All addresses of one /64 share one count, mapped ones are IPv4, and IPv4 is counted one by one."""
+    """All IPv6 addresses of one /64 share one count. Each IPv4 address, even mapped into IPv6, has its own."""
     assert counted_as(parse_address(address)) == counted

@@ -1,4 +1,4 @@
-"""The gateway as a process: its probes and metrics, how it starts and fails to start, and how it leaves."""
+"""The gateway's probes, metrics and logs, errors at its start, and its shutdown."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def ask(url: str) -> tuple[int, Any, str]:
 
 
 async def test_readiness_names_each_part() -> None:
-    """Names and codes. The gateway is ready while the upstream is away: clients get a 502 that says so."""
+    """/readyz names the status of each component. It is 200 while the upstream is down."""
     async with gateway_before(f"http://{HOST}:{free_port()}") as gateway:
         status, form, _ = await ask(f"{gateway.admin_url}/readyz")
         components = {"process": {"status": "ok"}, "throttle_store": {"status": "memory"}}
@@ -38,7 +38,7 @@ async def test_readiness_names_each_part() -> None:
 
 
 async def test_redis_away_is_degraded_and_ready() -> None:
-    """Without its Redis a gateway counts by itself: it says so, and stays ready."""
+    """If Redis is down, /readyz is still 200, and shows that the throttle store is degraded."""
     redis = f"redis://{HOST}:{free_port()}"
     async with bare_upstream() as upstream, gateway_before(upstream.url, REDIS_URL=redis) as gateway:
         status, form, _ = await ask(f"{gateway.admin_url}/readyz")
@@ -46,7 +46,7 @@ async def test_redis_away_is_degraded_and_ready() -> None:
 
 
 async def test_metrics_count_and_show_nothing_of_a_request() -> None:
-    """Requests by class of status, latency and failures; no path, name or address that a client chose."""
+    """/metrics counts and times requests by class of status. It contains no path, header or address of a request."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         await gateway.talk(b"GET /canary?canary=1 HTTP/1.1\r\nHost: canary\r\nX-Canary: canary\r\n\r\n")
         await gateway.talk(b"TRACE /canary HTTP/1.1\r\nHost: canary\r\n\r\n")
@@ -59,7 +59,7 @@ async def test_metrics_count_and_show_nothing_of_a_request() -> None:
 
 
 async def test_probes_are_not_on_the_public_port_nor_the_upstream_on_the_admin_port() -> None:
-    """`/healthz` of the public port is the upstream's own; the admin port knows its three routes alone."""
+    """The public port passes `/healthz` on to the upstream. The admin port answers unknown paths with 404."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(b"GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n")
         assert raw.data.endswith(b"ok")
@@ -70,7 +70,7 @@ async def test_probes_are_not_on_the_public_port_nor_the_upstream_on_the_admin_p
 
 
 async def answers_slowly(visit: Visit) -> None:
-    """Answers when the gateway has been told to stop for a while."""
+    """Answer one second after the request."""
     await visit.until(b"\r\n\r\n")
     await asyncio.sleep(1)
     await visit.send(OK)
@@ -78,7 +78,7 @@ async def answers_slowly(visit: Visit) -> None:
 
 
 async def test_leaving_in_good_order(tmp_path: pathlib.Path) -> None:
-    """At SIGTERM /readyz fails first while requests are still served; what is in flight is finished; then the end."""
+    """After SIGTERM /readyz answers 503, old and new requests are still served, and then the process exits with 0."""
     async with (
         bare_upstream(answers_slowly) as upstream,
         gateway_process(tmp_path / "gateway", upstream.url, DRAIN_SECONDS="0.5") as gateway,
@@ -105,11 +105,11 @@ async def _status(session: aiohttp.ClientSession, url: str) -> tuple[int, str | 
 
 
 streams_for_ever = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")
-"""Begins an answer, and never ends it."""
+"""The behaviour of an upstream that begins a response and never ends it."""
 
 
 async def test_nothing_holds_up_the_end(tmp_path: pathlib.Path) -> None:
-    """An answer that never ends, a client that never finishes its body: the process still ends in time."""
+    """The process exits in time although a response never ends and its client never completes its body."""
     async with (
         bare_upstream(streams_for_ever) as upstream,
         gateway_process(tmp_path / "gateway", upstream.url, DRAIN_SECONDS="0") as gateway,
@@ -124,7 +124,7 @@ async def test_nothing_holds_up_the_end(tmp_path: pathlib.Path) -> None:
 
 
 async def test_logs_hold_nothing_of_a_request(tmp_path: pathlib.Path) -> None:
-    """No query, path, body, cookie, authorization or broken line is printed, whatever goes wrong."""
+    """The log contains no path, query, body, cookie, credentials or malformed line of a request, even if it fails."""
     canary = "canary-77aa"
     requests = [
         f"GET /{canary}?token={canary} HTTP/1.1\r\nHost: h\r\nCookie: {canary}\r\nAuthorization: {canary}\r\n\r\n",
@@ -153,7 +153,7 @@ async def test_logs_hold_nothing_of_a_request(tmp_path: pathlib.Path) -> None:
 
 
 def run(**variables: str) -> subprocess.CompletedProcess[str]:
-    """`revocation-service gateway` that must end by itself."""
+    """Run `revocation-service gateway`, which must exit by itself."""
     return subprocess.run(
         [sys.executable, "-m", "revocation_service", "gateway"],
         env={f"GATEWAY_{name}": value for name, value in variables.items()},
@@ -174,7 +174,7 @@ def run(**variables: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_wrong_setting_is_one_line(variables: dict[str, str], named: str) -> None:
-    """Status 1, and the variable named."""
+    """With a wrong setting the process exits with 1 and prints one line, which begins with the variable's name."""
     done = run(**variables)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -183,7 +183,7 @@ def test_a_wrong_setting_is_one_line(variables: dict[str, str], named: str) -> N
 
 @pytest.mark.parametrize("taken", ["PORT", "ADMIN_PORT"])
 def test_an_address_that_is_taken_is_one_line(taken: str) -> None:
-    """Status 1, and the setting named that would help; what was opened before is closed without a complaint."""
+    """If a port is taken, the process exits with 1, and its last line names the setting. There is no traceback."""
     with socket.create_server((HOST, 0)) as holder:
         ports = {"PORT": "0", "ADMIN_PORT": "0", taken: str(holder.getsockname()[1])}
         done = run(UPSTREAM_URL="http://127.0.0.1:1", LOG_FORMAT="json", **ports)
@@ -193,7 +193,7 @@ def test_an_address_that_is_taken_is_one_line(taken: str) -> None:
 
 
 async def test_the_process_serves_as_the_command(tmp_path: pathlib.Path) -> None:
-    """`revocation-service gateway` answers on its port what the upstream says, and warns of a misspelt setting."""
+    """`revocation-service gateway` passes on the upstream's response, and warns of a misspelt setting."""
     async with (
         bare_upstream() as upstream,
         gateway_process(tmp_path / "gateway", upstream.url, LOGIN_LIMITS="1/day") as gateway,

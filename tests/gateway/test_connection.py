@@ -1,4 +1,4 @@
-"""What clients may take of the gateway: how large and how slow a head may be, and how many connections may be idle."""
+"""How the gateway handles request heads that are large or slow, and many idle connections."""
 
 import asyncio
 import pathlib
@@ -33,7 +33,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (1_024, resource.getrlimit(resource.R
 
 
 def fields(count: int, size: int) -> bytes:
-    """So many fields of that size."""
+    """Return `count` header fields of `size` bytes each."""
     return b"".join(b"H%03d: %s\r\n" % (number, b"x" * (size - 8)) for number in range(count))
 
 
@@ -48,7 +48,7 @@ def fields(count: int, size: int) -> bytes:
     ids=["a large field", "many fields", "without an end", "a long target"],
 )
 async def test_a_head_too_large_is_400(sent: bytes) -> None:
-    """The connection ends, and the upstream sees nothing of the request."""
+    """A head beyond the limits gets 400 and the end of the connection, and nothing of it reaches the upstream."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(sent, answers=2)
         assert (raw.statuses, raw.closed) == ([400], True)
@@ -56,7 +56,7 @@ async def test_a_head_too_large_is_400(sent: bytes) -> None:
 
 
 async def test_a_head_of_the_largest_size_passes() -> None:
-    """Cookies of 8 KB and 90 fields, several times on one connection, also in pieces."""
+    """Requests with 90 fields and 8 KB of cookies pass, several on one connection, whole or in pieces."""
     request = GET + fields(90, 100) + b"Cookie: " + b"c" * 8_100 + b"\r\n\r\n"
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(request * 3, request[:70], request[70:9_000], request[9_000:], answers=4)
@@ -70,7 +70,7 @@ async def test_a_head_of_the_largest_size_passes() -> None:
     ids=["nothing", "an empty line", "half a head", "the second of two", "a head drop by drop"],
 )
 async def test_a_head_that_does_not_end_ends_the_connection(sent: list[bytes]) -> None:
-    """A connection has so long for the head of its next request; what arrives in between does not prolong it."""
+    """A connection is closed if the next head is not complete in time. Parts of a head do not extend that time."""
     async with bare_upstream() as upstream, impatient_gateway(0.5, upstream.url) as gateway:
         raw = await gateway.talk(*sent, answers=2, seconds=5)
         assert raw.closed
@@ -79,7 +79,7 @@ async def test_a_head_that_does_not_end_ends_the_connection(sent: list[bytes]) -
 
 
 async def test_a_body_and_an_answer_may_take_longer_than_a_head() -> None:
-    """The time for a head does not run while a request is under way."""
+    """The timeout for a head does not apply to the body of a request, nor to its response."""
 
     async def slow(visit: Visit) -> None:
         await visit.until(b"end")
@@ -95,7 +95,7 @@ async def test_a_body_and_an_answer_may_take_longer_than_a_head() -> None:
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_idle_connections_keep_no_client_out(tmp_path: pathlib.Path, loop: str) -> None:
-    """More of them than the soft limit on open files: new clients and the operators' port are served."""
+    """New clients and the admin port are served beside more idle connections than the soft limit on open files."""
     async with (
         bare_upstream() as upstream,
         gateway_process(tmp_path, upstream.url, arguments=("-c", FEW_FILES.format(loop=loop))) as gateway,

@@ -1,4 +1,4 @@
-"""Upstreams that normalize a path before they route it: no spelling reaches their login uncounted."""
+"""If an upstream normalizes a path before it routes it, no spelling of a login path goes uncounted."""
 
 import pytest
 
@@ -33,7 +33,7 @@ def _post(target: str) -> bytes:
 
 @pytest.mark.parametrize("name", UPSTREAMS)
 async def test_every_spelling_that_reaches_the_login_is_counted(name: str) -> None:
-    """Each spelling takes one place or is 400, and the known ones do reach the upstream's login."""
+    """Each spelling is counted as one attempt, or gets 400. The known ones do reach the upstream's login."""
     async with UPSTREAMS[name]() as url, gateway_before(url, LOGIN_LIMIT="5000/hour") as gateway:
         left, reached = 5000, set()
         for target in spellings():
@@ -48,7 +48,7 @@ async def test_every_spelling_that_reaches_the_login_is_counted(name: str) -> No
 
 @pytest.mark.parametrize("name", UPSTREAMS)
 async def test_of_fifty_spellings_five_reach_the_upstream(name: str) -> None:
-    """Fifty attempts, in spellings that all reach the login, pass five times."""
+    """Of fifty attempts in spellings that all reach the login, five are passed on."""
     known = REACHING[name]
     async with UPSTREAMS[name]() as url, gateway_before(url, LOGIN_LIMIT="5/hour") as gateway:
         answers = [await gateway.talk(_post(known[number % len(known)])) for number in range(50)]

@@ -1,4 +1,4 @@
-"""The windows that a gateway keeps in memory: exact, sliding and bounded."""
+"""The windows that a gateway keeps in memory are exact, sliding and bounded."""
 
 from revocation_service.gateway.local_limiter import LocalLimiter
 from revocation_service.store.windows import Window
@@ -9,7 +9,7 @@ def admitted(limiter: LocalLimiter, now: float, counted: str = "a", limit: int =
 
 
 def test_five_in_any_window_and_no_burst_of_ten_across_a_boundary() -> None:
-    """Five at the end of one minute leave no room at the beginning of the next; places come back one by one."""
+    """Five attempts at the end of a minute leave no room in the next, until they leave the window one by one."""
     limiter = LocalLimiter()
     assert [admitted(limiter, 59.0 + n / 10) for n in range(6)] == [True] * 5 + [False]
     assert not any(admitted(limiter, now) for now in (60, 61, 90, 118.9))
@@ -17,7 +17,7 @@ def test_five_in_any_window_and_no_burst_of_ten_across_a_boundary() -> None:
 
 
 def test_an_attempt_is_told_what_remains_and_when_there_is_room() -> None:
-    """Remaining counts down to 0, and a denied attempt is told when the oldest leaves."""
+    """The result has the attempts that remain, and the time until the oldest attempt leaves the window."""
     limiter = LocalLimiter()
     results = [limiter.hit(Window("a", 5, 60), 100.0 + n) for n in range(6)]
     assert [result.remaining for result in results] == [4, 3, 2, 1, 0, 0]
@@ -27,7 +27,7 @@ def test_an_attempt_is_told_what_remains_and_when_there_is_room() -> None:
 
 
 def test_an_attempt_counts_from_its_arrival() -> None:
-    """An attempt that was decided late leaves its window a window after it arrived, also if it was overtaken."""
+    """An attempt leaves the window 60 s after its arrival, even if it was decided late or out of order."""
     limiter = LocalLimiter()
     for arrived in (10.0, 12.0, 11.0):
         assert limiter.hit(Window("a", 3, 60), 12.0, arrived).admitted
@@ -35,7 +35,7 @@ def test_an_attempt_counts_from_its_arrival() -> None:
 
 
 def test_too_many_windows_make_the_silent_ones_forgotten() -> None:
-    """Only so many windows are held: many addresses push out the silent ones, and not the one that is being denied."""
+    """With too many windows, a silent one is forgotten, and one that is still being denied is kept."""
     limiter = LocalLimiter(most_windows=50)
     for _ in range(5):
         admitted(limiter, 0.0, "guesser")
@@ -47,7 +47,7 @@ def test_too_many_windows_make_the_silent_ones_forgotten() -> None:
 
 
 def test_too_many_attempts_make_the_silent_windows_forgotten() -> None:
-    """Only so many attempts are held, of all windows together; those that left a window take no room."""
+    """With too many attempts in memory, a silent window is forgotten. Attempts that left a window take no room."""
     limiter = LocalLimiter(most_attempts=100)
     for number in range(1_000):
         admitted(limiter, 61.0 * number, "busy")

@@ -43,7 +43,7 @@ def _post(layout: str, path: str) -> bytes:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 async def test_every_path_that_reaches_the_login_is_counted(applications: str, layout: str) -> None:
-    """All paths that reach the login are counted, with any one of them or the inner application's path configured."""
+    """Requests to all paths that reach the login are counted, whichever of them, or `/auth/login`, is configured."""
     port = URL(applications).port
     assert port is not None
     asked = {path: await talk_to(HOST, port, _post(layout, path)) for path in CANDIDATES}
@@ -58,7 +58,7 @@ async def test_every_path_that_reaches_the_login_is_counted(applications: str, l
 
 
 async def test_the_public_path_covers_the_one_behind_a_root_path() -> None:
-    """With the public path configured, the short one that reaches a login under uvicorn's --root-path is counted."""
+    """With uvicorn's `--root-path /v2` and `/v2/auth/login` configured, logins to `/auth/login` are counted too."""
     async with (
         application("tests.gateway.prefixed_app:app", "--root-path", "/v2") as url,
         gateway_before(url, LOGIN_PATHS="/v2/auth/login") as gateway,

@@ -26,7 +26,7 @@ def refused(**given: str) -> str:
 
 
 def test_the_defaults_are_the_documented_ones() -> None:
-    """With only the upstream set: loopback, five logins a minute on two paths, no trusted proxy, counts in memory."""
+    """With only the upstream set, the gateway listens on loopback and allows five logins a minute on two paths."""
     loaded = load({"GATEWAY_UPSTREAM_URL": f"{UPSTREAM}/"})
     assert loaded.settings == GatewaySettings(
         upstream_url=UPSTREAM,
@@ -51,7 +51,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 
 def test_every_setting_is_taken_from_its_variable() -> None:
-    """Each variable ends in its own field."""
+    """Each environment variable sets its own field."""
     given = settings(
         HOST="0.0.0.0",
         PORT="80",
@@ -108,7 +108,7 @@ def test_every_setting_is_taken_from_its_variable() -> None:
     ],
 )
 def test_a_limit_is_so_many_in_so_long(text: str, rate: Rate) -> None:
-    """A count and a window, in words."""
+    """A limit is written as a count and a window, such as `5/minute`."""
     assert settings(LOGIN_LIMIT=text).throttle.login_limit == rate
 
 
@@ -163,7 +163,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value", "complaint"), WRONG, ids=[f"{w[0]}-{n}" for n, w in enumerate(WRONG)])
 def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) -> None:
-    """One line says which variable is wrong and what it must be."""
+    """The error for a wrong value is one line, which names the variable and says what it must be."""
     detail = refused(**{name: value})
     assert detail.startswith(f"GATEWAY_{name} ")
     assert complaint in detail
@@ -180,7 +180,7 @@ def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) ->
     ],
 )
 def test_a_setting_that_was_removed_stops_the_start(name: str, instead: str) -> None:
-    """The error names it, and says what to do instead."""
+    """The error for a removed setting names it, and says what to do instead."""
     detail = refused(**{name: "20"})
     assert detail.startswith(f"GATEWAY_{name} was removed: unset it, and ")
     assert instead in detail
@@ -189,7 +189,7 @@ def test_a_setting_that_was_removed_stops_the_start(name: str, instead: str) -> 
 def test_a_key_prefix_on_a_cluster_has_a_hash_tag(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The default is shown and has one; a prefix without a tag is refused under its own name."""
+    """On a cluster the default key prefix has a hash tag, and a prefix without one is refused."""
     monkeypatch.setenv("GATEWAY_UPSTREAM_URL", UPSTREAM)
     monkeypatch.setenv("GATEWAY_REDIS_URL", "redis+cluster://a:1,b:2")
     assert main(["check-config", "gateway"]) == 0
@@ -203,7 +203,7 @@ def test_a_key_prefix_on_a_cluster_has_a_hash_tag(
 
 
 def test_each_part_knows_only_its_own_variables() -> None:
-    """An unknown variable is listed by the part whose prefix it has, and by no other."""
+    """The gateway and the service each list only the unknown variables that have their own prefix."""
     environment = {
         "GATEWAY_UPSTREAM_URL": UPSTREAM,
         "GATEWAY_PROT": "1",
@@ -215,7 +215,7 @@ def test_each_part_knows_only_its_own_variables() -> None:
 
 
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
-    """No secret is printed or in a repr, also when it comes from a file."""
+    """No secret is in the shown settings or in a repr, even if it comes from a file."""
     (tmp_path / "password").write_text("canary\n")
     loaded = load(
         {
@@ -234,7 +234,7 @@ def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
 def test_check_config_shows_the_gateways_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`check-config gateway` prints what is in force, a line each, and fails with one line where something is wrong."""
+    """`check-config gateway` prints the gateway's settings, one a line. It fails if one is wrong, and names it."""
     monkeypatch.setenv("GATEWAY_UPSTREAM_URL", UPSTREAM)
     assert main(["check-config", "gateway"]) == 0
     lines = capsys.readouterr().out.splitlines()

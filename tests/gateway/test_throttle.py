@@ -29,7 +29,7 @@ FIELDS = ("X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset", "Ra
 
 @dataclass
 class Clock:
-    """A gateway's own clock, which moves when the test says so."""
+    """A gateway's own clock, which moves only when the test sets it."""
 
     seconds: float
 
@@ -45,13 +45,13 @@ async def redis() -> AsyncIterator[Process]:
 
 @pytest_asyncio.fixture(loop_scope="module", params=["redis", "memory"])
 async def gateway(request: pytest.FixtureRequest, redis: Process) -> AsyncIterator[Gateway]:
-    """The same with Redis and without."""
+    """A gateway that counts in Redis or in memory, by the parameter."""
     async with throttled(redis.url if request.param == "redis" else None) as made:
         yield made
 
 
 async def test_a_burst_passes_exactly_five(gateway: Gateway) -> None:
-    """aiohttp-ratelimiter's own test and hit would pass dozens of 100 at once; here five are, with exact numbers."""
+    """Of 100 logins at once exactly five pass. The own strategy of aiohttp-ratelimiter would pass dozens."""
     told = await gateway.burst(100)
     passed = [each for each in told if each.status == 401]
     assert sorted(each.remaining for each in passed) == [0, 1, 2, 3, 4]
@@ -62,7 +62,7 @@ async def test_a_burst_passes_exactly_five(gateway: Gateway) -> None:
 
 
 async def test_what_every_login_is_told(gateway: Gateway) -> None:
-    """The fields of both kinds stand on admitted and denied logins, and say the same."""
+    """Responses to admitted and to denied logins have X-RateLimit and RateLimit fields, which agree."""
     for number in range(7):
         before = time.time()
         told = await gateway.log_in()
@@ -78,7 +78,7 @@ async def test_what_every_login_is_told(gateway: Gateway) -> None:
 
 
 async def test_what_is_too_many_is_a_problem(gateway: Gateway) -> None:
-    """The sixth login is 429 with Retry-After, as application/problem+json with a stable code."""
+    """The sixth login gets 429 with Retry-After, as application/problem+json with a stable code."""
     told = (await gateway.burst(6))[-1]
     while told.status != 429:
         told = await gateway.log_in()
@@ -89,7 +89,7 @@ async def test_what_is_too_many_is_a_problem(gateway: Gateway) -> None:
 
 
 async def test_each_denied_attempt_is_logged(gateway: Gateway) -> None:
-    """The log has one warning a denied attempt, with address, path and limit, and none for an admitted one."""
+    """Each denied attempt is logged as a warning with address, path and limit. Admitted ones are not logged."""
     with capture_logs() as logged:
         for _ in range(8):
             await gateway.log_in("2001:db8::7", "/api/v1/auth/login?token=secret")
@@ -126,7 +126,7 @@ async def test_each_denied_attempt_is_logged(gateway: Gateway) -> None:
     ids=lambda text: text[:30],
 )
 async def test_the_log_has_the_path_alone(target: str, path: str) -> None:
-    """A denied attempt's line has a path of bounded length, without query, parameters and credentials."""
+    """The log event of a denied attempt has a path of bounded length, without query, parameters or credentials."""
     async with bare_upstream() as upstream, gateway_before(upstream.url, LOGIN_LIMIT="1/hour") as gateway:
         head = f"POST {target} HTTP/1.1\r\nHost: host\r\nContent-Length: 0\r\n\r\n".encode()
         with capture_logs() as logged:
@@ -152,7 +152,7 @@ async def test_an_attempt_after_retry_after_is_admitted() -> None:
 
 
 async def test_the_upstreams_own_fields_are_replaced() -> None:
-    """What the upstream says of limits on a login is replaced by what the gateway counts; elsewhere it stays."""
+    """The gateway replaces the upstream's rate limit fields in responses to logins, and keeps them in others."""
 
     async def boasts(_request: web.Request) -> web.StreamResponse:
         headers = [(name, "99") for name in FIELDS] + [("ratelimit", "x"), ("RateLimit-Remaining", "98")]
@@ -167,7 +167,7 @@ async def test_the_upstreams_own_fields_are_replaced() -> None:
 
 
 async def test_failures_of_the_upstream_carry_the_fields_too() -> None:
-    """A login that the upstream fails is told what it has left, as it was counted."""
+    """A login that ends in 502 is counted, and its response says how many are left."""
 
     async def fails(_request: web.Request) -> web.StreamResponse:
         raise web.HTTPBadGateway
@@ -179,14 +179,14 @@ async def test_failures_of_the_upstream_carry_the_fields_too() -> None:
 
 
 async def test_no_address_is_exempt_and_no_forged_address_counts(redis: Process) -> None:
-    """The library's key function believes X-Forwarded-For, and exempts by it; without trusted proxies it is nothing."""
+    """Without trusted proxies X-Forwarded-For is ignored, though aiohttp-ratelimiter's key function would use it."""
     async with throttled(redis.url, trusted_proxies=()) as gateway:
         told = [await gateway.log_in(f"127.0.0.{n}") for n in range(8)]
         assert [each.status for each in told] == [401] * 5 + [429] * 3
 
 
 async def test_everything_else_has_no_limit_unless_one_is_set(gateway: Gateway) -> None:
-    """Without a default limit other paths are neither counted nor told anything."""
+    """Without a default limit, requests to other paths are not counted, and get no rate limit fields."""
     told = await asyncio.gather(*(gateway.log_in(path="/users/me") for _ in range(30)))
     assert [each.status for each in told] == [401] * 30
     assert not any(name in each.headers for each in told for name in FIELDS)
@@ -195,7 +195,7 @@ async def test_everything_else_has_no_limit_unless_one_is_set(gateway: Gateway) 
 
 @pytest.mark.parametrize("with_redis", [True, False])
 async def test_the_default_limit_is_a_count_of_its_own(redis: Process, with_redis: bool) -> None:
-    """With a default limit other requests of an address share one count, apart from its logins'."""
+    """With a default limit, all other requests of an address share one count, which is not that of its logins."""
     async with throttled(redis.url if with_redis else None, default_limit=Rate(10, 60)) as gateway:
         paths = [f"/path/{n}" for n in range(12)]
         told = await asyncio.gather(*(gateway.log_in(path=path, method="GET") for path in paths))
@@ -229,7 +229,7 @@ async def test_a_gateways_clock_that_jumps_changes_nothing(redis: Process, jump:
 
 
 async def test_the_window_slides_through_the_gateway(redis: Process) -> None:
-    """Five at the end of one minute leave no five at the beginning of the next: no burst of ten across a boundary."""
+    """Only attempts of the last 60 s count: if Redis has four of them, one of ten more logins is admitted."""
     prefix = f"{secrets.token_hex(4)}:"
     async with throttled(redis.url, prefix=prefix) as gateway:
         seconds, microseconds = await redis.command("TIME")
@@ -243,7 +243,7 @@ async def test_the_window_slides_through_the_gateway(redis: Process) -> None:
 
 
 async def test_memory_slides_with_time_passed_in() -> None:
-    """Without Redis the window slides as well: places come back when the oldest attempts are a minute old."""
+    """In memory the window slides too: there is room again when the oldest attempts are a minute old."""
     clock = Clock(1_000.0)
     async with throttled(None, clock=clock) as gateway:
         assert gateway.throttle.health() == "memory"
@@ -263,7 +263,7 @@ async def test_redis_killed_and_back() -> None:
         assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
         assert gateway.throttle.health() == "degraded"
         assert gateway.counted("redis_up") == 0
-        assert [(await gateway.log_in()).status for _ in range(3)] == [401, 401, 429]  # three were through Redis
+        assert [(await gateway.log_in()).status for _ in range(3)] == [401, 401, 429]  # Redis admitted three
         await redis.start()
         await gateway.health("ok")
         assert gateway.counted("redis_up") == 1
@@ -272,12 +272,12 @@ async def test_redis_killed_and_back() -> None:
         assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
         assert gateway.counted("attempts_counted_alone_total") == alone
         denied = await gateway.burst(3, "198.51.100.2")
-        assert [each.status for each in denied] == [429] * 3  # Redis knows nothing of that outage; the gateway does
+        assert [each.status for each in denied] == [429] * 3  # only the gateway knows of the attempts in the outage
         assert all(int(each.headers["Retry-After"]) > 50 for each in denied)
 
 
 async def test_redis_frozen_and_thawed() -> None:
-    """The logins under way wait once for a frozen Redis, are counted in memory, and the gateway returns by itself."""
+    """While Redis is frozen, logins are counted in memory. When it runs again, the gateway returns to it by itself."""
     async with standalone() as redis, throttled(redis.url) as gateway:
         assert [each.status for each in await gateway.burst(3)] == [401] * 3
         redis.freeze()
@@ -291,7 +291,7 @@ async def test_redis_frozen_and_thawed() -> None:
 
 
 async def test_a_blocked_loop_is_not_taken_for_an_absent_redis(redis: Process) -> None:
-    """With the loop blocked again and again, each time for longer than the deadline, Redis counts a whole burst."""
+    """Redis counts a whole burst although the event loop is blocked repeatedly, each time beyond the deadline."""
 
     async def block(gateway: Gateway) -> None:
         while len(gateway.reached) < 5 + 5:
@@ -299,7 +299,7 @@ async def test_a_blocked_loop_is_not_taken_for_an_absent_redis(redis: Process) -
             time.sleep(TURN_SECONDS * (DEADLINE_TURNS + 2))
 
     async with throttled(redis.url) as gateway:
-        await gateway.burst(50, "198.51.100.2")  # opens the connections; five of it reach the handler
+        await gateway.burst(50, "198.51.100.2")  # opens the connections; five of these logins reach the handler
         told, _ = await asyncio.gather(gateway.burst(50), block(gateway))
         assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
         assert gateway.throttle.health() == "ok"
@@ -307,7 +307,7 @@ async def test_a_blocked_loop_is_not_taken_for_an_absent_redis(redis: Process) -
 
 
 async def test_a_gateway_starts_without_redis() -> None:
-    """A Redis that is away at the start is waited for; meanwhile the gateway counts in memory, and says so."""
+    """A gateway that starts without Redis is degraded and counts in memory, until Redis is there."""
     async with standalone() as redis:
         redis.kill()
         async with throttled(redis.url) as gateway:
@@ -320,7 +320,7 @@ async def test_a_gateway_starts_without_redis() -> None:
 
 
 async def test_a_redis_that_lost_its_data_does_not_renew_the_limit(redis: Process) -> None:
-    """An address that used its five on this gateway has none left when Redis comes back empty."""
+    """An address that has used its five logins at this gateway is still denied after Redis lost its data."""
     async with standalone() as own, throttled(own.url) as gateway:
         await gateway.burst(5)
         await own.command("FLUSHALL")
@@ -328,7 +328,7 @@ async def test_a_redis_that_lost_its_data_does_not_renew_the_limit(redis: Proces
 
 
 async def test_away_and_back_are_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
-    """However many logins an outage meets, it is logged when it begins and when it ends."""
+    """The beginning and the end of an outage are each logged once, however many logins it affects."""
     async with standalone() as redis, throttled(redis.url) as gateway:
         await gateway.log_in()
         redis.kill()
@@ -343,7 +343,7 @@ async def test_away_and_back_are_logged_once(capsys: pytest.CaptureFixture[str])
 
 
 async def test_nothing_of_the_librarys_connects_anywhere(redis: Process) -> None:
-    """The limiter brings no connection of its own: all that are open to Redis are the throttle's, and they close."""
+    """A burst opens no more connections to Redis than the throttle allows itself, and all are closed at the end."""
     before = len(str(await redis.command("CLIENT", "LIST", "TYPE", "normal")).strip().splitlines())
     async with throttled(redis.url) as gateway:
         await gateway.burst(50)
@@ -357,7 +357,7 @@ async def test_nothing_of_the_librarys_connects_anywhere(redis: Process) -> None
 
 
 async def test_keys_are_prefixed_bounded_and_expire(redis: Process) -> None:
-    """Every key begins with the prefix and expires with its window."""
+    """Keys are stored under the prefix, and each of them expires with its window."""
     prefix = f"{secrets.token_hex(4)}:"
     async with throttled(redis.url, prefix=prefix) as gateway:
         await gateway.burst(10)
@@ -370,7 +370,7 @@ async def test_keys_are_prefixed_bounded_and_expire(redis: Process) -> None:
 
 
 async def test_a_url_that_cannot_be_read_names_the_gateways_variable() -> None:
-    """A wrong GATEWAY_REDIS_URL stops the start, under its own name."""
+    """The error for a wrong GATEWAY_REDIS_URL begins with the name of that variable."""
     loaded = load({"GATEWAY_UPSTREAM_URL": "http://127.0.0.1:9000", "GATEWAY_REDIS_URL": "redis://127.0.0.1:99999"})
     with pytest.raises(SettingsError, match=r"^GATEWAY_REDIS_URL"):
         Throttle(loaded.settings.throttle, GatewayMetrics())

@@ -1,4 +1,4 @@
-"""Through the gateway and straight to the upstream: the same requests get the same answers, and nothing piles up."""
+"""Requests get the same responses through the gateway as directly, and the gateway streams all bodies."""
 
 import asyncio
 import hashlib
@@ -19,10 +19,10 @@ from tests.redis_processes import HOST, eventually
 
 LARGE_BYTES: Final = 100_000_000
 ROOM_BYTES: Final = 48 << 20
-"""How much a process may grow over a body of any size: buffers, and what an allocator keeps."""
+"""How much a process may grow while large bodies pass: by buffers, and by what the allocator keeps."""
 
 HOPS: Final = frozenset({"date", "x-request-id", "connection", "transfer-encoding", "keep-alive"})
-"""What may differ from hop to hop."""
+"""Response fields that may differ from hop to hop."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ REQUESTS: Final = {
 
 @dataclass(frozen=True)
 class Got:
-    """What came back, without what may differ from hop to hop."""
+    """A response, without the fields of HOPS."""
 
     status: int
     reason: str | None
@@ -107,7 +107,7 @@ async def ask(session: aiohttp.ClientSession, url: str, asked: Asked) -> Got:
 
 
 def plain_session() -> aiohttp.ClientSession:
-    """A client that adds and changes nothing of its own."""
+    """Return a session that adds no header fields of its own and does not decompress."""
     return aiohttp.ClientSession(
         auto_decompress=False,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -119,7 +119,7 @@ def plain_session() -> aiohttp.ClientSession:
 
 @pytest.mark.parametrize("name", REQUESTS)
 async def test_the_same_request_gets_the_same_answer(upstream_url: str, name: str) -> None:
-    """Status, reason, every field and every byte of the body; and the upstream saw the same request."""
+    """Status, reason, fields and body of a response are the same through the gateway as directly."""
     async with gateway_before(upstream_url) as gateway, plain_session() as session:
         straight = await ask(session, upstream_url, REQUESTS[name])
         assert await ask(session, gateway.url, REQUESTS[name]) == straight
@@ -127,9 +127,9 @@ async def test_the_same_request_gets_the_same_answer(upstream_url: str, name: st
 
 
 async def test_users_are_not_mixed_up(upstream_url: str) -> None:
-    """No cookie that one user was given is sent for another, however many ask at once over kept connections.
+    """The gateway does not send one user's cookies for another, although ten users send requests at once.
 
-    The upstream has a name: a cookie jar keeps nothing of a server without one.
+    The upstream is called by a name, because a cookie jar ignores cookies from an IP address.
     """
     named = upstream_url.replace(HOST, "localhost")
     async with gateway_before(named) as gateway, plain_session() as session:
@@ -161,7 +161,7 @@ async def test_events_arrive_as_they_are_sent(upstream_url: str) -> None:
 
 
 async def test_large_bodies_need_no_memory(upstream_url: str, tmp_path: pathlib.Path) -> None:
-    """Uploads and downloads of any size, with a length and in chunks, pass whole and do not grow the process."""
+    """Bodies of 100 MB pass whole in both directions, with a length or in chunks, and the process hardly grows."""
 
     async def sent() -> AsyncIterator[bytes]:
         for start in range(0, LARGE_BYTES, len(CHUNK)):
@@ -205,7 +205,7 @@ async def fills(gateway: Gateway, head: bytes) -> int:
 
 
 async def test_a_slow_upstream_slows_the_client() -> None:
-    """What the upstream does not read, the gateway does not take from the client: only buffers fill."""
+    """If the upstream reads nothing, the client can send only what fits into the buffers."""
 
     async def never_reads(visit: Visit) -> None:
         await visit.over.wait()
@@ -216,7 +216,7 @@ async def test_a_slow_upstream_slows_the_client() -> None:
 
 
 async def test_a_slow_client_slows_the_upstream() -> None:
-    """What the client does not read, the gateway does not take from the upstream: only buffers fill."""
+    """If the client stops reading, the upstream can send only what fits into the buffers."""
     written = 0
 
     async def writes_much(visit: Visit) -> None:

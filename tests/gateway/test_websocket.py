@@ -1,4 +1,4 @@
-"""WebSocket through the gateway: what arrives, how it ends, and what does not pass."""
+"""WebSocket through the gateway: messages, close codes, lost connections, and handshakes that fail."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ SWITCHED: Final = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nU
 
 @dataclass
 class Upstream:
-    """An upstream with a WebSocket of its own: what it received, and with which code the connection ended."""
+    """A WebSocket upstream that records the messages that it receives and the codes with which connections end."""
 
     url: str = ""
     received: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ class Upstream:
         return socket
 
     async def code(self) -> int | None:
-        """The code with which the next connection ended."""
+        """Wait for the next connection to end, and return its close code."""
         async with asyncio.timeout(WAIT_SECONDS):
             return await self.codes.get()
 
@@ -74,7 +74,7 @@ async def websocket_upstream() -> AsyncIterator[Upstream]:
 
 @dataclass
 class Path:
-    """A client, the gateway, and an upstream that records."""
+    """A client session, a gateway, and the WebSocket upstream behind it."""
 
     gateway: Gateway
     upstream: Upstream
@@ -96,7 +96,7 @@ async def path() -> AsyncIterator[Path]:
 
 
 async def conversation(url: str) -> list[Any]:
-    """Everything that a client receives in a conversation with every kind of message."""
+    """Send every kind of message to the upstream application, and return everything that the client receives."""
     heard: list[Any] = []
     async with (
         aiohttp.ClientSession() as session,
@@ -120,7 +120,7 @@ async def conversation(url: str) -> list[Any]:
 
 
 async def test_a_conversation_is_the_same(upstream_url: str) -> None:
-    """Subprotocol, compression, text, binary, empty, large messages, ping, close code and reason."""
+    """A client receives the same through the gateway as directly: messages, pong, close code and reason."""
     async with gateway_before(upstream_url) as gateway:
         straight = await conversation(upstream_url)
         assert await conversation(gateway.url) == straight
@@ -129,7 +129,7 @@ async def test_a_conversation_is_the_same(upstream_url: str) -> None:
 
 
 async def test_compression_is_the_upstreams_decision(path: Path) -> None:
-    """A client that does not offer it gets none."""
+    """A client that offers no compression gets none, and the upstream gets none either."""
     socket = await path.connected(compress=0)
     assert not socket.compress
     assert not (await path.upstream.sockets.get()).compress
@@ -155,7 +155,7 @@ async def test_what_a_client_sends_last_arrives(path: Path) -> None:
 
 
 async def test_a_client_that_vanishes_closes_the_upstream(path: Path) -> None:
-    """A connection that ends without a close frame is 1001 at the upstream."""
+    """If the client's connection ends without a close frame, the upstream gets close code 1001."""
     reader, writer = await asyncio.open_connection(HOST, path.gateway.port)
     writer.write(HANDSHAKE)
     await reader.readuntil(b"\r\n\r\n")
@@ -166,12 +166,12 @@ async def test_a_client_that_vanishes_closes_the_upstream(path: Path) -> None:
 async def test_a_client_that_leaves_a_stalled_upstream_leaves_no_error(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Messages that the upstream does not take are given up after a while, and nothing is logged."""
+    """If a client disconnects while the upstream reads nothing, the gateway drops the connection and logs nothing."""
     socket = await path.connected("stall")
     for _ in range(2):  # the upstream reads the first one, and then no more
         await socket.send_bytes(b"x" * (12 << 20))
     transport = (await path.upstream.sockets.get()).get_extra_info("socket")
-    await asyncio.sleep(0.3)  # the gateway reads the second one meanwhile; nothing tells when it has
+    await asyncio.sleep(0.3)  # the gateway reads the second one in the meantime; no event shows when
     socket.get_extra_info("socket").shutdown(2)
 
     async def given_up() -> bool:
@@ -185,7 +185,7 @@ async def test_a_client_that_leaves_a_stalled_upstream_leaves_no_error(
 
 
 async def test_an_upstream_that_vanishes_closes_the_client(path: Path) -> None:
-    """A connection that ends without a close frame is 1011 at the client."""
+    """If the upstream's connection ends without a close frame, the client gets close code 1011."""
     socket = await path.connected()
     transport = (await path.upstream.sockets.get()).get_extra_info("socket")
     transport.shutdown(2)
@@ -194,7 +194,7 @@ async def test_an_upstream_that_vanishes_closes_the_client(path: Path) -> None:
 
 
 async def test_a_message_too_large_closes_both_sides(path: Path) -> None:
-    """The sender is told 1009, the other side that the connection is over; memory stays bounded."""
+    """A message above the size limit does not arrive. The sender gets close code 1009, and the upstream 1001."""
     socket = await path.connected()
     with contextlib.suppress(ConnectionError):
         await socket.send_bytes(b"x" * (MESSAGE_MAX_BYTES + 1))
@@ -204,7 +204,7 @@ async def test_a_message_too_large_closes_both_sides(path: Path) -> None:
 
 
 async def test_a_message_of_the_largest_size_passes(path: Path) -> None:
-    """Up to the limit, a message arrives whole."""
+    """A message one byte below the size limit arrives whole."""
     socket = await path.connected()
     await socket.send_str("x" * (MESSAGE_MAX_BYTES - 1))
     await socket.close()
@@ -213,7 +213,7 @@ async def test_a_message_of_the_largest_size_passes(path: Path) -> None:
 
 
 async def test_a_slow_reader_slows_the_sender(path: Path) -> None:
-    """What the client does not read, the gateway does not take from the upstream: only buffers fill."""
+    """If the client stops reading, the upstream can send only what fits into the buffers."""
     reader, writer = await asyncio.open_connection(HOST, path.gateway.port)
     writer.write(HANDSHAKE.replace(b"/ws", b"/flood"))
     await reader.readuntil(b"\r\n\r\n")
@@ -231,7 +231,7 @@ async def test_a_slow_reader_slows_the_sender(path: Path) -> None:
 
 @pytest.mark.parametrize("answers_pings", [False, True])
 async def test_a_peer_that_answers_no_ping_is_gone(answers_pings: bool) -> None:
-    """After a silence the gateway pings each side; without a pong the connection ends on both sides."""
+    """The gateway pings a silent client. Without a pong, the upstream's connection is closed with 1001."""
     async with (
         websocket_upstream() as upstream,
         gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="1" if answers_pings else "0.2") as gateway,
@@ -262,7 +262,7 @@ async def test_messages_behind_the_handshake_wait_for_the_switch(path: Path) -> 
 
 
 async def test_open_sockets_are_counted(path: Path) -> None:
-    """`gateway_websockets_open` is the number of connections of clients."""
+    """`gateway_websockets_open` is the number of clients with an open WebSocket."""
     sockets = [await path.connected() for _ in range(3)]
     async with path.session.get(f"{path.gateway.admin_url}/metrics") as response:
         assert "gateway_websockets_open 3.0" in await response.text()
@@ -271,7 +271,7 @@ async def test_open_sockets_are_counted(path: Path) -> None:
 
 
 async def test_a_refusal_of_the_upstream_is_passed_on(upstream_url: str) -> None:
-    """The upstream's 403 reaches the client with its status; its body does not."""
+    """If the upstream refuses a handshake with 403, the client gets 403."""
     async with gateway_before(upstream_url) as gateway, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"{gateway.url}/ws/refused")
@@ -279,7 +279,7 @@ async def test_a_refusal_of_the_upstream_is_passed_on(upstream_url: str) -> None
 
 
 async def test_a_handshake_follows_no_redirect() -> None:
-    """A redirect is a refusal: the gateway connects to no other origin, and to no other path."""
+    """If the upstream answers a handshake with a redirect, the client gets it, and the gateway does not follow it."""
     async with bare_upstream() as elsewhere:
         redirects = answering(f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n".encode())
         async with bare_upstream(redirects) as upstream, gateway_before(upstream.url) as gateway:
@@ -288,7 +288,7 @@ async def test_a_handshake_follows_no_redirect() -> None:
 
 
 async def test_an_upstream_that_is_down_is_502() -> None:
-    """A handshake is answered like any other request."""
+    """If the upstream is down, a handshake is answered with 502."""
     async with gateway_before("http://127.0.0.1:1") as gateway, aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(f"{gateway.url}/ws")
@@ -296,7 +296,7 @@ async def test_an_upstream_that_is_down_is_502() -> None:
 
 
 async def test_what_follows_a_refused_upgrade_is_not_run() -> None:
-    """A client that takes a refused upgrade for a tunnel reaches nothing: no byte behind it goes to the upstream."""
+    """After a refused upgrade the connection is closed, and no bytes behind the handshake reach the upstream."""
     refuses = answering(b"HTTP/1.1 426 Upgrade Required\r\nContent-Length: 0\r\n\r\n")
     async with bare_upstream(refuses) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(HANDSHAKE + b"GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n", answers=2)
@@ -319,7 +319,7 @@ async def test_what_follows_a_refused_upgrade_is_not_run() -> None:
     ],
 )
 async def test_no_other_upgrade_passes(head: bytes) -> None:
-    """The request goes on without it; an upstream that switches nevertheless is 502."""
+    """An upgrade that is invalid or not to WebSocket is not passed on. If the upstream switches, the client gets 502."""
     switches = answering(SWITCHED)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(head)
@@ -330,14 +330,14 @@ async def test_no_other_upgrade_passes(head: bytes) -> None:
 
 @pytest.mark.parametrize("switched", [SWITCHED, SWITCHED.replace(b"WebSocket", b"h2c")])
 async def test_a_switch_to_something_else_is_502(switched: bytes) -> None:
-    """A 101 that does not accept this very handshake joins nothing."""
+    """If the upstream's 101 has no Sec-WebSocket-Accept, or names another protocol, the client gets 502."""
     switches = answering(switched)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(HANDSHAKE)).statuses == [502]
 
 
 async def test_at_the_end_of_the_gateway_both_sides_are_told(upstream_url: str, tmp_path: pathlib.Path) -> None:
-    """At SIGTERM client and upstream get 1001; the process ends in time with status 0."""
+    """At SIGTERM client and upstream get close code 1001, and the process exits in time with status 0."""
     async with (
         gateway_process(tmp_path / "gateway", upstream_url, DRAIN_SECONDS="0") as gateway,
         aiohttp.ClientSession() as session,

@@ -1,4 +1,4 @@
-"""The upstream of the gateway's tests: a FastAPI application as users have it, with a route for each kind of answer."""
+"""The upstream of the gateway's tests: an ordinary FastAPI application with a route for each kind of response."""
 
 import asyncio
 import gzip
@@ -19,14 +19,14 @@ EVENTS: Final = 5
 BY_THE_GATEWAY: Final = frozenset(
     {"via", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "x-request-id", "connection"}
 )
-"""What a gateway may add or take away on the way."""
+"""Request fields that the gateway may add or remove."""
 
 app = FastAPI()
 
 
 @app.api_route("/echo", methods=METHODS)
 async def echo(request: Request) -> JSONResponse:
-    """What arrived, apart from what a gateway may add."""
+    """Return the request as it arrived, without the fields of BY_THE_GATEWAY."""
     body = hashlib.sha256()
     size = 0
     async for piece in request.stream():
@@ -47,7 +47,7 @@ async def echo(request: Request) -> JSONResponse:
 
 @app.api_route("/bytes/{size}", methods=["GET", "HEAD"])
 async def some_bytes(size: int, *, chunked: bool = False) -> StreamingResponse:
-    """So many bytes, with their length or in chunks."""
+    """Return `size` bytes, with Content-Length or in chunks."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for start in range(0, size, len(CHUNK)):
@@ -58,13 +58,13 @@ async def some_bytes(size: int, *, chunked: bool = False) -> StreamingResponse:
 
 @app.api_route("/status/{status}", methods=["GET", "POST", "HEAD"])
 async def status(status: int) -> Response:
-    """An answer without a body."""
+    """Return a response with this status and without a body."""
     return Response(status_code=status, headers={"ETag": '"x"'})
 
 
 @app.get("/cookies")
 async def cookies(request: Request, user: str) -> JSONResponse:
-    """Two cookies for a user, and those that came."""
+    """Set two cookies for a user, and return the Cookie fields of the request."""
     response = JSONResponse({"got": request.headers.getlist("cookie")})
     response.set_cookie("session", user, httponly=True)
     response.set_cookie("theme", f"dark-{user}", path="/x")
@@ -73,32 +73,32 @@ async def cookies(request: Request, user: str) -> JSONResponse:
 
 @app.get("/redirect")
 async def redirect(request: Request) -> RedirectResponse:
-    """Elsewhere, by the name under which this was asked."""
+    """Redirect to `/somewhere/` on the host of the request."""
     return RedirectResponse(str(request.url_for("somewhere")), status_code=307)
 
 
 @app.get("/somewhere/")
 async def somewhere() -> str:
-    """Where redirects lead to."""
+    """Return a response to a client that was redirected here."""
     return "here"
 
 
 @app.get("/gzip")
 async def compressed() -> Response:
-    """A compressed answer."""
+    """Return a compressed response."""
     body = gzip.compress(b"a" * 10_000, mtime=0)
     return Response(body, media_type="text/plain", headers={"Content-Encoding": "gzip", "Vary": "Accept-Encoding"})
 
 
 @app.get("/large-headers")
 async def large_headers() -> Response:
-    """Many, and large."""
+    """Return a response with many large header fields."""
     return Response(b"x", headers={f"X-Large-{number}": "v" * 1000 for number in range(12)})
 
 
 @app.get("/events")
 async def events() -> StreamingResponse:
-    """Server-sent events, each a moment after the other."""
+    """Send a stream of server-sent events, 0.1 s apart."""
 
     async def stream() -> AsyncIterator[bytes]:
         for number in range(EVENTS):
@@ -110,20 +110,20 @@ async def events() -> StreamingResponse:
 
 @app.get("/slow")
 async def slow(seconds: float) -> str:
-    """An answer that takes its time."""
+    """Return a response after `seconds`."""
     await asyncio.sleep(seconds)
     return "slow"
 
 
 @app.get("/error")
 async def error() -> None:
-    """An error of the application."""
+    """Raise an error that the application does not handle."""
     raise RuntimeError("broken")
 
 
 @app.websocket("/ws")
 async def socket(websocket: WebSocket) -> None:
-    """Sends back what comes; `close <code>` closes, `large <size>` sends so much."""
+    """Echo each message. `close <code>` closes the connection, and `large <size>` returns `size` bytes."""
     offered = websocket.scope["subprotocols"]
     await websocket.accept("chat.v2" if "chat.v2" in offered else None, headers=[(b"x-from", b"upstream")])
     while True:
@@ -145,13 +145,13 @@ async def socket(websocket: WebSocket) -> None:
 
 @app.get("/last-close")
 async def last_close() -> JSONResponse:
-    """The code with which the last client closed its WebSocket."""
+    """Return the code with which the last client closed its WebSocket."""
     return JSONResponse({"code": getattr(app.state, "last_close", None)})
 
 
 @app.websocket("/ws/refused")
 async def refused(websocket: WebSocket) -> None:
-    """A WebSocket that is not accepted."""
+    """Refuse the handshake."""
     await websocket.close()
 
 
