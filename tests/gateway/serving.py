@@ -95,7 +95,7 @@ class GatewayProcess(ServiceProcess):
         return f"http://{HOST}:{self.admin_port}"
 
     async def until(self, probe: str, status: int = 200) -> None:
-        """Wait until a probe on the admin port answers with a status."""
+        """Wait until a probe on the admin port answers with `status`."""
         async with aiohttp.ClientSession() as session:
 
             async def answers() -> bool:
@@ -116,7 +116,7 @@ class GatewayProcess(ServiceProcess):
 async def gateway_process(
     directory: pathlib.Path, upstream_url: str, probe: str = "/readyz", arguments: Sequence[str] = COMMAND, **given: str
 ) -> AsyncIterator[GatewayProcess]:
-    """Run a gateway process during the block, after its probe has answered 200."""
+    """Start a gateway process, wait until its probe answers 200, yield it, and kill it at the end."""
     variables = {"UPSTREAM_URL": upstream_url, "LOG_FORMAT": "json", **given}
     named = {f"GATEWAY_{name}": value for name, value in variables.items()}
     process = GatewayProcess(directory, named, arguments=arguments)

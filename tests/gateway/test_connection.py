@@ -95,7 +95,7 @@ async def test_a_body_and_an_answer_may_take_longer_than_a_head() -> None:
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_idle_connections_keep_no_client_out(tmp_path: pathlib.Path, loop: str) -> None:
-    """New clients and the admin port are served beside more idle connections than the soft limit on open files."""
+    """With more idle connections than the soft limit on open files, new clients and the admin port are served."""
     async with (
         bare_upstream() as upstream,
         gateway_process(tmp_path, upstream.url, arguments=("-c", FEW_FILES.format(loop=loop))) as gateway,

@@ -99,7 +99,7 @@ async def test_exactly_five_of_a_burst_reach_the_upstream(deployment: Deployment
 
 
 async def test_exactly_five_beside_idle_connections(deployment: Deployment) -> None:
-    """Exactly five logins pass also while one of the gateways has more than a thousand idle connections."""
+    """Exactly five of 200 logins pass, even if one of the gateways has more than a thousand idle connections."""
     await deployment.application.forget()
     with idle_connections(deployment.gateways[0].port, scaled(1_500, 7_000)):
         told = await deployment.burst(["203.0.113.200"] * AT_ONCE)

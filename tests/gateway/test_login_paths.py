@@ -224,7 +224,7 @@ def test_other_paths_do_not_match(target: str) -> None:
 
 @pytest.mark.parametrize("target", CLIMBS, ids=ascii)
 def test_a_path_that_climbs_is_an_attempt(target: str) -> None:
-    """A path with a segment `..` in any decoding is an attempt, wherever it leads. A GET needs an override for that."""
+    """A POST to a path with a segment `..` in any decoding is an attempt; a GET only with an override."""
     assert PATHS.is_attempt("POST", target, [])
     assert PATHS.is_attempt("FOO", "/x", [("X-Original-URL", target)])
     assert PATHS.is_attempt("GET", target, [("X-HTTP-Method-Override", "POST")])
@@ -397,7 +397,7 @@ def test_a_query_that_cannot_be_read_hides_no_override_and_makes_no_attempt() ->
 
 
 async def test_90_targets_in_one_request_take_little_work() -> None:
-    """With 90 target headers a GET is not counted and a POST counts as a login. Both take little work in a gateway."""
+    """Of two requests with 90 target headers, the gateway counts the POST and not the GET. Both take little work."""
     value = ("/" + "/;%3b" * 100)[:290]
     fields = f"X-Original-URL: {value}\r\n".encode() * 90
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:

@@ -1,6 +1,6 @@
-"""No way round: whatever a login's path and method are spelled like, it is counted, and in the one count.
+"""Every login is counted, and in one count, however its path and method are written.
 
-The requests are raw bytes through a real gateway to a real FastAPI login; of each it is known whether FastAPI took it.
+The tests send raw bytes through a real gateway to a real FastAPI login, which records the attempts that reach it.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ _addresses = (f"127.1.{n // 250}.{n % 250 + 1}" for n in itertools.count())
 
 @dataclass
 class Way:
-    """The gateways, the application behind them, and an address that was not used before."""
+    """Two gateways, the application behind them, and a client address that was not used before."""
 
     generous: GatewayProcess
-    """Lets everything pass, so that what it counted can be told from what the application took."""
+    """A gateway that denies nothing, so that its count can be compared with the attempts that reach the application."""
     strict: GatewayProcess
     application: LoginApplication
     address: str = field(default_factory=lambda: next(_addresses))
@@ -43,7 +43,7 @@ class Way:
         return await talk_to(HOST, gateway.port, *pieces, answers=answers, source=self.address)
 
     async def counted(self) -> int:
-        """How many attempts of this address the gateway has counted so far; asking is one, and is not among them."""
+        """Return how many attempts of this address `generous` has counted, without the one that this call makes."""
         answer = await self.send(request("/auth/login"))
         return MANY - 1 - int(answer.headers["X-RateLimit-Remaining"])
 
@@ -82,13 +82,13 @@ async def way(gateways: tuple[GatewayProcess, GatewayProcess, LoginApplication])
 
 
 def request(target: str, method: str = "POST", headers: bytes = b"", version: str = "1.1", body: bytes = BODY) -> bytes:
-    """A login, with the target as it stands."""
+    """Return the bytes of a login, with the target unchanged."""
     length = b"Content-Length: %d\r\n\r\n" % len(body)
     return f"{method} {target} HTTP/{version}\r\n".encode() + FORM + headers + length + body
 
 
 async def test_every_spelling_of_the_path_is_counted_in_one_count(way: Way) -> None:
-    """Each spelling of each login path takes one from the same count; and whatever FastAPI took was among them."""
+    """All spellings of both login paths are counted in one count, among them those that FastAPI accepts."""
     left, taken, took = MANY, 0, set()
     for target in spellings():
         answer = await way.send(request(target))
@@ -102,14 +102,14 @@ async def test_every_spelling_of_the_path_is_counted_in_one_count(way: Way) -> N
 
 
 async def test_five_of_all_spellings_reach_the_login(way: Way) -> None:
-    """Behind a limit of five a walk through all spellings reaches the login five times at most."""
+    """With a limit of five, one attempt in each spelling reaches the login five times at most."""
     answers = [await way.send(request(target), strict=True) for target in spellings()]
     assert [answer.statuses for answer in answers[5:]] == [[429]] * (len(answers) - 5)
     assert 1 <= await way.taken() <= 5
 
 
 async def test_every_method_that_may_log_in_is_counted(way: Way) -> None:
-    """POST in any case, other methods and unknown ones are counted; what FastAPI took was among them."""
+    """Logins with any other method than GET, HEAD and OPTIONS are counted, unless aiohttp refuses the method."""
     methods = ["POST", "PUT", "PATCH", "DELETE", "FOO", "PROPFIND", "QUERY", "M-SEARCH", "post", "Post", "get"]
     for number, method in enumerate(methods):
         taken = await way.taken()
@@ -136,7 +136,7 @@ async def test_every_method_that_may_log_in_is_counted(way: Way) -> None:
     ],
 )
 async def test_an_overridden_method_is_counted(way: Way, method: str, target: str, header: bytes) -> None:
-    """A GET that the application takes for a POST is a login; it is counted as one."""
+    """A GET, HEAD or OPTIONS that the application takes for a POST is counted as a login."""
     answer = await way.send(request(target, method, header + LAST))
     assert answer.headers["X-RateLimit-Remaining"] == str(MANY - 1)
     if target == "/auth/login":
@@ -144,7 +144,7 @@ async def test_an_overridden_method_is_counted(way: Way, method: str, target: st
 
 
 async def test_looking_at_the_login_page_is_not_counted(way: Way) -> None:
-    """GET, HEAD and OPTIONS without an override are no attempts, and are told nothing of a limit."""
+    """GET, HEAD and OPTIONS without an override are not counted, and get no rate limit fields."""
     for method in ("GET", "HEAD", "OPTIONS"):
         answer = await way.send(request("/auth/login", method, LAST, body=b""))
         assert b" 405 " in answer.data
@@ -153,7 +153,7 @@ async def test_looking_at_the_login_page_is_not_counted(way: Way) -> None:
 
 
 async def test_http_1_0_is_counted(way: Way) -> None:
-    """A login over HTTP/1.0, with and without Host, is one."""
+    """A login over HTTP/1.0 is counted, with or without Host."""
     plain = b"POST /auth/login HTTP/1.0\r\nContent-Type: application/x-www-form-urlencoded\r\n"
     await way.send(request("/auth/login", version="1.0"))
     await way.send(plain + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY)
@@ -162,7 +162,7 @@ async def test_http_1_0_is_counted(way: Way) -> None:
 
 
 async def test_chunked_logins_are_counted(way: Way) -> None:
-    """A login in chunks, also byte by byte and with extensions and trailers, is one."""
+    """A chunked login is counted once, even in chunks of one byte with extensions and a trailer."""
     head = b"POST /auth/login HTTP/1.1\r\n" + FORM + b"Transfer-Encoding: chunked\r\n\r\n"
     whole = b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"
     each = b"".join(b"1;a=b\r\n%c\r\n" % octet for octet in BODY) + b"0\r\nX-Trailer: 1\r\n\r\n"
@@ -173,14 +173,14 @@ async def test_chunked_logins_are_counted(way: Way) -> None:
 
 
 async def test_pipelined_logins_are_counted_one_by_one(way: Way) -> None:
-    """Of twenty logins in one piece on one connection five are passed on."""
+    """Of twenty logins that are pipelined on one connection, five are passed on."""
     answer = await way.send(request("/auth/login") * 20, answers=20, strict=True)
     assert answer.statuses == [401] * 5 + [429] * 15
     assert await way.taken() == 5
 
 
 async def test_logins_on_many_connections_and_one_are_the_same_count(way: Way) -> None:
-    """A kept connection, a new one, and both login paths share one count."""
+    """Logins on a kept connection, on new ones, and to both login paths share one count."""
     await way.send(request("/auth/login") + request("/api/v1/auth/login"), answers=2, strict=True)
     for _ in range(3):
         await way.send(request("/api/v1/auth/login"), strict=True)
@@ -190,7 +190,7 @@ async def test_logins_on_many_connections_and_one_are_the_same_count(way: Way) -
 
 
 async def test_a_login_that_waits_to_be_invited_is_counted(way: Way) -> None:
-    """Expect: 100-continue is a login like any other, and one too many gets its 429."""
+    """Logins with `Expect: 100-continue` are counted like any other, and the sixth gets 429."""
     for status in [401] * 5 + [429]:
         answer = await way.send(request("/auth/login", headers=b"Expect: 100-continue\r\n"), strict=True)
         assert answer.statuses == [status]
@@ -198,7 +198,7 @@ async def test_a_login_that_waits_to_be_invited_is_counted(way: Way) -> None:
 
 
 async def test_forged_headers_of_our_own_do_not_pass(way: Way) -> None:
-    """A client that sends rate limit fields or forged addresses has its five and no more."""
+    """A client that sends rate limit fields and forged addresses still has only five logins."""
     for number in range(8):
         forged = f"X-RateLimit-Remaining: 99\r\nX-Forwarded-For: 9.9.9.{number}\r\nForwarded: for=9.9.9.{number}\r\n"
         answer = await way.send(request("/auth/login", headers=forged.encode()), strict=True)

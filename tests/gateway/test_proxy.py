@@ -1,4 +1,4 @@
-"""What the upstream is sent, and what the client gets when either side fails."""
+"""What the gateway sends to the upstream, and what the client gets if either side fails."""
 
 import asyncio
 from typing import Final
@@ -58,14 +58,14 @@ def sample(gateway: Gateway, name: str) -> float:
     ],
 )
 async def test_the_target_goes_on_unchanged(target: str, sent: str) -> None:
-    """Whatever its spelling, in origin form, and always to the configured origin."""
+    """The target reaches the configured upstream in origin form, and otherwise as it was spelled."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(get(target))).statuses == [200]
         assert head_of(upstream.received)[0] == f"GET {sent} HTTP/1.1"
 
 
 async def test_an_empty_query_and_the_asterisk_form_do_not_pass() -> None:
-    """The client library cannot send them: the question mark is dropped, and `OPTIONS *` is refused."""
+    """The `?` of an empty query is dropped and `OPTIONS *` gets 400, as aiohttp's client can send neither."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(get("/a?"))).statuses == [200]
         assert head_of(upstream.received)[0] == "GET /a HTTP/1.1"
@@ -74,7 +74,7 @@ async def test_an_empty_query_and_the_asterisk_form_do_not_pass() -> None:
 
 
 async def test_the_host_is_the_clients_and_chooses_no_upstream() -> None:
-    """It goes on as it came (an absolute target's own wins, RFC 9112 section 3.2.2), and the connection is the same."""
+    """Host is passed on and selects no upstream. An absolute target's host replaces it (RFC 9112 section 3.2.2)."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         await gateway.talk(b"GET / HTTP/1.1\r\nHost: api.example:8443\r\n\r\n")
         assert fields_named(upstream.received, "host") == [("host", "api.example:8443")]
@@ -84,7 +84,7 @@ async def test_the_host_is_the_clients_and_chooses_no_upstream() -> None:
 
 
 async def test_repeated_fields_stay_repeated_and_in_order() -> None:
-    """In both directions. Values that are not UTF-8 are sent as if they were Latin-1; control characters are spaces."""
+    """Repeated fields keep their order in both directions. Values that are not UTF-8 are converted from Latin-1."""
     sent = b"Set-Cookie: a=1\r\nX-Odd: caf\xe9\x01\r\nSet-Cookie: b=2; Path=/\r\nX-Empty:\r\n"
     sent += b"X-UTF-8: caf\xc3\xa9\r\n"
     odd = answering(b"HTTP/1.1 299 Caf\xe9 ok\r\n" + sent + b"Content-Length: 0\r\n\r\n")
@@ -110,7 +110,7 @@ async def test_repeated_fields_stay_repeated_and_in_order() -> None:
 
 
 async def test_a_request_gets_no_fields_that_clients_set() -> None:
-    """No Accept, Accept-Encoding, User-Agent or Content-Type of the gateway's own."""
+    """The gateway adds no Accept, Accept-Encoding, User-Agent or Content-Type to a request."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\n\r\n")
         names = {name for name, _ in head_of(upstream.received)[1]}
@@ -119,7 +119,7 @@ async def test_a_request_gets_no_fields_that_clients_set() -> None:
 
 
 async def test_a_response_gets_no_type_and_no_server() -> None:
-    """A body without Content-Type stays without: the client, not the gateway, decides what it is."""
+    """The gateway adds neither Content-Type nor Server to a response that has none."""
     untyped = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>")
     async with bare_upstream(untyped) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(GET)
@@ -127,7 +127,7 @@ async def test_a_response_gets_no_type_and_no_server() -> None:
 
 
 async def test_hop_by_hop_fields_stay_behind() -> None:
-    """Those of RFC 9110 section 7.6.1, what Connection names, and Proxy: in both directions."""
+    """Hop-by-hop fields (RFC 9110 section 7.6.1) and fields that Connection names are dropped in both directions."""
     fields = ["Connection: close, X-Private", "X-Private: 1", "Keep-Alive: 5", "TE: trailers", "Trailer: X-T"]
     fields += ["Proxy-Authorization: x", "Proxy-Connection: x", "Upgrade: h2c", "Proxy: http://evil", "X-Kept: 1"]
 
@@ -150,7 +150,7 @@ async def test_hop_by_hop_fields_stay_behind() -> None:
 
 @pytest.mark.parametrize("name", ["Content-Length", "Host", "X-Forwarded-For", "Via", "X-Request-ID"])
 async def test_connection_cannot_take_away_what_the_gateway_says(name: str) -> None:
-    """A client that names such a field in Connection does not make the upstream miss it."""
+    """The upstream gets the fields that the gateway sets even if the client names them in Connection."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         request = f"POST / HTTP/1.1\r\nHost: h\r\nConnection: {name}\r\nContent-Length: 3\r\n\r\nabc"
         await gateway.talk(request.encode())
@@ -158,7 +158,7 @@ async def test_connection_cannot_take_away_what_the_gateway_says(name: str) -> N
 
 
 async def test_a_strangers_forwarding_fields_are_replaced() -> None:
-    """From a peer that is no trusted proxy, nothing that tells of another client gets through."""
+    """Forwarding fields of a peer that is not a trusted proxy are replaced or dropped."""
     told = ["X-Forwarded-For: 6.6.6.6", "x-forwarded-for: 7.7.7.7", "Forwarded: for=6.6.6.6", "X-Real-IP: 6.6.6.6"]
     told += ["X-Forwarded-Proto: https", "X-Forwarded-Host: evil", "X-Forwarded-Port: 1", "X-Forwarded-Prefix: /evil"]
     told += ["True-Client-IP: 6.6.6.6", "CF-Connecting-IP: 6.6.6.6", "X-Client-IP: 6.6.6.6", "X-Original-URL: /evil"]
@@ -176,7 +176,7 @@ async def test_a_strangers_forwarding_fields_are_replaced() -> None:
 
 
 async def test_a_trusted_proxys_word_is_passed_on() -> None:
-    """From a trusted proxy the list grows by the proxy's own address, and the rest stays as it was told."""
+    """A trusted proxy's fields are kept, but X-Forwarded-For gets its address added, and X-Real-IP is replaced."""
     told = ["X-Forwarded-For: 6.6.6.6, 10.1.1.1", "X-Forwarded-For: 127.0.0.9", "Forwarded: for=6.6.6.6;proto=https"]
     told += ["X-Forwarded-Proto: https", "X-Forwarded-Host: api.example", "X-Forwarded-Port: 443", "X-Real-IP: 9.9.9.9"]
     async with (
@@ -195,7 +195,7 @@ async def test_a_trusted_proxys_word_is_passed_on() -> None:
 
 
 async def test_the_request_id_goes_both_ways() -> None:
-    """A good one of the client's is kept, a bad one replaced; upstream and client have the same; and Via is added."""
+    """A valid X-Request-ID is kept and an invalid one replaced. Both sides get the same one, and Via is added."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(get("/", "X-Request-ID: abc-1", "Via: 1.0 front"))
         assert raw.headers["X-Request-ID"] == "abc-1"
@@ -211,7 +211,7 @@ async def test_the_request_id_goes_both_ways() -> None:
 
 
 async def test_an_http_1_0_client_gets_the_end_of_the_connection() -> None:
-    """It knows no chunks: a body without a length ends with its connection; with a length it may stay."""
+    """An HTTP/1.0 client gets a chunked response without chunks, and the end of the connection ends the body."""
     chunks = answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
     async with bare_upstream(chunks) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(get(version="1.0"), answers=2)
@@ -222,7 +222,7 @@ async def test_an_http_1_0_client_gets_the_end_of_the_connection() -> None:
 
 
 async def test_expect_is_answered_by_the_gateway() -> None:
-    """A client that waits for 100 gets it, and the upstream the body; other expectations are 417."""
+    """The gateway itself answers `Expect: 100-continue` with 100, and any other expectation with 417."""
     whole = answering(OK, b"\r\n\r\nabc")
     async with bare_upstream(whole) as upstream, gateway_before(upstream.url) as gateway:
         head = b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n"
@@ -234,7 +234,7 @@ async def test_expect_is_answered_by_the_gateway() -> None:
 
 
 async def test_interim_responses_stay_behind() -> None:
-    """100 and 103 are not passed on; the response after them is."""
+    """The responses 100 and 103 are not passed on. The response after them is."""
     hints = answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + OK)
     async with bare_upstream(hints) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(GET)
@@ -243,7 +243,7 @@ async def test_interim_responses_stay_behind() -> None:
 
 
 async def test_an_upstream_that_is_down_is_502() -> None:
-    """A problem with a code and no address; it is counted, and the connection stays."""
+    """If the upstream is down, each request gets a 502 problem without the upstream's address. A metric counts it."""
     async with gateway_before(f"http://{HOST}:{free_port()}") as gateway:
         raw = await gateway.talk(GET + GET, answers=2)
         assert raw.statuses == [502, 502]
@@ -254,13 +254,13 @@ async def test_an_upstream_that_is_down_is_502() -> None:
 
 
 async def closes_at_once(visit: Visit) -> None:
-    """Reads a head, and hangs up."""
+    """Read a request head, and close the connection."""
     await visit.until(b"\r\n\r\n")
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 async def test_what_is_not_idempotent_is_never_sent_twice(method: str) -> None:
-    """An upstream that hangs up without a response has seen the request once, on a new and on a kept connection."""
+    """A POST or PATCH is not retried if the upstream closes a new or a kept connection without a response."""
 
     async def answers_once(visit: Visit) -> None:
         await visit.until(b"\r\n\r\n")
@@ -279,7 +279,7 @@ async def test_what_is_not_idempotent_is_never_sent_twice(method: str) -> None:
 
 
 async def test_a_body_is_never_sent_twice() -> None:
-    """A PUT whose body was sent is not repeated, neither whole nor in part."""
+    """A PUT with a body is not retried if the upstream closes the connection without a response."""
     async with bare_upstream(closes_at_once) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc")
         assert raw.statuses == [502]
@@ -287,7 +287,7 @@ async def test_a_body_is_never_sent_twice() -> None:
 
 
 async def test_connections_to_the_upstream_are_kept_and_not_too_long() -> None:
-    """Requests in a row share one connection; one that was idle for longer than servers keep theirs is not used."""
+    """Successive requests share one connection to the upstream. The gateway closes it after it was idle for a while."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         for _ in range(5):
             assert (await gateway.talk(GET)).statuses == [200]
@@ -301,7 +301,7 @@ async def test_connections_to_the_upstream_are_kept_and_not_too_long() -> None:
 
 
 async def test_a_kept_connection_that_died_is_not_used() -> None:
-    """An upstream that closes after each answer without saying so costs no client a request."""
+    """Requests succeed even if the upstream closes the connection after each response without `Connection: close`."""
 
     async def one_each(visit: Visit) -> None:
         await visit.until(b"\r\n\r\n")
@@ -327,7 +327,7 @@ NO_HTTP = {
 
 @pytest.mark.parametrize("name", NO_HTTP)
 async def test_an_answer_that_is_no_http_is_502(name: str) -> None:
-    """Whatever came is not passed on."""
+    """If the upstream's response is malformed, or is a 101 that was not asked for, the client gets 502."""
 
     async def answers(visit: Visit) -> None:
         await visit.until(b"\r\n\r\n")
@@ -348,7 +348,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_a_broken_answer_stays_broken(name: str) -> None:
-    """An answer that ends too early reaches the client so that it cannot take it for whole; it is counted."""
+    """If the upstream's response ends too early, so does the client's, without a proper end. The failure is counted."""
 
     async def answers(visit: Visit) -> None:
         await visit.until(b"\r\n\r\n")
@@ -364,7 +364,7 @@ async def test_a_broken_answer_stays_broken(name: str) -> None:
 
 
 async def test_a_client_that_leaves_takes_its_request_with_it() -> None:
-    """While the answer is awaited or streamed, and in the middle of an upload: the upstream's connection ends."""
+    """If a client disconnects while it waits, downloads or uploads, the upstream's connection ends."""
 
     async def starts(visit: Visit) -> None:
         await visit.until(b"\r\n\r\n")
@@ -393,12 +393,12 @@ async def _none_in_flight(gateway: Gateway) -> bool:
 
 
 async def never_answers(visit: Visit) -> None:
-    """Reads and says nothing."""
+    """Read to the end, and send nothing."""
     await visit.to_the_end()
 
 
 async def test_an_upstream_that_is_slow_is_504() -> None:
-    """No head of an answer in time: a problem, and the upstream's connection ends."""
+    """If no response head comes in time, the client gets a 504 problem, and the upstream's connection ends."""
     async with (
         bare_upstream(never_answers) as upstream,
         gateway_before(upstream.url, RESPONSE_TIMEOUT_SECONDS="0.3") as gateway,
@@ -411,7 +411,7 @@ async def test_an_upstream_that_is_slow_is_504() -> None:
 
 
 async def test_the_time_for_an_answer_begins_after_the_request() -> None:
-    """An upload that takes longer than the upstream may take to answer is no slow upstream."""
+    """The response timeout begins after the upload: an upload that takes longer than the timeout succeeds."""
     whole = answering(OK, b"end")
     async with (
         bare_upstream(whole) as upstream,
@@ -423,7 +423,7 @@ async def test_the_time_for_an_answer_begins_after_the_request() -> None:
 
 
 async def test_a_client_that_stops_its_body_is_408() -> None:
-    """What is missing did not come in time: a problem, the end of the connection, and no whole request upstream."""
+    """If the client stops sending its body, it gets 408, and the upstream's connection ends."""
     async with (
         bare_upstream(never_answers) as upstream,
         gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.3") as gateway,
@@ -435,7 +435,7 @@ async def test_a_client_that_stops_its_body_is_408() -> None:
 
 
 async def test_an_upstream_that_stops_reading_is_504() -> None:
-    """An upload that the upstream does not take ends, although the client goes on."""
+    """If the upstream does not read an upload, the client gets 504."""
 
     async def never_reads(visit: Visit) -> None:
         await visit.over.wait()
@@ -451,7 +451,7 @@ async def test_an_upstream_that_stops_reading_is_504() -> None:
 
 
 async def test_an_answer_that_stalls_is_broken_off() -> None:
-    """After the head, an upstream that says nothing for too long ends the answer, not whole."""
+    """If the upstream stalls in the middle of a response, the client's connection is closed."""
     stalls = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc")
     async with bare_upstream(stalls) as upstream, gateway_before(upstream.url, IDLE_TIMEOUT_SECONDS="0.3") as gateway:
         raw = await gateway.talk(GET)
@@ -460,7 +460,7 @@ async def test_an_answer_that_stalls_is_broken_off() -> None:
 
 
 async def test_an_answer_may_come_before_the_body_is_sent() -> None:
-    """A refusal in the middle of an upload reaches the client at once."""
+    """A response in the middle of an upload reaches the client at once, and the upstream's connection ends."""
     refuses = answering(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno")
     async with bare_upstream(refuses) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nabc", seconds=5)
@@ -471,7 +471,7 @@ async def test_an_answer_may_come_before_the_body_is_sent() -> None:
 
 
 async def test_an_upload_goes_on_after_its_answer_has_begun() -> None:
-    """Both directions stream at once: what the client sends after the head of the answer still reaches the upstream."""
+    """What a client sends after it has received the head of the response still reaches the upstream."""
 
     async def answers_early(visit: Visit) -> None:
         await visit.until(b"\r\n\r\nabc")
@@ -491,14 +491,14 @@ async def test_an_upload_goes_on_after_its_answer_has_begun() -> None:
 
 
 async def test_a_large_field_of_the_upstream_passes() -> None:
-    """An answer may have a field that is larger than those that clients may send, such as a long policy."""
+    """The upstream may send a field of 30,000 bytes, such as a long policy, although clients may not."""
     large = answering(b"HTTP/1.1 200 OK\r\nX-Policy: " + b"x" * 30_000 + b"\r\nContent-Length: 0\r\n\r\n")
     async with bare_upstream(large) as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(GET)).headers["X-Policy"] == "x" * 30_000
 
 
 async def test_responses_to_logins_carry_the_counts_also_those_of_the_gateway() -> None:
-    """A 502 and a passed answer to a login carry the rate-limit fields; other routes do not."""
+    """A response to a login has rate limit fields, even a 502 of the gateway. Other responses have none."""
     async with bare_upstream(answers_ok) as upstream, gateway_before(upstream.url) as gateway:
         login = b"POST /auth/login HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"
         assert (await gateway.talk(login)).headers["X-RateLimit-Remaining"] == "4"

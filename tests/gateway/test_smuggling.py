@@ -1,4 +1,4 @@
-"""What two servers could read as different requests does not pass, nor do aliases of the gateway's header fields."""
+"""Requests that two servers could read differently do not pass, nor do aliases of the gateway's header fields."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ REFUSED_BY_AIOHTTP = {
     "a target too large": b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: h\r\n\r\n",
     "too many fields": b"GET / HTTP/1.1\r\nHost: h\r\n" + b"A: b\r\n" * 300 + b"\r\n",
 }
-"""The parser's own plain 400, and the end of the connection."""
+"""Requests that aiohttp's parser refuses with a plain 400 and the end of the connection."""
 
 REFUSED = {
     "a host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
@@ -101,7 +101,7 @@ REFUSED = {
     "CONNECT": b"CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n",
     "TRACE": b"TRACE / HTTP/1.1\r\nHost: h\r\n\r\n",
 }
-"""What the parser accepts, and the gateway does not."""
+"""Requests that the parser accepts, and the gateway refuses."""
 
 REWRITTEN = {
     "two spaces before the target": (b"GET  / HTTP/1.1\r\nHost: h\r\n\r\n", ["GET", "/", ""]),
@@ -127,13 +127,13 @@ REWRITTEN = {
 
 @dataclass(frozen=True)
 class Behind:
-    """A gateway before uvicorn, and what uvicorn's application saw."""
+    """A gateway in front of uvicorn, whose application records the requests."""
 
     gateway: Gateway
     upstream_url: str
 
     async def seen(self) -> list[list[str]]:
-        """The requests since the last call: method, target and body."""
+        """Return method, target and body of each request since the last call."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.upstream_url}/seen") as response:
             requests: list[list[str]] = await response.json(content_type=None)
             return requests
@@ -141,7 +141,7 @@ class Behind:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["h11", "httptools"])
 async def behind(request: pytest.FixtureRequest) -> AsyncIterator[Behind]:
-    """A gateway before uvicorn with each of its parsers."""
+    """A gateway in front of uvicorn, with the parser that the parameter names."""
     async with (
         application("tests.gateway.upstream_app:recorder", "--http", request.param) as url,
         gateway_before(url) as gateway,
@@ -152,7 +152,7 @@ async def behind(request: pytest.FixtureRequest) -> AsyncIterator[Behind]:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", REFUSED_BY_AIOHTTP)
 async def test_what_is_not_http_is_refused(behind: Behind, name: str) -> None:
-    """The client gets one 400 and the end of its connection; the application sees nothing."""
+    """A malformed request gets one 400 and the end of its connection. The application sees nothing of it."""
     raw = await behind.gateway.talk(REFUSED_BY_AIOHTTP[name], answers=2)
     assert (raw.statuses, raw.closed) == ([400], True)
     assert await behind.seen() == []
@@ -161,7 +161,7 @@ async def test_what_is_not_http_is_refused(behind: Behind, name: str) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_is_doubtful_is_refused(behind: Behind, name: str) -> None:
-    """The client gets a problem; the application sees nothing."""
+    """A dubious request gets a problem with 400 or 501. The application sees nothing of it."""
     raw = await behind.gateway.talk(REFUSED[name])
     assert raw.statuses[0] in {400, 501}
     assert raw.headers["Content-Type"] == "application/problem+json"
@@ -171,7 +171,7 @@ async def test_what_is_doubtful_is_refused(behind: Behind, name: str) -> None:
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("name", REWRITTEN)
 async def test_what_is_harmless_goes_on_in_one_form(behind: Behind, name: str) -> None:
-    """The application sees one request, framed by the gateway; what follows on a closed connection is not run."""
+    """The application sees an unusual but harmless request once. It never sees a request hidden behind that one."""
     request, expected = REWRITTEN[name]
     raw = await behind.gateway.talk(request, answers=2 if SECRET in request else 1)
     assert raw.statuses == [200]
@@ -188,9 +188,9 @@ BROKEN_LATER = {
 
 @pytest.mark.parametrize("name", BROKEN_LATER)
 async def test_a_body_that_breaks_on_the_way_is_never_whole(name: str) -> None:
-    """Where the first chunks were good and are gone, the upstream's connection ends before the body does.
+    """If a later chunk is malformed, the client gets 408, and the upstream never sees the end of the body.
 
-    aiohttp does not tell the reader of a body that a later chunk is malformed: the body ends with the idle timeout.
+    aiohttp does not tell the reader of the body about the malformed chunk, so the idle timeout ends the request.
     """
     async with (
         bare_upstream(Visit.to_the_end) as upstream,
@@ -219,7 +219,7 @@ async def test_a_body_that_breaks_on_the_way_is_never_whole(name: str) -> None:
     ],
 )
 async def test_aliases_of_the_gateways_own_fields_stay_behind(name: str) -> None:
-    """WSGI and CGI take _ for -: a name that would become one of the gateway's is dropped, any other kept."""
+    """Fields that WSGI and CGI, which equate _ and -, would take for the gateway's are dropped. Others are kept."""
     async with bare_upstream() as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(f"GET / HTTP/1.1\r\nHost: h\r\n{name}: 6.6.6.6\r\nX_Other: 1\r\n\r\n".encode())
         assert raw.statuses == [200]

@@ -45,13 +45,13 @@ async def redis() -> AsyncIterator[Process]:
 
 @pytest_asyncio.fixture(loop_scope="module", params=["redis", "memory"])
 async def gateway(request: pytest.FixtureRequest, redis: Process) -> AsyncIterator[Gateway]:
-    """A gateway that counts in Redis or in memory, by the parameter."""
+    """A gateway that counts in Redis or in memory, depending on the parameter."""
     async with throttled(redis.url if request.param == "redis" else None) as made:
         yield made
 
 
 async def test_a_burst_passes_exactly_five(gateway: Gateway) -> None:
-    """Of 100 logins at once exactly five pass. The own strategy of aiohttp-ratelimiter would pass dozens."""
+    """Of 100 logins at once exactly five pass. aiohttp-ratelimiter's own strategy would pass dozens."""
     told = await gateway.burst(100)
     passed = [each for each in told if each.status == 401]
     assert sorted(each.remaining for each in passed) == [0, 1, 2, 3, 4]
@@ -195,7 +195,7 @@ async def test_everything_else_has_no_limit_unless_one_is_set(gateway: Gateway) 
 
 @pytest.mark.parametrize("with_redis", [True, False])
 async def test_the_default_limit_is_a_count_of_its_own(redis: Process, with_redis: bool) -> None:
-    """With a default limit, all other requests of an address share one count, which is not that of its logins."""
+    """With a default limit, all other requests of an address share one count, separate from that of its logins."""
     async with throttled(redis.url if with_redis else None, default_limit=Rate(10, 60)) as gateway:
         paths = [f"/path/{n}" for n in range(12)]
         told = await asyncio.gather(*(gateway.log_in(path=path, method="GET") for path in paths))
@@ -263,7 +263,7 @@ async def test_redis_killed_and_back() -> None:
         assert sorted(each.remaining for each in told if each.status == 401) == [0, 1, 2, 3, 4]
         assert gateway.throttle.health() == "degraded"
         assert gateway.counted("redis_up") == 0
-        assert [(await gateway.log_in()).status for _ in range(3)] == [401, 401, 429]  # Redis admitted three
+        assert [(await gateway.log_in()).status for _ in range(3)] == [401, 401, 429]  # Redis admitted three before
         await redis.start()
         await gateway.health("ok")
         assert gateway.counted("redis_up") == 1
@@ -343,7 +343,7 @@ async def test_away_and_back_are_logged_once(capsys: pytest.CaptureFixture[str])
 
 
 async def test_nothing_of_the_librarys_connects_anywhere(redis: Process) -> None:
-    """A burst opens no more connections to Redis than the throttle allows itself, and all are closed at the end."""
+    """A burst opens at most CONCURRENT_HITS + 1 connections to Redis, and all of them are closed at the end."""
     before = len(str(await redis.command("CLIENT", "LIST", "TYPE", "normal")).strip().splitlines())
     async with throttled(redis.url) as gateway:
         await gateway.burst(50)

@@ -129,7 +129,7 @@ async def test_the_same_request_gets_the_same_answer(upstream_url: str, name: st
 async def test_users_are_not_mixed_up(upstream_url: str) -> None:
     """The gateway does not send one user's cookies for another, although ten users send requests at once.
 
-    The upstream is called by a name, because a cookie jar ignores cookies from an IP address.
+    The upstream is addressed by a name, because a cookie jar ignores cookies from an IP address.
     """
     named = upstream_url.replace(HOST, "localhost")
     async with gateway_before(named) as gateway, plain_session() as session:

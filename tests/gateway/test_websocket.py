@@ -319,7 +319,7 @@ async def test_what_follows_a_refused_upgrade_is_not_run() -> None:
     ],
 )
 async def test_no_other_upgrade_passes(head: bytes) -> None:
-    """An upgrade that is invalid or not to WebSocket is not passed on. If the upstream switches, the client gets 502."""
+    """Only a valid upgrade to WebSocket is passed on. If the upstream switches after another, the client gets 502."""
     switches = answering(SWITCHED)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(head)
