@@ -166,7 +166,7 @@ async def test_a_client_that_vanishes_closes_the_upstream(path: Path) -> None:
 async def test_a_client_that_leaves_a_stalled_upstream_leaves_no_error(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If a client disconnects while the upstream reads nothing, the gateway drops the connection and logs nothing."""
+    """If a client disconnects while the upstream reads nothing, the gateway drops the connection and logs no error."""
     socket = await path.connected("stall")
     for _ in range(2):  # the upstream reads the first one, and then no more
         await socket.send_bytes(b"x" * (12 << 20))
@@ -319,7 +319,7 @@ async def test_what_follows_a_refused_upgrade_is_not_run() -> None:
     ],
 )
 async def test_no_other_upgrade_passes(head: bytes) -> None:
-    """Only a valid upgrade to WebSocket is passed on. If the upstream switches after another, the client gets 502."""
+    """Only a valid upgrade to WebSocket is passed on. If the upstream switches anyway, the client gets 502."""
     switches = answering(SWITCHED)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         raw = await gateway.talk(head)
@@ -330,7 +330,7 @@ async def test_no_other_upgrade_passes(head: bytes) -> None:
 
 @pytest.mark.parametrize("switched", [SWITCHED, SWITCHED.replace(b"WebSocket", b"h2c")])
 async def test_a_switch_to_something_else_is_502(switched: bytes) -> None:
-    """If the upstream's 101 has no Sec-WebSocket-Accept, or names another protocol, the client gets 502."""
+    """If the upstream's 101 has no Sec-WebSocket-Accept, the client gets 502, whichever protocol the 101 names."""
     switches = answering(switched)
     async with bare_upstream(switches) as upstream, gateway_before(upstream.url) as gateway:
         assert (await gateway.talk(HANDSHAKE)).statuses == [502]
