@@ -1,4 +1,4 @@
-"""Helpers of the store's tests: a store over any URL, the contents of records and log, and a proxy that cuts."""
+"""Helpers for the store's tests: open a store over any URL, read its records and change log, and break connections."""
 
 import asyncio
 import contextlib
@@ -40,11 +40,11 @@ class Opened:
     metrics: Metrics
 
     async def revoke(self, value: str, *, claim: ClaimName = "jti", expires_in: float = 600) -> Stored:
-        """Put the plainest revocation there is."""
+        """Revoke the value, with no optional fields. `expires_in` applies to a `jti` only."""
         return await self.store.put(Put(claim, value, expires_in=expires_in if claim == "jti" else None))
 
     async def revoke_all(self, values: Sequence[str]) -> None:
-        """Put many, some at a time: a busy machine must manage each within the store's deadline."""
+        """Revoke the values, 20 at a time: with more at once, a busy machine could miss the store's deadline."""
         for start in range(0, len(values), 20):
             await asyncio.gather(*map(self.revoke, values[start : start + 20]))
 
@@ -55,7 +55,7 @@ class Opened:
         return stored.record
 
     async def found(self, value: str, claim: ClaimName = "jti") -> Revocation | None:
-        """Return the record; None if there is none."""
+        """Return the stored record of the value, or None."""
         reading = await self.store.get([(claim, value)])
         return reading.found[0] if reading.found else None
 
@@ -79,7 +79,7 @@ async def open_store(
     wall: Callable[[], float] = time.time,
     **settings: Any,
 ) -> AsyncIterator[Opened]:
-    """Open a store over this URL, by default under keys that no other test uses; close it at the end."""
+    """Open a store over this URL, by default with a key prefix that no other test uses; close it at the end."""
     settings.setdefault("wait_replicas", int("+" in url.partition("://")[0]))
     tag = "{%s}:" if "+cluster" in url else "%s:"
     prefix = tag % secrets.token_hex(4) if key_prefix is None else key_prefix
@@ -133,7 +133,7 @@ async def logged_values(nodes: Sequence[Process], key: str) -> list[str]:
 
 
 Chunk = Callable[[bytes], Awaitable[bytes | None]]
-"""Takes a piece on its way, and returns the bytes to pass on, or None to cut the connection."""
+"""Receives bytes in transit, and returns the bytes to pass on, or None to cut the connection."""
 
 
 async def _as_it_is(piece: bytes) -> bytes | None:
@@ -142,7 +142,7 @@ async def _as_it_is(piece: bytes) -> bytes | None:
 
 @dataclass
 class Proxy:
-    """A TCP proxy before a server of the test; each direction can be watched, held and cut."""
+    """A TCP proxy in front of a test server. A test can watch, hold back and cut the traffic in each direction."""
 
     port: int
     request: Chunk = _as_it_is
@@ -181,7 +181,7 @@ class Proxy:
         self._forgotten |= self._ends
 
     def cut(self) -> None:
-        """End every connection at once, with a reset where data was under way."""
+        """Close every connection at once, without sending what is still buffered."""
         for end in self._ends:
             end.transport.abort()
 
@@ -229,7 +229,7 @@ class Proxy:
 
 @dataclass
 class Writers:
-    """Several writers at full speed, and what was acknowledged when."""
+    """Several tasks that revoke values without a pause, and a list of what was acknowledged when."""
 
     opened: Opened
     count: int = 8
@@ -259,13 +259,13 @@ class Writers:
                 raise error
 
     async def more(self, count: int, seconds: float = WAIT_SECONDS) -> None:
-        """Wait until so many more were acknowledged."""
+        """Wait until `count` more revocations are acknowledged."""
         goal = len(self.acknowledged) + count
         async with asyncio.timeout(seconds), self._progress:
             await self._progress.wait_for(lambda: len(self.acknowledged) >= goal)
 
     def longest_pause(self) -> float:
-        """The longest time without an acknowledgement, in seconds."""
+        """Return the longest time between two acknowledgements, in seconds."""
         times = [at for at, _value in self.acknowledged]
         return max((later - earlier for earlier, later in itertools.pairwise(times)), default=0)
 
@@ -286,7 +286,7 @@ class Writers:
 
 @contextlib.contextmanager
 def unavailable(seconds: float) -> Iterator[None]:
-    """Expect StoreUnavailable within so many seconds."""
+    """Assert that the body raises StoreUnavailable in less than `seconds`."""
     began = time.monotonic()
     with pytest.raises(StoreUnavailable):
         yield
@@ -295,7 +295,7 @@ def unavailable(seconds: float) -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def guarded() -> AsyncIterator[Process]:
-    """A server with a user `svc`, a unix socket, and a password of characters that have a meaning in URLs."""
+    """A server with a unix socket, a user `svc`, and a password whose characters must be escaped in URLs."""
     async with standalone(unix_socket=True) as server:
         await server.command("ACL", "SETUSER", "svc", "on", f">{PASSWORD}", "~*", "&*", "+@all")
         await server.command("CONFIG", "SET", "requirepass", PASSWORD)

@@ -1,4 +1,4 @@
-"""What callers of the store see of each way to reach Redis, and of servers that fail; see also `test_topology.py`."""
+"""How the store behaves over each kind of connection, and when servers fail. See also `test_topology.py`."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def clustered() -> AsyncIterator[Cluster]:
 
 
 async def is_away(url: str) -> None:
-    """Expect StoreUnavailable of every operation within the deadline, counted, and in the metric `store_up`."""
+    """Assert that put and get raise StoreUnavailable within the deadline, and that the metrics show both failures."""
     async with open_store(url) as opened:
 
         async def refused(operation: Awaitable[object]) -> None:
@@ -57,7 +57,7 @@ async def is_away(url: str) -> None:
 
 
 async def test_a_wrong_password_is_a_store_that_is_away(guarded: Process) -> None:
-    """It is StoreUnavailable within the deadline; it may be corrected at the server."""
+    """With a wrong or missing password, operations raise StoreUnavailable within the deadline."""
     await asyncio.gather(
         is_away(f"redis://:wrong@{guarded.address}/0"),
         is_away(f"redis://{guarded.address}/0"),
@@ -66,7 +66,7 @@ async def test_a_wrong_password_is_a_store_that_is_away(guarded: Process) -> Non
 
 
 async def test_the_database_is_the_one_named(guarded: Process) -> None:
-    """The path of a redis:// URL, and `db` in any, choose the database."""
+    """The path of a redis:// URL, or the option `db` of any URL, selects the database."""
     for url, database in (
         (f"redis://:{ESCAPED}@{guarded.address}", 0),
         (f"redis://:{ESCAPED}@{guarded.address}/3", 3),
@@ -82,7 +82,7 @@ async def test_the_database_is_the_one_named(guarded: Process) -> None:
 
 
 async def test_no_server_is_a_store_that_is_away() -> None:
-    """Without a server all operations are StoreUnavailable within the deadline, for every kind of URL."""
+    """Without a server, operations raise StoreUnavailable within the deadline, for every topology."""
     port = free_port()
     await asyncio.gather(
         is_away(f"redis://{HOST}:{port}/0"),
@@ -93,7 +93,7 @@ async def test_no_server_is_a_store_that_is_away() -> None:
 
 
 async def test_a_server_that_comes_back_is_used_within_a_second(guarded: Process) -> None:
-    """Stopped and started, frozen and thawed: the store answers within a second, with nothing restarted."""
+    """Once a frozen server is thawed, the store works again within a second."""
     async with open_store(guarded.url.replace(PASSWORD, ESCAPED)) as opened:
         await opened.revoke_all([f"v{number}" for number in range(40)])
         guarded.freeze()
@@ -113,7 +113,7 @@ async def _answers(opened: Opened) -> bool:
 
 
 async def test_a_connection_ended_while_idle_costs_no_attempt() -> None:
-    """Where the server ended every idle connection, as its `timeout` makes it do, the very next attempts succeed."""
+    """After the server closed every idle connection, as its `timeout` setting does, the next attempts succeed."""
     async with standalone() as server, open_store(server.url) as opened:
         values = [f"v{number}" for number in range(30)]
         await opened.revoke_all(values)
@@ -124,13 +124,13 @@ async def test_a_connection_ended_while_idle_costs_no_attempt() -> None:
 
 
 async def _once(opened: Opened) -> None:
-    """Use the master once, without a second attempt."""
+    """Send one command to the master, without a retry."""
     async with opened.store.exchange("test") as redis:
         await redis.time()
 
 
 async def test_connections_that_lead_nowhere_cost_no_second_of_service() -> None:
-    """Where a firewall forgot every pooled connection, silently, reads and writes are back within a second."""
+    """After a firewall silently dropped every pooled connection, reads and writes work again within about a second."""
     async with (
         standalone() as server,
         Proxy(server.port).running() as proxy,
@@ -145,7 +145,7 @@ async def test_connections_that_lead_nowhere_cost_no_second_of_service() -> None
 
 
 async def test_a_cluster_behind_a_plain_url_says_what_is_wrong(clustered: Cluster) -> None:
-    """A cluster's node under redis:// is StoreUnavailable, and the message names the scheme to use."""
+    """With the redis:// URL of a cluster's node, a put raises StoreUnavailable and the error names the right scheme."""
     owner = await clustered.master_of("a:token_revocations:log")
     other = next(node for node in clustered.nodes[:3] if node is not owner)
     async with open_store(other.url, key_prefix="a:") as opened:
@@ -159,7 +159,7 @@ async def test_a_cluster_behind_a_plain_url_says_what_is_wrong(clustered: Cluste
 
 
 async def test_while_a_slot_is_moved_redis_counts_as_away(clustered: Cluster) -> None:
-    """What is not here, or not yet there, is never answered "not revoked". After the move the store follows MOVED."""
+    """During a slot's move, operations on keys that its old master lacks raise StoreUnavailable; later they work."""
     async with open_store(clustered.url, wait_replicas=0) as opened:
         await opened.revoke_all(["gone", "stayed"])
         move = await slot_move(clustered, opened.store.keyspace.change_log)
@@ -178,7 +178,7 @@ async def test_while_a_slot_is_moved_redis_counts_as_away(clustered: Cluster) ->
 
 
 async def test_tls_is_verified_unless_told_otherwise(guarded: Process, tmp_path: pathlib.Path) -> None:
-    """Only the named authority is trusted; with `ssl_cert_reqs=none` nothing is verified."""
+    """The server's certificate must be from the named authority, unless `ssl_cert_reqs=none` turns verification off."""
     async with tls_front(guarded) as front:
         url = f"rediss://:{ESCAPED}@{HOST}:{front.port}/0"
         for options in (f"?ssl_ca_certs={front.certificates.ca}", "?ssl_cert_reqs=none&ssl_check_hostname=false"):
@@ -191,7 +191,7 @@ async def test_tls_is_verified_unless_told_otherwise(guarded: Process, tmp_path:
 
 
 async def test_sentinels_that_hang_do_not_hide_one_that_answers() -> None:
-    """Two that accept and never answer come first in the URL: the one behind them is asked at the same time."""
+    """Puts succeed even if the first two sentinels in the URL accept connections and never answer."""
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -205,13 +205,13 @@ async def test_sentinels_that_hang_do_not_hide_one_that_answers() -> None:
         opened = await stack.enter_async_context(
             open_store(f"redis+sentinel://{','.join([*silent, good])}/{SERVICE_NAME}")
         )
-        await opened.revoke("first")  # may need a second attempt: the search waited for those that hang
+        await opened.revoke("first")  # may need a second attempt: the search waits for the sentinels that hang
         for number in range(5):
             assert (await opened.revoke(f"v{number}")).result == "revoked"
 
 
 async def test_a_user_who_may_not_use_info() -> None:
-    """Where an ACL forbids INFO, writes are safe too: the replicas confirm them."""
+    """If an ACL forbids INFO, revocations still work, and the store does not report missing replicas."""
     async with sentinel() as real:
         for node in real.nodes:
             await node.command("ACL", "SETUSER", "modest", "on", ">pass", "~*", "&*", "+@all", "-@dangerous")

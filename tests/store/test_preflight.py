@@ -1,4 +1,4 @@
-"""Preflight compares the settings of instances that share a Redis; a Redis that refuses the log refuses revocations."""
+"""Preflight compares the settings of instances that share a Redis. Without a usable change log, revocations fail."""
 
 import time
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Process]:
-    """Start one server for all tests here."""
+    """One server for all tests of this module."""
     async with standalone() as process:
         yield process
 
@@ -33,7 +33,7 @@ async def server() -> AsyncIterator[Process]:
     ],
 )
 async def test_settings_that_differ_are_a_warning_until_they_agree(server: Process, limits: Limits) -> None:
-    """Every instance on that Redis warns. The warning ends when the other one has not said its settings for a while."""
+    """All instances warn of differing settings, until one of them has not run preflight for SETTINGS_SECONDS."""
     now = time.time()
 
     async def warned(opened: Opened) -> bool:
@@ -56,7 +56,7 @@ async def test_settings_that_differ_are_a_warning_until_they_agree(server: Proce
 
 
 async def test_a_log_of_another_type_refuses_revocations_and_is_said(server: Process) -> None:
-    """A put is refused at once and stores nothing, checks are answered, and the heartbeat names the error."""
+    """If the log's key is no stream, a put fails and stores nothing, checks work, and a heartbeat reports the error."""
     async with open_store(server.url) as opened:
         await opened.revoke("before")
         log = opened.store.keyspace.change_log
@@ -80,7 +80,7 @@ async def test_a_log_of_another_type_refuses_revocations_and_is_said(server: Pro
 
 
 async def test_a_redis_that_hangs_ends_preflight(server: Process) -> None:
-    """It is StoreUnavailable, and the next preflight works."""
+    """Preflight raises StoreUnavailable while Redis hangs, and works again afterwards."""
     async with open_store(server.url) as opened:
         await opened.revoke("warm")
         server.freeze()

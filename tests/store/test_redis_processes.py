@@ -51,7 +51,7 @@ async def test_a_frozen_server_does_not_answer_until_it_is_thawed() -> None:
 
 
 async def test_nothing_is_left_when_the_test_fails() -> None:
-    """The process is gone after the context, also when an error leaves it."""
+    """When an exception leaves the context, the process has ended and its directory is removed."""
     seen: list[Process] = []
 
     async def failing() -> None:
@@ -90,7 +90,7 @@ async def test_native_tls_is_used_or_plainly_refused() -> None:
 
 
 async def test_sentinel_moves_the_master() -> None:
-    """After the master is killed a replica is promoted, has the replicated write, and takes the old one as replica."""
+    """When the master is killed, a replica with its last write is promoted. The old master, restarted, follows it."""
     async with sentinel(password="secret") as topology:
         first = await topology.master()
         async with first.client() as client:
@@ -106,7 +106,7 @@ async def test_sentinel_moves_the_master() -> None:
 
 
 async def test_cluster_moves_the_masters_slots() -> None:
-    """After a key's master is killed its replica serves the key, and the other slots are served all the while."""
+    """When a key's master is killed, its replica takes over the key, and another master keeps serving its own keys."""
     async with cluster(password="secret") as topology:
         first, other = await topology.master_of("{a}key"), await topology.master_of("{b}key")
         assert first is not other

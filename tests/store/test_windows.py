@@ -1,4 +1,4 @@
-"""Sliding windows in Redis: exact, on Redis' clock, bounded, and removed by their expiry."""
+"""Sliding windows in Redis count exactly and on Redis' clock; their keys are bounded in size and expire."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ from tests.store.conftest import Proxy
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GONE = -2
-"""What PTTL says of a key that is not there any more; one without an expiry would be -1."""
+"""PTTL of a key that does not exist. For a key without an expiry it is -1."""
 
 
 @dataclass
 class Opened:
-    """Windows under keys of their own, and the server that holds them."""
+    """Windows with a key prefix of their own, and the server that holds them."""
 
     windows: Windows
     keyspace: Keyspace
@@ -41,7 +41,7 @@ class Opened:
         return float(seconds) + float(microseconds) / 1e6
 
     async def write(self, counted: str, ages: Sequence[float], expires_in: int = 600) -> None:
-        """Entries as old as that; a negative age is in the future, as a clock that has stepped back leaves them."""
+        """Add entries of these ages, in seconds. A negative age is in the future, as if Redis' clock stepped back."""
         now = await self.now()
         key = self.keyspace.window(counted)
         for number, age in enumerate(ages):
@@ -75,7 +75,7 @@ async def opened(server: Process) -> AsyncIterator[Opened]:
 
 
 async def _exactly_five(windows: Sequence[Windows]) -> None:
-    """A burst from several sides at once: five are admitted, and are told 4, 3, 2, 1, 0."""
+    """Assert that of 30 concurrent attempts exactly five are admitted, and are told that 4, 3, 2, 1 and 0 remain."""
     name = secrets.token_hex(4)
     results = await asyncio.gather(*(windows[n % len(windows)].hit(Window(name, 5, 60)) for n in range(30)))
     assert sorted(result.remaining for result in results if result.admitted) == [0, 1, 2, 3, 4]
@@ -83,14 +83,14 @@ async def _exactly_five(windows: Sequence[Windows]) -> None:
 
 
 async def test_a_burst_from_two_sides_is_admitted_exactly(server: Process) -> None:
-    """Of 30 attempts at once over two pools exactly five are admitted, and each is told what it left."""
+    """Of 30 concurrent attempts over two connection pools, exactly five are admitted and told how many remain."""
     async with opened_windows(server.url, "b:") as one, opened_windows(server.unix_url, "b:") as other:
         for _ in range(5):
             await _exactly_five([one, other])
 
 
 async def test_with_tls(server: Process) -> None:
-    """The same over TLS."""
+    """Of 30 concurrent attempts over TLS, exactly five are admitted."""
     async with tls_front(server) as front:
         url = f"{front.url}?ssl_ca_certs={front.certificates.ca}"
         async with opened_windows(url, "t:") as windows:
@@ -99,7 +99,7 @@ async def test_with_tls(server: Process) -> None:
 
 
 async def test_behind_sentinel_and_across_a_failover() -> None:
-    """Behind Sentinel the count is exact, and goes on with the new master after a failover."""
+    """Behind Sentinel, windows count exactly, and do so again with the new master after a failover."""
     async with sentinel() as deployment, opened_windows(deployment.url, "s:") as windows:
         await _exactly_five([windows])
         old = await deployment.kill_master()
@@ -111,7 +111,7 @@ async def test_behind_sentinel_and_across_a_failover() -> None:
 
 
 async def test_in_a_cluster_and_across_a_failover() -> None:
-    """On a cluster one master holds all windows, and a failover leads to the new master."""
+    """On a cluster, windows count exactly, and do so again with the new master after a failover."""
     async with cluster() as deployment, opened_windows(deployment.url, "") as windows:
         for _ in range(6):
             await _exactly_five([windows])
@@ -129,7 +129,7 @@ async def test_in_a_cluster_and_across_a_failover() -> None:
 
 
 async def test_a_slot_that_moved_is_followed_within_the_deadline() -> None:
-    """MOVED makes the retry ask for the master again, so not one login sees that the slot has another owner."""
+    """An attempt that gets MOVED is sent again to the slot's new master and counted there, without an error."""
     async with cluster() as deployment, opened_windows(deployment.url, "") as windows:
         await windows.hit(Window("a", 5, 60))
         move = await slot_move(deployment, CLUSTER_PREFIX)
@@ -142,7 +142,7 @@ async def test_a_slot_that_moved_is_followed_within_the_deadline() -> None:
 
 @pytest.mark.parametrize(("fault", "remaining"), [("request", [4, 3, 2, 1, 0]), ("reply", [3, 2, 1, 0, 0])])
 async def test_an_attempt_survives_a_broken_connection(opened: Opened, fault: str, remaining: list[int]) -> None:
-    """An attempt whose connection breaks is sent again. If only its reply was lost, it takes two places."""
+    """An attempt whose connection breaks is sent again. If only its reply was lost, it is counted twice."""
     lost: list[bytes] = []
 
     async def request(piece: bytes) -> bytes | None:
@@ -165,20 +165,20 @@ async def test_an_attempt_survives_a_broken_connection(opened: Opened, fault: st
 
 @pytest.mark.parametrize(("connected", "turns"), [(True, 2), (False, 6)], ids=["replies", "connects"])
 async def test_a_blocked_loop_is_not_taken_for_an_absent_redis(server: Process, connected: bool, turns: int) -> None:
-    """The loop is blocked for longer than the deadline while replies, or connects, are due: Redis counts all."""
+    """No attempt fails, although the event loop is blocked beyond the deadline during replies or connects."""
     async with opened_windows(server.url, f"blocked {connected}:") as windows:
         if connected:
             await asyncio.gather(*(windows.hit(Window("b", 30, 60)) for _ in range(30)))
         attempts = [asyncio.create_task(windows.hit(Window("a", 5, 60))) for _ in range(30)]
         for _ in range(turns):
-            await asyncio.sleep(0)  # the attempts get as far as this
+            await asyncio.sleep(0)  # until the attempts wait for replies, or for connects
         time.sleep(TURN_SECONDS * (DEADLINE_TURNS + 2))
         results = await asyncio.gather(*attempts)
     assert sorted(result.remaining for result in results if result.admitted) == [0, 1, 2, 3, 4]
 
 
 async def test_what_redis_refuses_is_not_sent_again(opened: Opened) -> None:
-    """A retry cannot help then, so the login does not wait for the deadline."""
+    """An attempt that Redis refuses with an error is not sent again, because a retry cannot help."""
     await opened.server.command("SET", opened.keyspace.window("a"), "no window", "EX", 60)
     await opened.windows.probe()
     await opened.server.command("CONFIG", "RESETSTAT")
@@ -189,7 +189,7 @@ async def test_what_redis_refuses_is_not_sent_again(opened: Opened) -> None:
 
 
 async def test_the_window_slides(opened: Opened) -> None:
-    """What is as old as the window counts no more; what is younger does, so no burst passes across a boundary."""
+    """Exactly the attempts younger than the window count, and `frees_in` says when the oldest of them leaves it."""
     await opened.write("a", [60.01, 40, 30, 2, 1])
     first = await opened.hit()
     assert (first.admitted, first.remaining) == (True, 0)
@@ -200,7 +200,7 @@ async def test_the_window_slides(opened: Opened) -> None:
 
 
 async def test_never_more_than_the_limit_in_any_window(opened: Opened) -> None:
-    """A client that asks all the time gets five in any stretch of the window's length, wherever it begins."""
+    """A client that asks continuously is admitted at most five times in any interval as long as the window."""
     admitted: list[float] = []
     while len(admitted) < 16:
         tally = await opened.hit(seconds=0.2)
@@ -212,7 +212,7 @@ async def test_never_more_than_the_limit_in_any_window(opened: Opened) -> None:
 
 
 async def test_an_attempt_is_admitted_when_it_was_said_to_be(opened: Opened) -> None:
-    """After exactly the time that a denied attempt was told, the next is admitted."""
+    """A client that waits exactly `frees_in` seconds after a denied attempt is admitted."""
     for _ in range(5):
         await opened.hit(seconds=0.3)
     denied = await opened.hit(seconds=0.3)
@@ -222,7 +222,7 @@ async def test_an_attempt_is_admitted_when_it_was_said_to_be(opened: Opened) -> 
 
 
 async def test_denied_attempts_do_not_count(opened: Opened) -> None:
-    """However often it is denied, a client is admitted when its five leave the window; and they take no memory."""
+    """Denied attempts take no memory and do not prolong the wait. It ends once an admitted attempt is old enough."""
     await opened.write("a", [59, 50, 40, 30, 20])
     tallies = [await opened.hit() for _ in range(20)]
     assert not any(tally.admitted for tally in tallies[:3])
@@ -232,16 +232,16 @@ async def test_denied_attempts_do_not_count(opened: Opened) -> None:
 
 
 async def test_a_clock_that_steps_back_neither_loosens_nor_locks_out(opened: Opened) -> None:
-    """Entries an hour ahead of Redis' clock still count, but for one window at most, not for an hour."""
+    """Entries an hour ahead of Redis' clock still count, but for one window at most."""
     await opened.write("a", [-3600, -3599, -3598, -3597, -3596], expires_in=7200)
     denied = await opened.hit()
     assert not denied.admitted
-    assert 55 < denied.frees_in <= 56  # the oldest was four seconds older than the newest, and still is
+    assert 55 < denied.frees_in <= 56  # the entries moved together: the oldest is still 4 s older than the newest
     assert await opened.server.command("PTTL", opened.keyspace.window("a")) <= 60_002
 
 
 async def test_a_clock_that_steps_back_leaves_room_where_there_was_some(opened: Opened) -> None:
-    """With three entries ahead of the clock two more are admitted, and no third."""
+    """With a limit of five and three entries ahead of Redis' clock, exactly two more attempts are admitted."""
     await opened.write("a", [-3600, -3599, -3598])
     tallies = [await opened.hit() for _ in range(4)]
     assert [(tally.admitted, tally.remaining) for tally in tallies] == [(True, 1), (True, 0), (False, 0), (False, 0)]
@@ -249,7 +249,7 @@ async def test_a_clock_that_steps_back_leaves_room_where_there_was_some(opened: 
 
 
 async def test_every_key_expires_and_holds_no_more_than_the_limit(opened: Opened) -> None:
-    """After a burst each key has an expiry of one window, and as many entries as the limit."""
+    """After a burst, each key expires within one window and holds at most as many entries as the limit."""
     await asyncio.gather(*(opened.hit(str(number % 7), seconds=30) for number in range(300)))
     await opened.windows.probe()
     async with opened.server.client() as client:
@@ -263,7 +263,7 @@ async def test_every_key_expires_and_holds_no_more_than_the_limit(opened: Opened
 
 
 async def test_a_server_that_is_frozen_or_gone_is_an_error() -> None:
-    """An attempt does not wait for a frozen server for good, and after its return all is as before."""
+    """Attempts raise StoreUnavailable while the server is frozen or down; once it is back, counting is exact again."""
     async with standalone() as server, opened_windows(server.url, "f:") as windows:
         await windows.hit(Window("a", 5, 60))
         server.freeze()
@@ -288,7 +288,7 @@ async def _counts(windows: Windows) -> bool:
 
 
 async def test_a_probe_tells_of_a_server_that_does_not_write() -> None:
-    """A server that answers but takes no writes is not one that counts; one whose memory is full still is."""
+    """A probe fails if the server refuses writes for lack of replicas, but not if its memory is full."""
     async with standalone() as server, opened_windows(server.url, "w:") as windows:
         await server.config("maxmemory 1")
         await windows.probe()
