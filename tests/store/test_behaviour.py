@@ -1,4 +1,4 @@
-"""What the store promises, the same over every kind of Redis: one server on TCP, TLS, a socket; Sentinel; a cluster."""
+"""The store behaves the same over every kind of Redis: one server (TCP, TLS, unix socket), Sentinel, and a cluster."""
 
 import asyncio
 import contextlib
@@ -57,34 +57,34 @@ return {before, left}
 
 @dataclass(frozen=True)
 class Deployment:
-    """Redis of one kind, the URL by which the service reaches it, and a way round the service."""
+    """Redis of one kind, the URL for the store, and a client that bypasses the store."""
 
     kind: str
     url: str
     nodes: list[Process]
     raw: Any
-    """The client library's own client, on whichever master has the key."""
+    """A redis-py client of the master or, on a cluster, of the whole cluster."""
     cluster: Cluster | None = None
 
     async def masters(self) -> list[Process]:
-        """The nodes that are masters just now."""
+        """Return the nodes that are masters now."""
         roles = await asyncio.gather(*(node.info("replication") for node in self.nodes))
         return [node for node, role in zip(self.nodes, roles, strict=True) if role["role"] == "master"]
 
     async def lives_until(self, key: str) -> float:
-        """When Redis will remove the key, in epoch seconds; infinity: never."""
+        """Return when the key expires, in epoch seconds; infinity if it never does."""
         now, left = await self.raw.eval(LIFE_OF_KEY, 1, key)
         assert left != -2, "the key is not there"
         return math.inf if left == -1 else (now + left) / 1000
 
     async def log_of(self, opened: Opened) -> list[str]:
-        """The values in the store's change log."""
+        """Return the values in the store's change log."""
         return await logged_values(await self.masters(), opened.store.keyspace.change_log)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=KINDS)
 async def deployment(request: pytest.FixtureRequest) -> AsyncIterator[Deployment]:
-    """Redis of each kind in turn, started once for all the tests here."""
+    """Redis of each kind in turn, started once for all tests of this module."""
     async with contextlib.AsyncExitStack() as stack:
         yield await _deploy(request.param, stack)
 
@@ -119,7 +119,7 @@ async def _deploy_single(kind: str, stack: contextlib.AsyncExitStack) -> Deploym
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def opened(deployment: Deployment) -> AsyncIterator[Opened]:
-    """A store with the default settings and keys of its own."""
+    """A store with the default settings and a key prefix of its own."""
     async with open_store(deployment.url) as store:
         yield store
 
@@ -130,20 +130,20 @@ clusters = pytest.mark.parametrize("deployment", ["cluster"], indirect=True)
 
 
 def put_of(claim: ClaimName) -> Put:
-    """A revocation of the claim with everything that it may carry."""
+    """Return a revocation of the claim with a reason, an actor and, except for a `jti`, a cutoff."""
     value = "" if claim == "all" else f"{claim} of Zoë / 7"
     cutoff = None if claim == "jti" else time.time() - 5
     return Put(claim, value, issued_before=cutoff, reason='said "no" \\ 停 é', revoked_by="main-api")
 
 
 async def test_what_was_put_is_found(opened: Opened) -> None:
-    """A revocation of each claim is read back as it was acknowledged, with all that it carries, and no other is."""
+    """For each claim, a get returns the acknowledged record with all its fields, and no record of another claim."""
     for number, claim in enumerate(CLAIMS):
         before = time.time()
         put = put_of(claim)
         stored = await opened.store.put(put)
         record = stored.record
-        assert stored.result in {"revoked", "already_revoked"}  # a late replica has the store try again
+        assert stored.result in {"revoked", "already_revoked"}  # the latter if the store sent it twice
         assert record is not None
         assert record.revoked_at is not None
         assert before - 0.1 <= record.revoked_at <= time.time() + 0.1
@@ -157,7 +157,7 @@ async def test_what_was_put_is_found(opened: Opened) -> None:
 
 
 async def test_a_token_lives_in_redis_exactly_until_its_exp(deployment: Deployment, opened: Opened) -> None:
-    """The key ends at the token's `exp`, for lives of seconds and of weeks."""
+    """The record ends exactly at `exp`, and its key at most a second later, for lifetimes of seconds and of weeks."""
     for left in (1.2345678, 30, 3600.9999, WEEK_SECONDS, 4 * WEEK_SECONDS + 0.0004):
         exp = time.time() + left
         assert end_of(await opened.record(Put("jti", f"left {left}", exp=exp))) == exp
@@ -166,7 +166,7 @@ async def test_a_token_lives_in_redis_exactly_until_its_exp(deployment: Deployme
 
 
 def _ends_at(ends: float, moment: float) -> bool:
-    """Return whether a key that ends then lives until the moment, and at most a second longer.
+    """Return whether a key that expires at `ends` lives until `moment`, and at most a second longer.
 
     A float of epoch seconds is exact to a quarter of a microsecond; Redis counts whole milliseconds.
     """
@@ -174,7 +174,7 @@ def _ends_at(ends: float, moment: float) -> bool:
 
 
 async def test_leeway_is_added_to_a_life(deployment: Deployment) -> None:
-    """`expiry_leeway_seconds` makes the record and the key outlive the token by so much, for `exp` and `expires_in`."""
+    """The record and its key outlive the token by `expiry_leeway_seconds`, with `exp` and with `expires_in`."""
     async with open_store(deployment.url, limits=Limits(expiry_leeway_seconds=90)) as opened:
         exp = time.time() + 50
         assert end_of(await opened.record(Put("jti", "by exp", exp=exp))) == exp + 90
@@ -186,7 +186,7 @@ async def test_leeway_is_added_to_a_life(deployment: Deployment) -> None:
 
 
 async def test_what_says_no_lifetime_lives_the_longest(deployment: Deployment) -> None:
-    """Without `exp` a record lives the longest token lifetime, past the later of its cutoff and now."""
+    """Without `exp`, a record lives for the longest token lifetime, counted from now or from a later cutoff."""
     async with open_store(deployment.url, limits=Limits(max_token_lifetime_seconds=1000)) as opened:
         ahead, ago = time.time() + 50, time.time() - 500
         puts = [
@@ -203,7 +203,7 @@ async def test_what_says_no_lifetime_lives_the_longest(deployment: Deployment) -
 
 
 async def test_a_cutoff_lives_as_long_as_its_caller_says(deployment: Deployment, opened: Opened) -> None:
-    """Every claim takes `exp` and `expires_in`; a later and shorter life leaves the end, a longer one moves it."""
+    """Every claim accepts `exp` and `expires_in`. A later request can lengthen a record's life, not shorten it."""
     for claim in CLAIMS:
         value, now = "" if claim == "all" else "brief", time.time()
         cutoff_is_now = CLAIMS[claim].cutoff == "always"
@@ -218,7 +218,7 @@ async def test_a_cutoff_lives_as_long_as_its_caller_says(deployment: Deployment,
 
 
 async def test_the_default_cutoff_is_now_on_the_clock_of_redis(opened: Opened) -> None:
-    """`cutoff_is_now` is the moment of the write: a token issued before is covered, one issued after is not."""
+    """`cutoff_is_now` sets the cutoff to the time of the write: only tokens issued until then are covered."""
     record = await opened.record(Put("sub", "alice", cutoff_is_now=True))
     cutoff = record.issued_before
     assert cutoff is not None
@@ -247,7 +247,7 @@ async def test_redis_forgets_by_itself_when_the_token_dies(deployment: Deploymen
 
 
 async def test_every_key_has_an_expiry_but_the_log(deployment: Deployment, opened: Opened) -> None:
-    """After revocations of every claim, repeated ones too, SCAN over all masters finds only the log without an end."""
+    """After revocations of every claim, each made twice, the change log is the only key without an expiry."""
     for claim in CLAIMS:
         await opened.store.put(put_of(claim))
         await opened.store.put(put_of(claim))
@@ -262,7 +262,7 @@ async def test_every_key_has_an_expiry_but_the_log(deployment: Deployment, opene
 
 
 async def test_revoking_again_changes_nothing_that_matters(deployment: Deployment, opened: Opened) -> None:
-    """The second time is `already_revoked`: the first reason, actor and moment stay, and the life is not shortened."""
+    """A second revocation is `already_revoked`. The first keeps its reason, actor, time and longer life."""
     exp = time.time() + 500
     first = await opened.store.put(Put("jti", "a", exp=exp, reason="first", revoked_by="one"))
     again = await opened.store.put(Put("jti", "a", exp=exp - 300, reason="second", revoked_by="two"))
@@ -282,7 +282,7 @@ async def test_a_life_may_be_lengthened(deployment: Deployment, opened: Opened) 
 
 
 async def test_cutoffs_only_move_forward(opened: Opened) -> None:
-    """A later request with a smaller cutoff changes nothing; a greater one moves it and is `revoked`."""
+    """A request with an earlier cutoff changes nothing. One with a later cutoff moves it forward, and is `revoked`."""
     base = time.time() - 100
     results, cutoffs = [], []
     for offset in (10, 5, 10, 20, 1):
@@ -295,7 +295,7 @@ async def test_cutoffs_only_move_forward(opened: Opened) -> None:
 
 
 async def test_cutoffs_that_arrive_at_once_leave_the_greatest(deployment: Deployment, opened: Opened) -> None:
-    """Of fifty cutoffs put at the same time the greatest stays, and the log has each change of the record, in order."""
+    """Of fifty cutoffs put concurrently, the latest stays, and the log has the changes in ascending order."""
     base = time.time() - 100
     cutoffs = [base + number for number in range(50)]
     random.shuffle(cutoffs)
@@ -314,7 +314,7 @@ async def test_cutoffs_that_arrive_at_once_leave_the_greatest(deployment: Deploy
 
 
 async def test_a_session_may_have_a_cutoff_and_lose_it(opened: Opened) -> None:
-    """No cutoff covers every token of a session: it wins over any cutoff, before and after."""
+    """A session's revocation without a cutoff replaces one with a cutoff, and no later cutoff replaces it."""
     cutoff = time.time() - 10
     results = []
     for issued_before in (cutoff, None, cutoff + 5):
@@ -344,7 +344,7 @@ FOREIGN = [
 
 
 async def test_a_foreign_value_revokes_as_long_as_its_key_lives(deployment: Deployment, opened: Opened) -> None:
-    """Whatever an application wrote under the key, the token is revoked until the key's own end, `iat` or not."""
+    """Any value that a foreign application wrote revokes the token until the key expires, whatever its `iat` is."""
     for number, value in enumerate(FOREIGN):
         name = f"v{number}"
         await deployment.raw.execute_command("SETEX", opened.store.keyspace.key("jti", name), 300, value)
@@ -358,7 +358,7 @@ async def test_a_foreign_value_revokes_as_long_as_its_key_lives(deployment: Depl
 
 
 async def test_revoking_what_a_foreign_application_wrote(deployment: Deployment, opened: Opened) -> None:
-    """It is `already_revoked`; the longer of the two lives stays, and for both EXISTS is true all the while."""
+    """Revoking what a foreign application revoked is `already_revoked`, and the longer of both lifetimes stays."""
     for value, theirs, ours in itertools.product(["1", "0", "garbage"], [100, 400], [100, 400]):
         name = f"{value} {theirs} {ours}"
         key = opened.store.keyspace.key("jti", name)
@@ -375,7 +375,7 @@ async def test_revoking_what_a_foreign_application_wrote(deployment: Deployment,
 
 
 async def test_a_value_too_long_to_be_ours_counts_by_existing(deployment: Deployment, opened: Opened) -> None:
-    """Up to 1 MB a value is read; a longer one revokes, but neither a check nor a revocation looks into it."""
+    """A foreign value of up to 1 MiB is read. A longer one revokes too, but neither get nor put reads its content."""
     for length, read in ((1 << 20, True), ((1 << 20) + 1, False)):
         value = '{"revoked_at":1795000000,"reason":"theirs"}'.ljust(length)
         key = opened.store.keyspace.key("jti", str(length))
@@ -401,7 +401,7 @@ LOOKS_LIKE_OURS = [
 
 
 async def test_a_foreign_value_that_looks_like_a_record(deployment: Deployment, opened: Opened) -> None:
-    """The key's own end counts, and for a `jti` no cutoff: what the value states changes nothing."""
+    """Of a foreign value that looks like the record of a `jti`, neither `expires_at` nor `issued_before` counts."""
     for number, value in enumerate(LOOKS_LIKE_OURS):
         name = f"o{number}"
         key = opened.store.keyspace.key("jti", name)
@@ -416,7 +416,7 @@ async def test_a_foreign_value_that_looks_like_a_record(deployment: Deployment, 
 
 
 async def test_a_foreign_key_without_an_end_is_never_shortened(deployment: Deployment, opened: Opened) -> None:
-    """A key that a foreign application gave no expiry revokes for good, also after a revocation with one."""
+    """A foreign key without an expiry revokes for good, even after a revocation that has an expiry."""
     key = opened.store.keyspace.key("jti", "a")
     await deployment.raw.set(key, "1")
     before = await opened.found("a")
@@ -432,7 +432,7 @@ async def test_a_foreign_key_without_an_end_is_never_shortened(deployment: Deplo
 
 
 async def test_a_key_of_another_type_revokes_too(deployment: Deployment, opened: Opened) -> None:
-    """Presence counts: a list, set, hash, sorted set or stream under the key revokes, alone and beside others."""
+    """A list, set, hash, sorted set or stream under a token's key revokes the token until the key expires."""
     await opened.revoke("ours")
     types: list[list[str]] = [["RPUSH", "x"], ["SADD", "x"], ["HSET", "x", "y"], ["ZADD", "1", "x"]]
     for command, *words in [*types, ["XADD", "*", "x", "y"]]:
@@ -449,9 +449,9 @@ async def test_a_key_of_another_type_revokes_too(deployment: Deployment, opened:
 
 
 async def test_an_application_with_its_own_blacklist_sees_the_key(deployment: Deployment) -> None:
-    """With no prefix, `EXISTS token_blacklist:<jti>` is 1 after a put; the value is compact JSON of stated members.
+    """Without a key prefix, a put creates `token_blacklist:<jti>`, whose value is compact JSON.
 
-    On a cluster the prefix that is not set is `{revocations}`.
+    On a cluster, the default prefix is `{revocations}`.
     """
     prefix = "{revocations}" if deployment.cluster else ""
     async with open_store(deployment.url, key_prefix="") as opened:
@@ -472,7 +472,7 @@ async def test_an_application_with_its_own_blacklist_sees_the_key(deployment: De
 
 
 async def test_nothing_is_stored_for_a_dead_token(deployment: Deployment, opened: Opened) -> None:
-    """A token whose `exp` has passed is `expired`: no record, no key, no entry in the log."""
+    """For a token that has expired, a put returns `expired`, and leaves no record, no key and no log entry."""
     for name, put in {
         "exp": Put("jti", "exp", exp=time.time() - 1),
         "epoch": Put("jti", "epoch", exp=0),
@@ -486,7 +486,7 @@ async def test_nothing_is_stored_for_a_dead_token(deployment: Deployment, opened
 
 
 async def test_an_exp_too_far_is_refused_and_stores_nothing(deployment: Deployment) -> None:
-    """An `exp` past the longest lifetime and the clocks' skew raises, names the setting, and leaves nothing behind."""
+    """An `exp` beyond the longest lifetime plus the clock skew raises ExpTooFar, and nothing is stored."""
     async with open_store(deployment.url, limits=Limits(max_token_lifetime_seconds=1000)) as opened:
         for put in (
             Put("jti", "a", exp=time.time() + 1065),
@@ -503,7 +503,7 @@ async def test_an_exp_too_far_is_refused_and_stores_nothing(deployment: Deployme
 
 
 async def test_a_cutoff_too_far_ahead_is_refused_and_stores_nothing(deployment: Deployment, opened: Opened) -> None:
-    """A cutoff more than the clocks' skew ahead raises and leaves nothing behind; one just within is taken."""
+    """A cutoff further ahead than the clock skew raises IssuedBeforeTooFar, and nothing is stored."""
     with pytest.raises(IssuedBeforeTooFar, match="60 s ahead"):
         await opened.store.put(Put("sub", "a", issued_before=time.time() + 65))
     assert await opened.found("a", "sub") is None
@@ -526,7 +526,7 @@ async def test_prefixes_keep_deployments_apart(deployment: Deployment) -> None:
 
 
 async def test_every_acknowledged_put_is_in_the_log(deployment: Deployment, opened: Opened) -> None:
-    """Each put appends what the rule needs, `already_revoked` included, under a nonce that no other entry has."""
+    """Each put that changes a record, even an `already_revoked` one, appends it to the log with a nonce of its own."""
     puts = [put_of(claim) for claim in CLAIMS]
     stored = [await opened.store.put(put) for put in (*puts, *puts)]
     assert [one.result for one in stored] == ["revoked"] * 5 + ["already_revoked"] * 5
@@ -555,7 +555,7 @@ async def test_the_log_is_trimmed(deployment: Deployment) -> None:
 
 
 async def test_scripts_that_the_server_forgot_are_sent_again(deployment: Deployment, opened: Opened) -> None:
-    """After SCRIPT FLUSH on every master the next operations succeed, also when many meet it at once."""
+    """After SCRIPT FLUSH on every master, the next put succeeds, and so do many concurrent gets."""
     await opened.revoke("before")
     for operation in ("put", "get", "both"):
         for node in await deployment.masters():
@@ -570,7 +570,7 @@ async def test_scripts_that_the_server_forgot_are_sent_again(deployment: Deploym
 
 @single_servers
 async def test_a_restart_of_the_server_costs_nobody_an_error(deployment: Deployment, opened: Opened) -> None:
-    """After a restart, which ends every connection and forgets the scripts, the next operations simply succeed."""
+    """After a server's restart, which closes every connection and drops the scripts, the next operations succeed."""
     await asyncio.gather(*(opened.revoke(f"before {number}") for number in range(30)))
     await deployment.nodes[0].restart()
     await asyncio.gather(*(opened.revoke(f"after {number}") for number in range(30)))
@@ -582,7 +582,7 @@ async def test_a_restart_of_the_server_costs_nobody_an_error(deployment: Deploym
 
 @one_server
 async def test_a_full_redis_refuses_and_still_answers(deployment: Deployment, opened: Opened) -> None:
-    """Out of memory, a put is StoreUnavailable without a retry and nothing is stored; gets are still answered."""
+    """If Redis is out of memory, a put raises StoreUnavailable and stores nothing, and gets still work."""
     await opened.revoke("before")
     server = deployment.nodes[0]
     await server.command("CONFIG", "SET", "maxmemory", 1)
@@ -611,7 +611,7 @@ async def test_checks_that_arrive_together_travel_together(deployment: Deploymen
 
 @one_server
 async def test_checks_that_arrive_together_are_one_command(deployment: Deployment, opened: Opened) -> None:
-    """Redis itself counts at most two script calls for 200 concurrent gets, where one by one they are 200."""
+    """By Redis' own statistics, 200 concurrent gets are at most two script calls, and 200 sequential gets are 200."""
     await opened.found("anything")
     server = deployment.nodes[0]
 
@@ -628,7 +628,7 @@ async def test_checks_that_arrive_together_are_one_command(deployment: Deploymen
 
 
 async def test_the_same_question_asked_often_is_one_key(opened: Opened) -> None:
-    """Concurrent gets of one value carry its key once."""
+    """100 concurrent gets of one value send its key to Redis at most twice."""
     await opened.revoke("popular")
     keys = opened.counted("store_read_batch_keys_sum")
     found = await asyncio.gather(*(opened.found("popular") for _ in range(100)))
@@ -637,7 +637,7 @@ async def test_the_same_question_asked_often_is_one_key(opened: Opened) -> None:
 
 
 async def test_very_many_keys_at_once(opened: Opened) -> None:
-    """One get of over 5,000 values finds exactly those that are revoked."""
+    """One get of 6,000 values finds exactly those that are revoked."""
     revoked = [f"v{number}" for number in range(0, 6000, 400)]
     for value in revoked:
         await opened.revoke(value)
@@ -647,7 +647,7 @@ async def test_very_many_keys_at_once(opened: Opened) -> None:
 
 @one_server
 async def test_a_round_trip_is_bounded(opened: Opened) -> None:
-    """Gets that are too many keys together leave in several round trips, each within the bound of 5,000 keys."""
+    """Four concurrent gets of 2,400 keys each take two round trips, because one has at most 5,000 keys."""
     await opened.found("anything")
     trips = opened.counted("store_read_batch_keys_count")
     asked: list[list[tuple[ClaimName, str]]] = [[("jti", f"{batch}-{n}") for n in range(2400)] for batch in range(4)]
@@ -656,7 +656,7 @@ async def test_a_round_trip_is_bounded(opened: Opened) -> None:
 
 
 async def test_what_was_acknowledged_is_seen_at_once(opened: Opened) -> None:
-    """Under many concurrent puts and gets, a get asked after a put was acknowledged always finds it."""
+    """Among many concurrent puts and gets, a get that begins after a put was acknowledged finds its record."""
 
     async def revoke_and_look(name: str) -> None:
         for number in range(scaled(10, 200)):
@@ -670,18 +670,18 @@ async def test_what_was_acknowledged_is_seen_at_once(opened: Opened) -> None:
 
 @dataclass
 class Hold:
-    """Holds what passes a proxy, from `begin` to `end`."""
+    """A filter for a Proxy that holds back all data between `begin` and `end`."""
 
     holding: bool = False
 
     def begin(self) -> None:
-        """The next piece stays."""
+        """Hold back the data from now on."""
         self.holding = True
         self.held = asyncio.Event()
         self.released = asyncio.Event()
 
     def end(self) -> None:
-        """All goes on, in order."""
+        """Pass on the data that was held back, and all that follows."""
         self.holding = False
         self.released.set()
 
@@ -694,7 +694,7 @@ class Hold:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def slowed(deployment: Deployment) -> AsyncIterator[tuple[Opened, Hold, Proxy]]:
-    """A store behind a proxy whose replies can be held; the connection is up and the scripts are known."""
+    """A store behind a proxy that can hold replies back; its connection is open and its script is loaded."""
     hold = Hold()
     async with (
         Proxy(deployment.nodes[0].port, reply=hold).running() as proxy,
@@ -708,7 +708,7 @@ async def slowed(deployment: Deployment) -> AsyncIterator[tuple[Opened, Hold, Pr
 async def test_a_get_never_joins_a_read_that_began_before(
     deployment: Deployment, slowed: tuple[Opened, Hold, Proxy]
 ) -> None:
-    """A get that comes while a read of the same key is under way does not use that read: it sends another."""
+    """A get that arrives while a read of the same key is in flight does not use that read, but sends another."""
     reader, hold, _proxy = slowed
     async with open_store(deployment.url, key_prefix=reader.settings.key_prefix) as writer:
         hold.begin()
@@ -724,7 +724,7 @@ async def test_a_get_never_joins_a_read_that_began_before(
 
 @one_server
 async def test_a_caller_that_gives_up_disturbs_no_other(slowed: tuple[Opened, Hold, Proxy]) -> None:
-    """Of many gets in one round trip and in the queue behind it half are cancelled; the others get their answers."""
+    """When half of the gets, both in flight and queued, are cancelled, the other half still get their own answers."""
     opened, hold, proxy = slowed
     for number in range(0, 60, 3):
         await opened.revoke(f"v{number}")
@@ -748,7 +748,7 @@ async def test_a_caller_that_gives_up_disturbs_no_other(slowed: tuple[Opened, Ho
 
 @one_server
 async def test_every_caller_has_a_deadline_of_its_own(slowed: tuple[Opened, Hold, Proxy]) -> None:
-    """A server that stops answering is StoreUnavailable within the deadline for each, whenever they asked."""
+    """If the server stops answering, each caller gets StoreUnavailable within its own deadline, whenever it asked."""
     opened, hold, _proxy = slowed
     hold.begin()
 
@@ -768,7 +768,7 @@ async def test_every_caller_has_a_deadline_of_its_own(slowed: tuple[Opened, Hold
 
 
 async def test_cancelled_callers_never_mix_up_replies(opened: Opened) -> None:
-    """Hundreds of gets and puts cancelled in mid-flight: every answer given, then and later, is about its own value."""
+    """While and after hundreds of gets and puts are cancelled in flight, every answer belongs to its own request."""
     dice = random.Random(20261123)
     values = [f"v{number}" for number in range(40)]
     for value in values:
@@ -800,7 +800,7 @@ async def test_cancelled_callers_never_mix_up_replies(opened: Opened) -> None:
 
 
 async def test_nothing_is_left_after_a_store_is_closed(deployment: Deployment) -> None:
-    """A closed store leaves no connection on any server and no task, also when closed in the middle of the work."""
+    """A closed store leaves no connection and no task, even if many operations were cancelled just before."""
 
     async def connections() -> list[int]:
         return [int((await node.info("clients"))["connected_clients"]) for node in deployment.nodes]
@@ -824,7 +824,7 @@ async def test_nothing_is_left_after_a_store_is_closed(deployment: Deployment) -
 
 
 async def test_a_get_ends_when_the_store_is_closed(deployment: Deployment) -> None:
-    """Callers that wait when the store closes get an error, also between the question and its batch."""
+    """A get that still waits for its batch when the store is closed raises StoreUnavailable."""
     async with open_store(deployment.url) as opened:
         assert await opened.found("a") is None
         asked = asyncio.create_task(opened.found("a"))
@@ -835,7 +835,7 @@ async def test_a_get_ends_when_the_store_is_closed(deployment: Deployment) -> No
 
 
 async def _shards(topology: Cluster) -> list[tuple[range, list[Process]]]:
-    """The slots of each shard with its nodes, the master first."""
+    """Return the slots of each shard with its nodes, the master first."""
     by_port = {node.port: node for node in topology.nodes}
     return [
         (range(first, last + 1), [by_port[int(node[1])] for node in nodes])
@@ -844,7 +844,7 @@ async def _shards(topology: Cluster) -> list[tuple[range, list[Process]]]:
 
 
 async def _complete(topology: Cluster) -> bool:
-    """Whether every replica follows its master, and every node serves."""
+    """Return whether every node calls the cluster ok, and every replica follows its master."""
     for node in topology.nodes:
         if "cluster_state:ok" not in str(await node.command("CLUSTER", "INFO")):
             return False
@@ -856,7 +856,7 @@ async def _complete(topology: Cluster) -> bool:
 
 @clusters
 async def test_one_shard_away(deployment: Deployment, opened: Opened) -> None:
-    """Without the shard that has our slot nothing is answered, within the deadline; without another shard, all is."""
+    """Without the shard of the store's slot, operations raise StoreUnavailable in time; without another, gets work."""
     topology = deployment.cluster
     assert topology is not None
     await opened.revoke("a")
@@ -889,7 +889,7 @@ async def _is_found(opened: Opened, value: str) -> bool:
 
 @clusters
 async def test_a_slot_that_nobody_serves(deployment: Deployment, opened: Opened) -> None:
-    """While our slot has no master, operations are StoreUnavailable; when it has one again, they succeed."""
+    """While the store's slot has no master, a get raises StoreUnavailable; once it has one again, operations work."""
     topology = deployment.cluster
     assert topology is not None
     await opened.revoke("a")
@@ -915,7 +915,7 @@ async def _serves_all_slots(node: Process) -> bool:
 
 @clusters
 async def test_a_cluster_is_found_by_the_first_who_asks(deployment: Deployment) -> None:
-    """A store that has not asked anything yet answers its first gets and puts, and all at once."""
+    """A new store on a cluster serves many concurrent gets or puts as its first operations."""
     async with open_store(deployment.url) as first, open_store(deployment.url) as second:
         results = await asyncio.gather(
             *(first.revoke(f"v{number}") for number in range(20)), *(second.found(f"v{n}") for n in range(20))

