@@ -1,4 +1,4 @@
-"""Masters and replicas that go: not one acknowledged revocation is lost, and writes return by themselves."""
+"""When masters or replicas fail, no acknowledged revocation is lost, and writes resume without help."""
 
 import asyncio
 import contextlib
@@ -34,20 +34,20 @@ Record = Callable[[str, object], None]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def replicated() -> AsyncIterator[SentinelSet]:
-    """One master, two replicas, three sentinels; every test leaves them complete."""
+    """One master, two replicas, three sentinels; every test leaves all of them running."""
     async with sentinel(password="secret") as topology:
         yield topology
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def clustered() -> AsyncIterator[Cluster]:
-    """Three masters, three replicas; every test leaves them complete."""
+    """A cluster of three masters and three replicas; every test leaves all of them running."""
     async with cluster(password="secret") as topology:
         yield topology
 
 
 async def whole(nodes: Sequence[Process], replicas_each: int) -> None:
-    """Wait until every node lives, and every master has its replicas online."""
+    """Start the nodes that are down, and wait until every master has its replicas online."""
     for node in nodes:
         if not node.alive:
             await node.start()
@@ -56,7 +56,7 @@ async def whole(nodes: Sequence[Process], replicas_each: int) -> None:
 
 
 def is_short(opened: Opened) -> bool:
-    """Whether the store says that replicas are missing."""
+    """Return whether the store found too few replicas at its last write."""
     return opened.store.short_of_replicas
 
 
@@ -68,12 +68,12 @@ async def _in_place(node: Process, replicas_each: int) -> bool:
 
 
 def _confirms(replica: dict[str, object] | None) -> bool:
-    """Whether a replica follows, and has said so."""
+    """Return whether this entry of INFO is that of a replica which is online and has confirmed data."""
     return replica is not None and replica["state"] == "online" and replica["offset"] != 0
 
 
 async def nothing_is_missing(url: str, writers: Writers, masters: Sequence[Process]) -> None:
-    """A fresh store finds every acknowledged revocation, and the change log has each."""
+    """Assert that a new store finds every acknowledged revocation, and that the change log has each."""
     prefix = writers.opened.settings.key_prefix
     assert len(writers.values) > 100
     async with open_store(url, key_prefix=prefix) as fresh:
@@ -84,7 +84,7 @@ async def nothing_is_missing(url: str, writers: Writers, masters: Sequence[Proce
 
 
 async def test_a_server_killed_under_load(record_property: Record) -> None:
-    """SIGKILL and a new start, again and again at full load: nothing acknowledged is lost, writes are back at once."""
+    """A server that is killed and restarted under load loses no acknowledged write. Writes resume within a second."""
     async with standalone() as server, open_store(server.url) as opened:
         back = []
         async with Writers(opened).running() as writers:
@@ -103,7 +103,7 @@ async def test_a_server_killed_under_load(record_property: Record) -> None:
 
 
 async def test_the_master_of_a_sentinel_set_killed_under_load(replicated: SentinelSet, record_property: Record) -> None:
-    """The master is killed at full load: a replica takes over, nothing acknowledged is lost, writes return."""
+    """When the master is killed under load, a replica takes over, no acknowledged write is lost, and writes resume."""
     pauses = []
     async with open_store(replicated.url) as opened:
         async with Writers(opened).running() as writers:
@@ -124,7 +124,7 @@ async def test_the_master_of_a_sentinel_set_killed_under_load(replicated: Sentin
 
 
 async def test_the_master_of_a_clusters_slot_killed_under_load(clustered: Cluster, record_property: Record) -> None:
-    """The master that owns our slot is killed at full load: nothing acknowledged is lost, and writes return."""
+    """When the master of the store's slot is killed under load, no acknowledged write is lost, and writes resume."""
     async with (
         open_store(clustered.url) as opened,
         open_store(clustered.url, key_prefix=opened.settings.key_prefix) as idle,
@@ -164,7 +164,7 @@ async def _replicated(topology: Cluster) -> bool:
 
 
 async def test_a_master_that_was_frozen_during_its_failover(replicated: SentinelSet) -> None:
-    """Thawed, it still thinks itself master: nothing is acknowledged that it alone has, by an idle store either."""
+    """A thawed master still takes itself for one, but even a store that was idle loses no acknowledged write to it."""
     async with (
         open_store(replicated.url) as idle,
         open_store(replicated.url, key_prefix=idle.settings.key_prefix) as busy,
@@ -192,7 +192,7 @@ async def test_a_master_that_was_frozen_during_its_failover(replicated: Sentinel
 
 
 async def test_a_failover_of_a_master_that_lives(replicated: SentinelSet, record_property: Record) -> None:
-    """An operator's failover at full load loses nothing where every replica is waited for: the old master lives on."""
+    """A failover while the old master runs loses no acknowledged write, if writes wait for every replica."""
     async with open_store(replicated.url, wait_replicas=2) as opened:
         async with Writers(opened).running() as writers:
             await writers.more(200)
@@ -206,16 +206,16 @@ async def test_a_failover_of_a_master_that_lives(replicated: SentinelSet, record
 
 
 async def _failed_over(topology: SentinelSet, old: Process) -> bool:
-    """Whether another node is master; asks for it again, because a sentinel may give up a failover that it began."""
+    """Return whether another node is master. If not, order a failover again, because a sentinel may abandon one."""
     if await topology.master() is not old:
         return True
-    with contextlib.suppress(RedisError):  # one is under way, or no replica is good enough yet
+    with contextlib.suppress(RedisError):  # a failover is under way, or no replica is good enough yet
         await topology.sentinels[0].command("SENTINEL", "FAILOVER", SERVICE_NAME)
     return False
 
 
 async def test_what_is_acknowledged_is_on_a_replica(replicated: SentinelSet) -> None:
-    """The moment a put returns, at least one replica has the record and the entry of the log."""
+    """As soon as a put returns, at least one replica has the record and the log entry."""
     master = await replicated.master()
     replicas = [node for node in replicated.nodes if node is not master]
     async with open_store(replicated.url) as opened:
@@ -228,7 +228,7 @@ async def test_what_is_acknowledged_is_on_a_replica(replicated: SentinelSet) -> 
 
 
 async def test_frozen_replicas_are_not_waited_for_in_vain(replicated: SentinelSet) -> None:
-    """One of two frozen: acknowledged, the other confirms. Both frozen, though connected: StoreUnavailable, in time."""
+    """With one of two replicas frozen, a put succeeds. With both frozen, it raises StoreUnavailable in time."""
     master = await replicated.master()
     one, other = (node for node in replicated.nodes if node is not master)
     async with open_store(replicated.url) as opened:
@@ -260,7 +260,7 @@ async def _acknowledged(opened: Opened, value: str) -> bool:
 
 
 async def test_without_replicas_it_is_said_and_counted(replicated: SentinelSet) -> None:
-    """No replica connected: accepted, warned of once, counted, told in `short_of_replicas`; strict, it is refused."""
+    """With no replica connected, a put succeeds, with one warning and a metric; a strict store refuses it."""
     master = await replicated.master()
     replicas = [node for node in replicated.nodes if node is not master]
     async with open_store(replicated.url) as opened, open_store(replicated.url, strict=True) as strict:
@@ -301,7 +301,7 @@ async def _missing_on(node: Process, opened: Opened, values: Sequence[str]) -> l
 
 
 async def test_a_replica_that_still_loads_is_not_waited_for() -> None:
-    """A new replica is called online before it has the data: until it confirms, writes are taken as without it."""
+    """Redis calls a new replica online before it has the data. Until it confirms, writes do not wait for it."""
     quick = ["repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
     async with (
         standalone(config=quick) as master,
@@ -322,7 +322,7 @@ async def test_a_replica_that_still_loads_is_not_waited_for() -> None:
 
 
 async def test_a_cluster_short_of_a_replica_says_so_once(clustered: Cluster) -> None:
-    """The owner of our slot loses its replica: it is logged once and not at every write, until it has one again."""
+    """When the slot's master loses its replica, the store logs that once, not at every write, and logs its return."""
     for node in clustered.nodes:
         await eventually(functools.partial(_in_place, node, 1), "a replica of each master")
     async with open_store(clustered.url) as opened:
@@ -345,7 +345,7 @@ async def test_a_cluster_short_of_a_replica_says_so_once(clustered: Cluster) -> 
 
 
 async def _revoke_patiently(opened: Opened, value: str) -> None:
-    """Revoke, and retry where a replica that has just synced confirms too late: it may be rewriting its file."""
+    """Revoke, and retry until it is accepted: a replica that has just synced may confirm too late."""
 
     async def accepted() -> bool:
         try:
@@ -366,7 +366,7 @@ async def _replica_of(topology: Cluster, master: Process) -> Process:
 
 
 async def test_sentinels_away(replicated: SentinelSet) -> None:
-    """With no sentinel the connections there are serve on; a store without any says so in time, and recovers."""
+    """Without sentinels, a connected store keeps working. A new store raises StoreUnavailable in time, and recovers."""
     async with open_store(replicated.url) as old, open_store(replicated.url) as new:
         await old.revoke("a")
         for each in replicated.sentinels:
@@ -394,7 +394,7 @@ async def _knows_the_others(sentinel: Process) -> bool:
 
 
 async def test_a_frozen_sentinel_costs_a_moment_once(replicated: SentinelSet) -> None:
-    """One of three sentinels frozen: new stores work within their deadline, and many connections at once do."""
+    """With one of three sentinels frozen, 20 concurrent puts of a new store succeed within their deadline."""
     frozen = replicated.sentinels[0]
     frozen.freeze()
     try:
@@ -407,7 +407,7 @@ async def test_a_frozen_sentinel_costs_a_moment_once(replicated: SentinelSet) ->
 
 
 async def test_no_sentinel_is_ever_forgotten(replicated: SentinelSet) -> None:
-    """After many connections sought their master while a sentinel was frozen, that one alone can still be asked."""
+    """A sentinel that was frozen while the store looked for the master is asked later, when it is the only one left."""
     first, *others = replicated.sentinels
     async with open_store(replicated.url) as opened:
         first.freeze()
@@ -428,6 +428,6 @@ async def test_no_sentinel_is_ever_forgotten(replicated: SentinelSet) -> None:
 
 
 async def _drop_clients(topology: SentinelSet) -> None:
-    """End every client's connection to every node, so that the master must be sought again."""
+    """Close every client's connection to every node, so that the store must look for the master again."""
     for node in topology.nodes:
         await node.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -1,4 +1,4 @@
-"""A write whose reply is lost is sent again: an acknowledged revocation is in its record, the log and the replicas."""
+"""A write whose reply is lost is sent again. An acknowledged one has its record and log entry, on replicas too."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ Where = Literal["before the request", "within the request", "before the reply", 
 
 @dataclass
 class Cutter:
-    """Cuts the connection at one point of a write, so many times."""
+    """A filter for a Proxy that cuts the connection at one point of a write, `times` times."""
 
     where: Where = "before the reply"
     times: int = 0
@@ -39,12 +39,12 @@ class Cutter:
     proxy: Proxy = field(init=False)
 
     async def request(self, piece: bytes) -> bytes | None:
-        """Pass on a piece on its way to the server, or cut."""
+        """Pass on data to the server, or cut the connection."""
         self.under_way = b"EVALSHA" in piece and MERGE.sha.encode() in piece
         return self._judge(piece, "request")
 
     async def reply(self, piece: bytes) -> bytes | None:
-        """Pass on a piece on its way back, or cut: the server has done what it was asked for."""
+        """Pass on data from the server, or cut the connection; the server has done the write by then."""
         return self._judge(piece, "reply")
 
     def _judge(self, piece: bytes, way: str) -> bytes | None:
@@ -81,7 +81,7 @@ async def _has_a_replica(master: Process) -> bool:
 
 @dataclass(frozen=True)
 class Cut:
-    """A store behind a proxy that cuts, and the servers behind that."""
+    """A store behind a proxy that cuts connections, and the servers behind the proxy."""
 
     opened: Opened
     cutter: Cutter
@@ -94,7 +94,7 @@ class Cut:
         return await logged_values([self.pair.master], self.opened.store.keyspace.change_log)
 
     async def revoke(self) -> Stored:
-        """Put a revocation that is the same whenever it is sent."""
+        """Put the same revocation at every call."""
         return await self.opened.store.put(Put("jti", "a", exp=self.exp))
 
     async def recorded(self, value: str) -> bool:
@@ -104,7 +104,7 @@ class Cut:
 
 @pytest_asyncio.fixture(loop_scope="module", params=[0, 1], ids=["alone", "with a replica"])
 async def cut(request: pytest.FixtureRequest, pair: Pair) -> AsyncIterator[Cut]:
-    """The same without and with a replica that is waited for; the connection is up and the scripts are known."""
+    """A store that waits for no replica, or for one. Its connection is open, and its script is loaded."""
     cutter = Cutter()
     proxy = Proxy(pair.master.port, request=cutter.request, reply=cutter.reply)
     cutter.proxy = proxy
@@ -116,7 +116,7 @@ async def cut(request: pytest.FixtureRequest, pair: Pair) -> AsyncIterator[Cut]:
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize("where", ["before the request", "within the request", "before the reply", "within the reply"])
 async def test_the_store_itself_sends_again(cut: Cut, where: Where, times: int) -> None:
-    """However often the connection ends at a point of the write, the put is acknowledged, recorded and logged once."""
+    """If the connection breaks during a put, once or three times, the put is still acknowledged, and logged once."""
     cut.cutter.where, cut.cutter.times = where, times
     stored = await cut.revoke()
     assert cut.cutter.cuts == times
@@ -129,7 +129,7 @@ async def test_the_store_itself_sends_again(cut: Cut, where: Where, times: int) 
 
 @pytest.mark.parametrize("where", ["before the request", "before the reply"])
 async def test_the_caller_sends_again(cut: Cut, where: Where) -> None:
-    """Where the store gave up, at whatever point, the caller's retry ends in the record and in the log."""
+    """After the store gave up on a put, the caller's retry succeeds, and leaves one record and one log entry."""
     cut.cutter.where, cut.cutter.times = where, FOREVER
     begun = asyncio.get_running_loop().time()
     with pytest.raises(StoreUnavailable):
@@ -148,7 +148,7 @@ async def test_the_caller_sends_again(cut: Cut, where: Where) -> None:
 
 
 async def test_a_refused_write_is_in_no_log(cut: Cut) -> None:
-    """A token that had expired is not logged either, however often its reply is lost."""
+    """A put for an expired token is neither recorded nor logged, even if its reply is lost twice."""
     cut.cutter.times = 2
     stored = await cut.opened.store.put(Put("jti", "dead", exp=5))
     assert cut.cutter.cuts == 2
@@ -158,7 +158,7 @@ async def test_a_refused_write_is_in_no_log(cut: Cut) -> None:
 
 
 async def test_a_replica_that_did_not_confirm_has_it_after_the_retry(pair: Pair) -> None:
-    """A put that raised because the replica was frozen is, once repeated, in record and log of master and replica."""
+    """After a put failed because the replica was frozen, a retry leaves record and log entry on master and replica."""
     async with open_store(pair.master.url, wait_replicas=1) as opened:
         await opened.revoke("warm")
         pair.replica.freeze()
@@ -176,7 +176,7 @@ async def test_a_replica_that_did_not_confirm_has_it_after_the_retry(pair: Pair)
 
 
 async def test_a_confirmation_counts_for_its_own_write_alone(pair: Pair) -> None:
-    """WAIT behind a script that the server forgot confirms an older write; the new one is not acknowledged by it."""
+    """If the server dropped the script, WAIT confirms an older write only, and the new write is not acknowledged."""
     async with open_store(pair.master.url, wait_replicas=1) as opened:
         for value in ("loads the script", "is confirmed"):
             await opened.revoke(value)
@@ -192,7 +192,7 @@ async def test_a_confirmation_counts_for_its_own_write_alone(pair: Pair) -> None
 
 @pytest.mark.parametrize("hangs", [b"*", b"role:master"], ids=["the script", "WAIT and INFO"])
 async def test_a_put_that_hangs_ends_at_its_deadline(pair: Pair, hangs: bytes) -> None:
-    """No reply arrives, or the one to the script does and those behind it do not: StoreUnavailable in time."""
+    """A put raises StoreUnavailable in time if no reply arrives, or only the reply to its script."""
     released = asyncio.Event()
 
     async def hang(piece: bytes) -> bytes:
@@ -217,14 +217,14 @@ async def _is_down(opened: Opened) -> bool:
 
 
 async def test_the_first_write_to_a_redis_without_replicas_is_one_attempt() -> None:
-    """The server does not know the script, and WAIT waits in vain for a replica: both are learned in one attempt."""
+    """The first put learns in one attempt that the server lacks the script, and that there is no replica."""
     async with standalone() as server, open_store(server.url, wait_replicas=1) as opened:
         assert (await opened.revoke("a")).result == "revoked"
         assert (await server.info("commandstats"))["cmdstat_evalsha"]["calls"] == 2
 
 
 async def test_acknowledged_means_on_the_replica(pair: Pair) -> None:
-    """With a replica waited for, record and log are on it the moment a put returns."""
+    """As soon as a put that waits for a replica returns, the replica has the record and the log entry."""
     async with open_store(pair.master.url, wait_replicas=1) as opened:
         for number in range(50):
             value = f"v{number}"
@@ -235,14 +235,14 @@ async def test_acknowledged_means_on_the_replica(pair: Pair) -> None:
 
 @dataclass
 class BadLine:
-    """A connection that ends at random, and the writers and readers that use it."""
+    """A filter for a Proxy that cuts connections at random, and the writers and readers behind that proxy."""
 
     cut: Cut
     tries: int
     dice: random.Random = field(default_factory=lambda: random.Random(20261123))
 
     async def __call__(self, piece: bytes) -> bytes | None:
-        """Cut before one piece in thirty, and within another."""
+        """Cut the connection before 3 % of the chunks, and within another 3 %."""
         luck = self.dice.random()
         if luck < 0.03:
             return None
@@ -252,7 +252,7 @@ class BadLine:
         return piece
 
     async def write(self, name: int) -> list[str]:
-        """Put until each is acknowledged."""
+        """Put values, each until it is acknowledged, and return them."""
         values = [f"w{name}-{number}" for number in range(self.tries)]
         for value in values:
             while not await self.acknowledged(value):
@@ -260,7 +260,7 @@ class BadLine:
         return values
 
     async def acknowledged(self, value: str) -> bool:
-        """One attempt; its answer is about its own value."""
+        """Try a put once, return whether it was acknowledged, and assert that the answer is about this value."""
         try:
             stored = await self.cut.opened.store.put(Put("jti", value, expires_in=900, reason=value))
         except StoreUnavailable:
@@ -270,7 +270,7 @@ class BadLine:
         return True
 
     async def read(self) -> None:
-        """Get what others are putting; every answer is about what was asked."""
+        """Get values that the writers are putting, and assert that each answer is about values that were asked for."""
         for number in range(self.tries):
             values = {f"w{other}-{self.dice.randrange(number + 1)}" for other in range(4)}
             with contextlib.suppress(StoreUnavailable):
@@ -280,7 +280,7 @@ class BadLine:
 
 
 async def test_nothing_is_lost_or_mixed_up_over_a_bad_line(cut: Cut) -> None:
-    """Over connections cut at random each acknowledged put is kept, and each answer is about what was asked."""
+    """Over connections that are cut at random, every acknowledged put is kept, and every answer fits its request."""
     line = BadLine(cut, scaled(30, 1000))
     cut.proxy.request = cut.proxy.reply = line
     readers = asyncio.gather(*(line.read() for _ in range(8)))
@@ -297,7 +297,7 @@ async def test_nothing_is_lost_or_mixed_up_over_a_bad_line(cut: Cut) -> None:
 
 
 async def test_connections_do_not_leak_over_many_failures(cut: Cut) -> None:
-    """After hundreds of operations that failed or were cancelled the pool still serves as many at once as before."""
+    """After hundreds of operations failed or were cancelled, the pool still serves concurrent operations."""
     cut.cutter.where = "before the reply"
     for round_ in range(6):
         cut.cutter.cuts, cut.cutter.times = 0, 100
@@ -315,7 +315,7 @@ async def test_connections_do_not_leak_over_many_failures(cut: Cut) -> None:
 
 
 async def test_connections_are_bounded(pair: Pair) -> None:
-    """However many operations come at once, a master sees no more connections than the bound."""
+    """For 100 concurrent operations, a store opens MAX_CONNECTIONS connections to the master at most."""
     async with Proxy(pair.master.port).running() as proxy, open_store(proxy.url) as opened:
         values = [f"v{number}" for number in range(100)]
         ended = await asyncio.gather(*map(opened.revoke, values), return_exceptions=True)
@@ -326,7 +326,7 @@ async def test_connections_are_bounded(pair: Pair) -> None:
 
 
 async def test_a_late_reply_reaches_no_other_caller() -> None:
-    """With the scripts forgotten and no replica to wait for, the late reply to WAIT is taken for no other reply."""
+    """After SCRIPT FLUSH, and with no replica, the late reply to WAIT is not taken for the reply to another command."""
     async with standalone() as server, open_store(server.url, wait_replicas=1) as opened:
         await opened.store.put(Put("jti", "a", expires_in=900, reason="a"))
         for _ in range(3):

@@ -45,12 +45,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 DEADLINE_SECONDS = 1.0
 SLACK_SECONDS = 0.3 + BUSY_SECONDS
-"""What a busy machine may add to a deadline of the product."""
+"""The time by which an operation may exceed its deadline on a busy machine."""
 
 
 @contextlib.asynccontextmanager
 async def opened(url: str, *, password: str | None = None, key_prefix: str = "") -> AsyncIterator[Topology]:
-    """Open the topology of a URL; afterwards no task of it is left."""
+    """Open the topology of a URL; at the end close it, and assert that it leaves no task."""
     made = topology(StoreSettings(url, password=password, key_prefix=key_prefix))
     try:
         yield made
@@ -60,25 +60,25 @@ async def opened(url: str, *, password: str | None = None, key_prefix: str = "")
 
 
 def searches() -> list[asyncio.Task[Any]]:
-    """Return the tasks that look for a master just now."""
+    """Return the running tasks that look for a master."""
     return [task for task in asyncio.all_tasks() if task.get_name() == FIND_MASTER]
 
 
 async def port_of(made: Topology) -> int:
-    """Return the port that the master itself says it listens on."""
+    """Return the port that the master itself reports."""
     async with made.operation(DEADLINE_SECONDS) as master:
         info: dict[str, Any] = await master.info("server")
     return int(info["tcp_port"])
 
 
 async def ping(made: Topology) -> None:
-    """Use the master once."""
+    """Send one PING to the master, without a retry."""
     async with made.operation(DEADLINE_SECONDS) as master:
         assert await untyped(master).ping()
 
 
 async def ping_ten_times(made: Topology) -> None:
-    """Use the master for ten operations at a time, each of which may be tried again."""
+    """Send ten concurrent PINGs to the master, with retries."""
     pings = (made.retried(lambda master: untyped(master).ping(), WAIT_SECONDS) for _ in range(10))
     assert all(await asyncio.gather(*pings))
 
@@ -106,7 +106,7 @@ async def clustered() -> AsyncIterator[Cluster]:
 
 
 async def test_every_form_of_url_reaches_the_server(guarded: Process) -> None:
-    """TCP and unix socket, with the password in the URL (percent-escaped) or in its own setting, which wins."""
+    """URLs for TCP and unix sockets work, with an escaped password in the URL or one in a setting, which wins."""
     for url in (
         f"redis://:{ESCAPED}@{guarded.address}/0",
         f"redis://svc:{ESCAPED}@localhost:{guarded.port}",
@@ -122,7 +122,7 @@ async def test_every_form_of_url_reaches_the_server(guarded: Process) -> None:
 
 
 async def test_a_wrong_password_is_an_unavailable_store(guarded: Process) -> None:
-    """It may be corrected at the server, so it does not stop the start."""
+    """A wrong or missing password is StoreUnavailable, not a settings error: it may be corrected at the server."""
     for url in (f"redis://:wrong@{guarded.address}", f"redis://{guarded.address}", f"unix://{guarded.socket_path}"):
         async with opened(url) as made:
             with unavailable(DEADLINE_SECONDS + SLACK_SECONDS):
@@ -130,7 +130,7 @@ async def test_a_wrong_password_is_an_unavailable_store(guarded: Process) -> Non
 
 
 async def test_options_of_an_application_change_no_promise(guarded: Process) -> None:
-    """Decoding, timeouts, encoding and protocol of the URL do not count; a small pool makes operations wait."""
+    """Decoding, timeouts, encoding and protocol in the URL are ignored. A small pool only makes operations wait."""
     options = "decode_responses=True&socket_timeout=30&timeout=30&max_connections=2&protocol=3&encoding=utf-16"
     async with opened(f"redis://:{ESCAPED}@{guarded.address}/0?{options}") as made:
         await asyncio.gather(*(ping(made) for _ in range(30)))
@@ -190,7 +190,7 @@ BAD_URLS = [
 
 @pytest.mark.parametrize("url", BAD_URLS)
 async def test_a_wrong_url_is_a_settings_error(url: str) -> None:
-    """It names the variable, on one line, and holds neither the URL nor a password."""
+    """The error for a wrong URL names the setting, is one line, and contains neither the URL nor a password."""
     with pytest.raises(SettingsError) as error:
         topology(StoreSettings(url, url_variable="SOME_VARIABLE"))
     assert error.value.detail.startswith("SOME_VARIABLE")
@@ -203,7 +203,7 @@ async def test_a_wrong_url_is_a_settings_error(url: str) -> None:
     "url", ["localhost:6379", "http://localhost", "redis:localhost", "redis://", "sentinel://a:1/m"]
 )
 async def test_a_url_has_a_known_scheme_and_a_server(url: str) -> None:
-    """Where redis-py would assume a local server, or another program's URL stands, the error lists the schemes."""
+    """A URL without a known scheme or without a server is refused, and the error lists the schemes."""
     with pytest.raises(SettingsError, match=r"^SOME_VARIABLE must begin with redis://, rediss://, unix://"):
         topology(StoreSettings(url, url_variable="SOME_VARIABLE"))
 
@@ -223,7 +223,7 @@ async def test_a_url_has_a_known_scheme_and_a_server(url: str) -> None:
     ],
 )
 async def test_a_url_is_read_without_a_connection(url: str) -> None:
-    """Every form is accepted before a server is contacted."""
+    """Every form of URL is accepted without contacting a server."""
     async with opened(url):
         pass
 
@@ -232,7 +232,7 @@ async def test_a_url_is_read_without_a_connection(url: str) -> None:
     ("prefix", "expected"), [("", CLUSTER_PREFIX), ("{a}", "{a}"), ("x{a}:", "x{a}:"), ("a}{b}", "a}{b}")]
 )
 async def test_a_cluster_prefix_has_a_hash_tag(prefix: str, expected: str) -> None:
-    """The default has one; one that is given is used as it is."""
+    """The default key prefix on a cluster has a hash tag. A prefix that is set with one is used unchanged."""
     assert cluster_key_prefix(prefix, "SOME_VARIABLE") == expected
     async with opened("redis+cluster://a:1", key_prefix=prefix) as made:
         assert made.key_prefix == expected
@@ -240,13 +240,13 @@ async def test_a_cluster_prefix_has_a_hash_tag(prefix: str, expected: str) -> No
 
 @pytest.mark.parametrize("prefix", ["a:", "{}", "{}{a}", "{a", "a}", "}{"])
 async def test_a_cluster_prefix_without_a_hash_tag_is_a_settings_error(prefix: str) -> None:
-    """Redis would spread the keys over the masters; the error says so. `{}` is no tag, whatever follows it."""
+    """A prefix without a hash tag is refused: Redis would spread the keys over the masters. `{}` is no tag."""
     with pytest.raises(SettingsError, match=r"^SOME_VARIABLE needs a hash tag.*all keys must be on one master"):
         topology(StoreSettings("redis+cluster://a:1", key_prefix=prefix, prefix_variable="SOME_VARIABLE"))
 
 
 async def test_no_server_is_an_unavailable_store() -> None:
-    """For every topology, within the deadline."""
+    """Without a server, an operation raises StoreUnavailable within the deadline, for every topology."""
     port = free_port()
     for url in (
         f"redis://{HOST}:{port}",
@@ -270,7 +270,7 @@ async def front(guarded: Process) -> AsyncIterator[TlsFront]:
 
 
 async def test_tls_is_verified_unless_the_url_says_otherwise(front: TlsFront, tmp_path: pathlib.Path) -> None:
-    """Only the named authority is trusted; `ssl_cert_reqs=none` verifies nothing."""
+    """The server's certificate must be from the named authority, unless `ssl_cert_reqs=none` turns verification off."""
     url = f"rediss://:{ESCAPED}@{HOST}:{front.port}/0"
     for options in (f"?ssl_ca_certs={front.certificates.ca}", "?ssl_cert_reqs=none&ssl_check_hostname=false"):
         async with opened(url + options) as made:
@@ -282,7 +282,7 @@ async def test_tls_is_verified_unless_the_url_says_otherwise(front: TlsFront, tm
 
 
 async def test_connections_share_a_tls_context(front: TlsFront) -> None:
-    """Making a context blocks the loop for tens of milliseconds, and a failover makes all connections again."""
+    """Connections share one TLS context, because creating one blocks the event loop for tens of milliseconds."""
     async with opened(f"rediss://:{ESCAPED}@{HOST}:{front.port}/0?ssl_ca_certs={front.certificates.ca}") as made:
         pool: Any = (await made.master()).connection_pool
         connections = [await pool.get_connection() for _ in range(5)]
@@ -295,7 +295,7 @@ async def test_connections_share_a_tls_context(front: TlsFront) -> None:
 
 
 async def test_a_server_that_comes_back_is_used_again(guarded: Process) -> None:
-    """Frozen and thawed, every operation fails within its deadline and then works; so after its restart."""
+    """Operations fail while the server is frozen. They work after it is thawed, and after it closed all connections."""
     async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
         await asyncio.gather(*(ping(made) for _ in range(10)))
         guarded.freeze()
@@ -308,7 +308,7 @@ async def test_a_server_that_comes_back_is_used_again(guarded: Process) -> None:
 
 
 async def test_pooled_connections_that_lead_nowhere_fail_together(guarded: Process) -> None:
-    """After a firewall forgot them, the first failure drops all idle ones, so that the next operation works."""
+    """After a firewall silently dropped all connections, one operation fails, and the next ten succeed."""
     async with (
         Proxy(guarded.port).running() as proxy,
         opened(f"redis://:{ESCAPED}@{proxy.address}") as made,
@@ -322,7 +322,7 @@ async def test_pooled_connections_that_lead_nowhere_fail_together(guarded: Proce
 
 
 async def test_unread_data_on_a_connection_is_no_reply(guarded: Process) -> None:
-    """What a server says unasked is never taken for the reply to the next command."""
+    """Unsolicited data from a server is not taken for the reply to the next command."""
     async with Proxy(guarded.port).running() as proxy, opened(f"redis://:{ESCAPED}@{proxy.address}") as made:
         as_it_is = proxy.reply
 
@@ -339,7 +339,7 @@ async def test_unread_data_on_a_connection_is_no_reply(guarded: Process) -> None
 
 
 async def test_a_refused_command_keeps_the_connections(guarded: Process) -> None:
-    """An error reply is StoreUnavailable; the master is not asked for again, and its connection stays open."""
+    """An error reply from Redis raises StoreUnavailable, and the connection stays open."""
     async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
         numbers = []
 
@@ -356,7 +356,7 @@ async def test_a_refused_command_keeps_the_connections(guarded: Process) -> None
 
 
 async def test_an_operation_ends_at_its_deadline(guarded: Process) -> None:
-    """One deadline bounds it as a whole, however many commands it sends: redis-py must not lose the cancellation."""
+    """One deadline bounds an operation of any number of commands: redis-py must not swallow the cancellation."""
 
     async def without_end() -> None:
         async with made.operation(0.2) as master:
@@ -374,7 +374,7 @@ async def test_an_operation_ends_at_its_deadline(guarded: Process) -> None:
 
 
 async def test_a_cancelled_caller_ends_no_search(guarded: Process) -> None:
-    """Callers share the search for the master; one is cancelled, the others get the master."""
+    """If one of several callers that share a search for the master is cancelled, the others still get the master."""
     async with opened(f"redis://:{ESCAPED}@{guarded.address}") as made:
         callers = [asyncio.create_task(made.master()) for _ in range(3)]
         await asyncio.sleep(0)
@@ -385,7 +385,7 @@ async def test_a_cancelled_caller_ends_no_search(guarded: Process) -> None:
 
 
 async def test_a_cluster_behind_a_plain_url_says_what_is_wrong(clustered: Cluster) -> None:
-    """The error names the scheme to use, as soon as a node redirects."""
+    """If a cluster's node redirects a client that has a redis:// URL, the error names the scheme to use."""
     owner = await clustered.master_of("a")
     other = next(node for node in clustered.nodes[:3] if node is not owner)
     async with opened(other.url) as made:
@@ -398,7 +398,7 @@ async def test_a_cluster_behind_a_plain_url_says_what_is_wrong(clustered: Cluste
 
 
 async def test_sentinels_name_the_master(watched: SentinelSet) -> None:
-    """The master is found, in the database of the URL, and a majority of the sentinels names it."""
+    """The store's client goes to the master that a majority of the sentinels names, and to the URL's database."""
     async with opened(f"{watched.url}?db=1") as made:
         assert await port_of(made) == (await watched.master()).port
         assert await made.majority_names(await made.master())
@@ -408,14 +408,14 @@ async def test_sentinels_name_the_master(watched: SentinelSet) -> None:
 
 
 async def test_an_unknown_service_is_an_unavailable_store(watched: SentinelSet) -> None:
-    """Sentinels answer that they do not know it."""
+    """If the sentinels do not know the service's name, a search for the master raises StoreUnavailable."""
     async with opened(watched.url.replace(SERVICE_NAME, "other")) as made:
         with unavailable(ASK_SECONDS + SLACK_SECONDS):
             await made.master()
 
 
 async def test_a_majority_is_one_of_the_configured_sentinels(watched: SentinelSet) -> None:
-    """Two of three that answer are a majority; one is not, also when the others hang. The master is found by one."""
+    """Two of three configured sentinels are a majority. One is not if the others hang, but it can name the master."""
     first, second, _ = watched.sentinels
     async with opened(watched.url) as made:
         master = await made.master()
@@ -437,7 +437,7 @@ async def test_a_majority_is_one_of_the_configured_sentinels(watched: SentinelSe
 
 
 async def test_sentinels_that_are_gone_are_no_majority(watched: SentinelSet) -> None:
-    """They are configured, so they count; a sentinel that does not know the service counts too."""
+    """Configured sentinels that are down still count: one of two is no majority, two of three are."""
     live = watched.sentinels[0].address
     gone = [f"{HOST}:{free_port()}" for _ in range(2)]
     login = watched.url.partition("//")[2].partition("@")[0]
@@ -450,7 +450,7 @@ async def test_sentinels_that_are_gone_are_no_majority(watched: SentinelSet) -> 
 
 
 async def test_a_failover_of_sentinel_leads_to_the_new_master(watched: SentinelSet) -> None:
-    """Operations fail until the promotion, and then work, with nothing restarted; the former master's client is out."""
+    """When the master is killed, operations fail, then work with the new master; no majority names the former one."""
     async with opened(watched.url) as made:
         former = await made.master()
         killed = await watched.kill_master()
@@ -476,7 +476,7 @@ async def test_a_failover_of_sentinel_leads_to_the_new_master(watched: SentinelS
 
 
 async def test_a_master_is_disputed_before_its_successor_is_promoted(watched: SentinelSet) -> None:
-    """The sentinel that fails over says so at once; the former master, which lives, may take writes for seconds."""
+    """A master is disputed as soon as a sentinel begins a failover, although it may still take writes for seconds."""
     for node in watched.nodes:
         await eventually(functools.partial(_in_place, node), "two replicas that follow")
     async with opened(watched.url) as made:
@@ -521,7 +521,7 @@ async def test_sentinels_may_have_their_own_password(watched: SentinelSet) -> No
 
 
 async def test_the_owner_of_the_prefix_s_slot_is_the_master(clustered: Cluster) -> None:
-    """For each hash tag, from any one node of the cluster."""
+    """For each hash tag, any node of the cluster leads to the master that owns its slot."""
     for prefix in ("", "{a}", "x{b}:", "{c}"):
         owner = await clustered.master_of(prefix or CLUSTER_PREFIX)
         for node in clustered.nodes[:4]:
@@ -531,7 +531,7 @@ async def test_the_owner_of_the_prefix_s_slot_is_the_master(clustered: Cluster) 
 
 
 async def test_a_cluster_is_found_by_nodes_that_the_url_does_not_name(clustered: Cluster) -> None:
-    """The URL names one node, which then hangs: the nodes of our slot are asked as well."""
+    """If the only node in the URL hangs, the master is found by asking the nodes that had the slot before."""
     owner = await clustered.master_of(CLUSTER_PREFIX)
     named = next(node for node in clustered.nodes[:3] if node is not owner)
     async with opened(f"redis+cluster://{named.address}") as made:
@@ -547,7 +547,7 @@ async def test_a_cluster_is_found_by_nodes_that_the_url_does_not_name(clustered:
 
 
 async def test_a_failover_of_a_cluster_leads_to_the_new_owner(clustered: Cluster) -> None:
-    """The owner is killed: its replica is found. Then MOVED from it leads back to the first, which took over again."""
+    """If the slot's owner is killed, its promoted replica is found. After the owner takes over again, it is found."""
 
     async def moved_to(node: Process) -> bool:
         with contextlib.suppress(StoreUnavailable):
@@ -576,7 +576,7 @@ async def test_a_failover_of_a_cluster_leads_to_the_new_owner(clustered: Cluster
 
 
 async def test_operations_during_a_change_of_master_end_in_time(clustered: Cluster) -> None:
-    """Many are under way on a connection that is closed under them: each ends with an answer or StoreUnavailable."""
+    """If connections are closed under operations in flight, each ends with an answer or with StoreUnavailable."""
     async with opened(clustered.url) as made:
         for _ in range(5):
             master = await made.master()
@@ -590,7 +590,7 @@ async def test_operations_during_a_change_of_master_end_in_time(clustered: Clust
 
 
 async def test_closing_during_a_search_leaves_nothing() -> None:
-    """`aclose` waits for a search under way, which is bounded, and the callers of the search are told."""
+    """`aclose` waits for a running search, and the callers of that search get StoreUnavailable."""
 
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -610,7 +610,7 @@ async def test_closing_during_a_search_leaves_nothing() -> None:
 
 
 async def test_closing_leaves_no_connection(guarded: Process, watched: SentinelSet, clustered: Cluster) -> None:
-    """Neither at the masters nor at the sentinels, nor at the nodes that were asked who the master is."""
+    """A closed topology leaves no connection at the masters, the sentinels and the nodes that it asked for a master."""
     names = "client_name=topology"
     urls = {
         f"redis://:{ESCAPED}@{guarded.address}?{names}": [guarded],
@@ -632,6 +632,6 @@ async def test_closing_leaves_no_connection(guarded: Process, watched: SentinelS
 
 
 async def connected(servers: list[Process]) -> int:
-    """Return how many connections of a topology the servers have."""
+    """Return how many connections with the client name `topology` the servers have."""
     lists = [await server.command("CLIENT", "LIST") for server in servers]
     return sum(str(each).count("name=topology") + str(each).count("'name': 'topology'") for each in lists)
