@@ -21,31 +21,31 @@ from tests.store.conftest import Opened, end_of, logged_values, missing, open_st
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GLOB = "a*[b]?^\\:"
-"""A key prefix of characters that mean something in a pattern."""
+"""A key prefix with all characters that are special in SCAN patterns."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def server() -> AsyncIterator[Process]:
-    """Start one server for all tests here."""
+    """One server for all tests of this module."""
     async with standalone() as process:
         yield process
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def opened(server: Process) -> AsyncIterator[Opened]:
-    """Open a store on an empty server, under a prefix that must be escaped in patterns."""
+    """A store on an empty server, with a key prefix that must be escaped in SCAN patterns."""
     await server.command("FLUSHALL")
     async with open_store(server.url, key_prefix=GLOB) as store:
         yield store
 
 
 def exchanges_of(opened: Opened) -> Exchanges:
-    """Return the exchanges of one worker."""
+    """Return the exchanges of a new worker."""
     return Exchanges(opened.store, pending_seconds=5, grace_seconds=3)
 
 
 async def end_of_log(exchanges: Exchanges) -> Cursor:
-    """Return the last entry of the log, by a heartbeat."""
+    """Send a heartbeat, and return the cursor of the log's last entry."""
     end = (await exchanges.beat(None, None, must_write=False)).end
     assert end is not None
     return end
@@ -64,7 +64,7 @@ async def scanned(exchanges: Exchanges) -> tuple[list[Revocation], bool]:
 
 
 async def test_a_heartbeat_tells_epoch_log_and_clock(opened: Opened) -> None:
-    """The first one begins an epoch, which is pending for the grace; the next ones see the same, and the cursor."""
+    """The first heartbeat begins an epoch, which is pending. Later ones find the same epoch and the cursor's entry."""
     exchanges = exchanges_of(opened)
     first = await exchanges.beat(None, None, must_write=False)
     assert first.pending == {first.epoch}
@@ -83,7 +83,7 @@ async def test_a_heartbeat_tells_epoch_log_and_clock(opened: Opened) -> None:
 
 
 async def test_a_read_returns_what_is_behind_the_cursor(opened: Opened) -> None:
-    """In order and at most so many at a time. Without entries it waits a moment, and says if its own is still there."""
+    """A read returns the next entries in order, READ_MAX_ENTRIES at most, and whether the cursor's entry is there."""
     exchanges = exchanges_of(opened)
     begun = await end_of_log(exchanges)
     assert await exchanges.read(begun) == ([], True)
@@ -100,7 +100,7 @@ async def test_a_read_returns_what_is_behind_the_cursor(opened: Opened) -> None:
 
 
 async def test_a_read_notices_a_cursor_that_is_gone(server: Process, opened: Opened) -> None:
-    """The log was trimmed beyond it, or has an entry of another history under the same id."""
+    """A read reports that the cursor's entry was trimmed, or that its id belongs to an entry of another history."""
     exchanges = exchanges_of(opened)
     begun = await end_of_log(exchanges)
     await opened.revoke_all(["a", "b"])
@@ -111,7 +111,7 @@ async def test_a_read_notices_a_cursor_that_is_gone(server: Process, opened: Ope
 
 
 async def test_a_scan_finds_the_records_under_its_prefix(server: Process, opened: Opened) -> None:
-    """All of them, foreign ones too, and none of another prefix that the unescaped pattern would match."""
+    """A scan finds all records, foreign ones too, and none under a prefix that the unescaped pattern would match."""
     await opened.revoke_all([f"v{number}" for number in range(600)])
     records = [await opened.record(Put(claim, "é:", expires_in=900)) for claim in CLAIMS]
     await server.command("SET", opened.store.keyspace.key("jti", "foreign"), "1")
@@ -128,13 +128,13 @@ async def test_a_scan_finds_the_records_under_its_prefix(server: Process, opened
 
 
 async def test_a_scan_says_that_it_met_a_claim_of_a_later_version(server: Process, opened: Opened) -> None:
-    """Its records cannot be read, so the mirror is not complete."""
+    """A scan reports that it met a record of a claim that this version does not know."""
     await server.command("SET", f"{GLOB}token_cutoff:device:a", "1", "EX", 60)
     assert await scanned(exchanges_of(opened)) == ([], True)
 
 
 async def test_a_scan_ends_when_its_caller_says_so(opened: Opened) -> None:
-    """No further batch is read: a new epoch must not wait for a scan of the old one."""
+    """A scan reads no further batch once `take` returns False, because a new epoch must not wait for it."""
     await opened.revoke_all([f"v{number}" for number in range(600)])
     batches: list[int] = []
 
@@ -149,7 +149,7 @@ async def test_a_scan_ends_when_its_caller_says_so(opened: Opened) -> None:
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_scan_that_is_cancelled_twice_gives_its_connection_back(opened: Opened, turns: int) -> None:
-    """The second cancellation comes while the first is handled, as that of a shutdown may after a deadline."""
+    """A scan gives its connection back, even if a second cancellation arrives while it handles the first."""
     await opened.revoke("a")
     begun = asyncio.Event()
 
@@ -169,7 +169,7 @@ async def test_a_scan_that_is_cancelled_twice_gives_its_connection_back(opened: 
 
 
 async def test_a_restore_writes_back_what_redis_lacks(server: Process, opened: Opened) -> None:
-    """After a loss, the records are back with their ends and cutoffs. Each is logged once, also after a repetition."""
+    """After a loss, a restore brings the records back with their ends and cutoffs. A second one logs nothing."""
     exchanges = exchanges_of(opened)
     held = [await opened.record(Put("jti", f"v{number}", expires_in=900)) for number in range(10)]
     held.append(await opened.record(Put("sub", "alice", issued_before=time.time() - 5)))
@@ -189,7 +189,7 @@ async def test_a_restore_writes_back_what_redis_lacks(server: Process, opened: O
 
 
 async def test_a_shorter_life_is_missing_too(opened: Opened) -> None:
-    """Redis may have an older copy of a record, which ends earlier."""
+    """A record that ends earlier in Redis than in the mirror counts as missing, and a restore lengthens it."""
     exchanges = exchanges_of(opened)
     record = await opened.record(Put("jti", "a", expires_in=100))
     later = record._replace(expires_at=end_of(record) + 500)
@@ -200,7 +200,7 @@ async def test_a_shorter_life_is_missing_too(opened: Opened) -> None:
 
 
 async def test_what_a_rescan_appends_reaches_every_reader(opened: Opened) -> None:
-    """The changes come first, then whether foreign records were found."""
+    """A reader of the log gets the changes that a rescan appended, then whether it found foreign records."""
     exchanges = exchanges_of(opened)
     begun = await end_of_log(exchanges)
     changes = [Revocation("jti", f"v{number}", time.time() + 60, 5.0) for number in range(3)]
@@ -211,7 +211,7 @@ async def test_what_a_rescan_appends_reaches_every_reader(opened: Opened) -> Non
 
 
 async def test_one_worker_at_a_time_has_the_turn(server: Process, opened: Opened) -> None:
-    """It may renew its lease; another gets it after the release. Every lease expires."""
+    """Only the holder can renew or release its lease. Another worker gets it after the release, and leases expire."""
     one, other = exchanges_of(opened), exchanges_of(opened)
     assert await one.take_turn()
     assert not await other.take_turn()
@@ -228,7 +228,7 @@ async def test_one_worker_at_a_time_has_the_turn(server: Process, opened: Opened
 
 
 async def test_a_full_redis_takes_the_mark_of_a_pending_restore() -> None:
-    """It was emptied while it was full: a newcomer must hear that another worker could not write back what it held."""
+    """A Redis that was emptied while full takes the mark, so a new worker learns that a restore is pending."""
     async with standalone() as process, open_store(process.url) as full:
         one, newcomer = exchanges_of(full), exchanges_of(full)
         epoch = (await one.beat(None, None, must_write=False)).epoch
@@ -243,7 +243,7 @@ async def test_a_full_redis_takes_the_mark_of_a_pending_restore() -> None:
 
 @pytest.mark.parametrize("command", ["SET", "RPUSH"])
 async def test_a_key_without_an_expiry_is_no_lease(server: Process, opened: Opened, command: str) -> None:
-    """Another application wrote it. No restore would ever end otherwise, and each newcomer would say 503."""
+    """A lease key without an expiry, which another application wrote, is taken over: it would block for good."""
     one, other = exchanges_of(opened), exchanges_of(opened)
     for lease, take in (
         (opened.store.keyspace.restore_lease, one.take_turn),
@@ -258,7 +258,7 @@ async def test_a_key_without_an_expiry_is_no_lease(server: Process, opened: Open
 
 
 async def test_a_redis_that_hangs_ends_every_exchange(server: Process, opened: Opened) -> None:
-    """Each is StoreUnavailable at its own deadline, and is not tried again."""
+    """If Redis hangs, heartbeat, read, scan, restore and lease raise StoreUnavailable in time; a later scan works."""
     exchanges = exchanges_of(opened)
     cursor = await end_of_log(exchanges)
     record = await opened.record(Put("jti", "a", expires_in=900))

@@ -1,4 +1,4 @@
-"""`merge.lua` merges as the client's model does, on generated histories and on a real Redis."""
+"""On a real Redis, `merge.lua` merges generated histories exactly as the reference merge in Python does."""
 
 import asyncio
 import gc
@@ -28,7 +28,7 @@ from tests.store.conftest import Opened, open_store
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-# Not shrunk: every attempt is hundreds of round trips, and a failure names the one short history that went wrong.
+# No shrinking: each example takes hundreds of round trips, and a failure names the one short history that went wrong.
 many = settings(max_examples=scaled(25, 400), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 
 numbers = itertools.count()
@@ -36,7 +36,7 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module", autouse=True)
 def no_long_collections() -> Iterator[None]:
-    """Switch the garbage collector off: after a long campaign, a run takes longer than a command to Redis may."""
+    """Switch off the garbage collector: late in a long test run, one collection takes longer than a command may."""
     gc.disable()
     yield
     gc.enable()
@@ -45,17 +45,17 @@ def no_long_collections() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Bench:
-    """A store, and the server under it, which keeps nothing on disk."""
+    """A store, and a redis-py client of its server."""
 
     opened: Opened
     raw: Any
 
     def fresh(self) -> str:
-        """Return a value that no other history has."""
+        """Return a value that no other history uses."""
         return f"value-{next(numbers)}"
 
     async def merge(self, record: Revocation) -> Stored:
-        """Have `merge.lua` merge a record as it stands, with its own `revoked_at`."""
+        """Merge a record by `merge.lua` unchanged, with its own `revoked_at`."""
         claim, value, expires_at, revoked_at, cutoff, reason, revoked_by = record
         put = Put(claim, value, None, None, cutoff, False, reason, revoked_by, expires_at)
         keys, (shared, asked) = self.opened.store.merge_call([put])
@@ -67,7 +67,7 @@ class Bench:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench() -> AsyncIterator[Bench]:
-    """Start one server for all histories."""
+    """One server for all tests of this module; it keeps nothing on disk."""
     async with (
         standalone(config=["appendonly no"]) as server,
         open_store(server.url) as opened,
@@ -78,7 +78,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 @dataclass(frozen=True)
 class Handed:
-    """A record that is merged as it stands. Times are relative to the moment at which its history begins."""
+    """A step that merges a record. Its end and its cutoff are relative to the start of the history."""
 
     expires_after: float
     revoked_at: float
@@ -87,20 +87,20 @@ class Handed:
     revoked_by: str | None
 
     def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
-        """Return the record, for a history that begins now."""
+        """Return the record, for a history that begins at `now`."""
         cutoff = None if self.cutoff_ago is None or claim == "jti" else now - self.cutoff_ago
         return Revocation(claim, value, now + self.expires_after, self.revoked_at, cutoff, self.reason, self.revoked_by)
 
 
 @dataclass(frozen=True)
 class Foreign:
-    """What an application wrote over the key; without a life, it has no expiry."""
+    """A step in which a foreign application overwrites the key, without an expiry if `life_seconds` is None."""
 
     value: bytes
     life_seconds: int | None
 
     def record(self, claim: ClaimName, value: str, now: float) -> Revocation:
-        """Return what it counts as."""
+        """Return the record that the foreign value counts as."""
         return Revocation(claim, value, None if self.life_seconds is None else now + self.life_seconds, None)
 
 
@@ -126,7 +126,7 @@ claims = st.sampled_from(["jti", "sid", "sub", "client_id"])
 
 
 async def live(bench: Bench, claim: ClaimName, value: str, history: Sequence[Step], now: float) -> list[Stored | None]:
-    """Do the steps on Redis, one after another."""
+    """Do the steps on Redis in order. Return the result of each merge, and None for each foreign write."""
     stored: list[Stored | None] = []
     for step in history:
         if isinstance(step, Handed):
@@ -139,7 +139,7 @@ async def live(bench: Bench, claim: ClaimName, value: str, history: Sequence[Ste
 
 
 def told(claim: ClaimName, value: str, history: Sequence[Step], now: float) -> list[tuple[str | None, Revocation]]:
-    """Return the result and the record after each step, by the pure merge alone."""
+    """Return the expected result and record after each step, by the reference merge."""
     states: list[tuple[str | None, Revocation]] = []
     for step in history:
         record = step.record(claim, value, now)
@@ -162,7 +162,7 @@ def result_of(before: Revocation, record: Revocation) -> str:
 
 
 def same(found: Revocation | None, expected: Revocation) -> bool:
-    """Return whether they are equal, apart from two seconds where Redis counted the end of a foreign key."""
+    """Return whether both are equal; their ends may differ by 2 s, because Redis counts that of a foreign key."""
     if found is None or found.expires_at is None or expected.expires_at is None:
         return found == expected
     close = abs(found.expires_at - expected.expires_at) <= 2
@@ -172,7 +172,7 @@ def same(found: Revocation | None, expected: Revocation) -> bool:
 @many
 @given(st.lists(st.tuples(claims, histories), min_size=20, max_size=20))
 async def test_lua_merges_as_the_model_does(bench: Bench, all_of_them: list[tuple[ClaimName, list[Handed]]]) -> None:
-    """After every step of a history the stored record and the result are exactly those of the pure fold."""
+    """After every step of a history, the result and the record are exactly those of the reference merge."""
     now = time.time()
 
     async def check(claim: ClaimName, history: list[Handed]) -> None:
@@ -190,7 +190,7 @@ async def test_lua_merges_as_the_model_does(bench: Bench, all_of_them: list[tupl
 async def test_lua_merges_with_what_foreign_writers_left(
     bench: Bench, all_of_them: list[tuple[ClaimName, list[Step]]]
 ) -> None:
-    """The same with foreign values written over the key in between: presence, no cutoff, the life that the key has."""
+    """If foreign values overwrite the key in between, results and records are still those of the reference merge."""
     now = time.time()
 
     async def check(claim: ClaimName, history: list[Step]) -> None:
@@ -209,7 +209,7 @@ async def test_lua_merges_with_what_foreign_writers_left(
 async def test_order_and_simultaneity_make_no_difference(
     bench: Bench, all_of_them: list[tuple[ClaimName, list[Handed]]], dice: random.Random
 ) -> None:
-    """The same records put all at once, some of them twice, in any order, end in the same record: the merge of all."""
+    """Records that are put concurrently, in any order, and some of them twice, end as the merge of all."""
     now = time.time()
 
     async def check(claim: ClaimName, history: list[Handed]) -> None:
@@ -226,7 +226,7 @@ async def test_order_and_simultaneity_make_no_difference(
 @many
 @given(st.lists(st.tuples(claims, mixed_histories), min_size=10, max_size=10))
 async def test_the_key_ends_with_its_record(bench: Bench, all_of_them: list[tuple[ClaimName, list[Step]]]) -> None:
-    """Redis' own expiry is that of the record, never earlier, at most a millisecond later; none where there is none."""
+    """The key expires when its record ends, within 3 ms; it has no expiry if the record never ends."""
     now = time.time()
 
     async def check(claim: ClaimName, history: list[Step]) -> None:
@@ -250,7 +250,7 @@ async def test_the_key_ends_with_its_record(bench: Bench, all_of_them: list[tupl
 async def test_no_put_un_revokes(
     bench: Bench, all_of_them: list[tuple[ClaimName, list[Handed]]], issued_ago: float
 ) -> None:
-    """A token that any acknowledged revocation covers is covered by what is stored after all of them."""
+    """A token that any acknowledged revocation covers is still covered by the record after all of them."""
     now = time.time()
 
     async def check(claim: ClaimName, history: list[Handed]) -> None:
@@ -270,16 +270,16 @@ async def test_no_put_un_revokes(
     ("first", "second"),
     [
         ("\uffff", "\U00010000"),  # UTF-16 would order them the other way
-        ("Z", "a"),  # and so would many a locale
+        ("Z", "a"),  # and so would many locales
         ("a", "á"),
         ("", "a"),
-        ("a", None),  # what is known goes before what is not
+        ("a", None),  # a known value goes before an unknown one
         ("", None),
     ],
 )
 @pytest.mark.parametrize("field", ["reason", "revoked_by"])
 async def test_a_tie_is_broken_alike(bench: Bench, field: str, first: str | None, second: str | None) -> None:
-    """Of two requests of the same moment the same one counts as the first, whichever came first to Redis."""
+    """Of two requests with the same `revoked_at`, the same one counts as the first, in whichever order they arrive."""
     common = Revocation("jti", "", time.time() + 60, 5.0, reason="common")
     for order in ((first, second), (second, first)):
         value = bench.fresh()
@@ -290,7 +290,7 @@ async def test_a_tie_is_broken_alike(bench: Bench, field: str, first: str | None
 
 
 async def test_numbers_survive_exactly(bench: Bench) -> None:
-    """Times that need all their digits are stored and read back to the last bit."""
+    """Times are stored and read back without any loss of precision."""
     now = time.time()
     dice = random.Random(1)
     for _ in range(scaled(300, 20_000)):
