@@ -237,7 +237,7 @@ async def test_the_log_says_why_a_restart_failed(tmp_path: Path) -> None:
 
 
 async def test_a_stop_ends_redis_and_its_supervisor(tmp_path: Path) -> None:
-    """After a stop, Redis and all tasks have ended, and the directory can be used again."""
+    """After a stop, Redis and all tasks around it have ended, and the directory can be used again."""
     tasks = asyncio.all_tasks()
     async with EmbeddedRedis(tmp_path / "data") as embedded:
         pid = embedded.pid
@@ -267,7 +267,7 @@ async def test_a_cancelled_stop_kills_redis_and_stays_cancelled(tmp_path: Path) 
 
 
 class Impatient(EmbeddedRedis):
-    """An embedded Redis that gives up a silent server after half a second."""
+    """An embedded Redis whose start fails after the server was silent for half a second."""
 
     silent_seconds = 0.5
 
@@ -298,7 +298,7 @@ async def test_a_cancelled_start_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_start_waits_until_everything_is_loaded(tmp_path: Path) -> None:
-    """A start gives up a silent server, but not one that answers LOADING: it waits until every key is loaded."""
+    """A server that answers LOADING does not count as silent: a start waits until every key is loaded."""
     async with EmbeddedRedis(tmp_path / "data") as embedded, _client(embedded) as client:
         await client.mset({f"key{number}": number for number in range(3000)})
         await client.bgrewriteaof()

@@ -21,7 +21,7 @@ from tests.store.conftest import Opened, end_of, logged_values, missing, open_st
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 GLOB = "a*[b]?^\\:"
-"""A key prefix with all characters that are special in SCAN patterns."""
+"""A key prefix with characters that are special in SCAN patterns."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -243,7 +243,7 @@ async def test_a_full_redis_takes_the_mark_of_a_pending_restore() -> None:
 
 @pytest.mark.parametrize("command", ["SET", "RPUSH"])
 async def test_a_key_without_an_expiry_is_no_lease(server: Process, opened: Opened, command: str) -> None:
-    """A lease key without an expiry, which another application wrote, is taken over: it would block for good."""
+    """A lease key without an expiry, which another application wrote, is taken over, or it would block for good."""
     one, other = exchanges_of(opened), exchanges_of(opened)
     for lease, take in (
         (opened.store.keyspace.restore_lease, one.take_turn),

@@ -164,7 +164,7 @@ async def _replicated(topology: Cluster) -> bool:
 
 
 async def test_a_master_that_was_frozen_during_its_failover(replicated: SentinelSet) -> None:
-    """A thawed master still takes itself for one, but even a store that was idle loses no acknowledged write to it."""
+    """A replaced master that thaws costs no acknowledged write, not even one of a store that was idle meanwhile."""
     async with (
         open_store(replicated.url) as idle,
         open_store(replicated.url, key_prefix=idle.settings.key_prefix) as busy,

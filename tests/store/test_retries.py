@@ -94,7 +94,7 @@ class Cut:
         return await logged_values([self.pair.master], self.opened.store.keyspace.change_log)
 
     async def revoke(self) -> Stored:
-        """Put the same revocation at every call."""
+        """Put the same revocation, with the same `exp`, at every call."""
         return await self.opened.store.put(Put("jti", "a", exp=self.exp))
 
     async def recorded(self, value: str) -> bool:
@@ -315,7 +315,7 @@ async def test_connections_do_not_leak_over_many_failures(cut: Cut) -> None:
 
 
 async def test_connections_are_bounded(pair: Pair) -> None:
-    """For 100 concurrent operations, a store opens MAX_CONNECTIONS connections to the master at most."""
+    """For 100 concurrent operations, a store opens at most MAX_CONNECTIONS connections to the master."""
     async with Proxy(pair.master.port).running() as proxy, open_store(proxy.url) as opened:
         values = [f"v{number}" for number in range(100)]
         ended = await asyncio.gather(*map(opened.revoke, values), return_exceptions=True)

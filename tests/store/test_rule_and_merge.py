@@ -36,7 +36,7 @@ numbers = itertools.count()
 
 @pytest.fixture(scope="module", autouse=True)
 def no_long_collections() -> Iterator[None]:
-    """Switch off the garbage collector: late in a long test run, one collection takes longer than a command may."""
+    """Switch off the garbage collector: late in a long test run, one collection exceeds the timeout of a command."""
     gc.disable()
     yield
     gc.enable()
@@ -55,7 +55,7 @@ class Bench:
         return f"value-{next(numbers)}"
 
     async def merge(self, record: Revocation) -> Stored:
-        """Merge a record by `merge.lua` unchanged, with its own `revoked_at`."""
+        """Send a record to `merge.lua` unchanged, with its own `revoked_at`, and return what was stored."""
         claim, value, expires_at, revoked_at, cutoff, reason, revoked_by = record
         put = Put(claim, value, None, None, cutoff, False, reason, revoked_by, expires_at)
         keys, (shared, asked) = self.opened.store.merge_call([put])
@@ -67,7 +67,7 @@ class Bench:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def bench() -> AsyncIterator[Bench]:
-    """One server for all tests of this module; it keeps nothing on disk."""
+    """One server without persistence, and a store on it, for all tests of this module."""
     async with (
         standalone(config=["appendonly no"]) as server,
         open_store(server.url) as opened,
@@ -162,7 +162,7 @@ def result_of(before: Revocation, record: Revocation) -> str:
 
 
 def same(found: Revocation | None, expected: Revocation) -> bool:
-    """Return whether both are equal; their ends may differ by 2 s, because Redis counts that of a foreign key."""
+    """Return whether both are equal. Their ends may differ by 2 s, as a foreign key's life begins when it is set."""
     if found is None or found.expires_at is None or expected.expires_at is None:
         return found == expected
     close = abs(found.expires_at - expected.expires_at) <= 2

@@ -106,7 +106,7 @@ async def clustered() -> AsyncIterator[Cluster]:
 
 
 async def test_every_form_of_url_reaches_the_server(guarded: Process) -> None:
-    """URLs for TCP and unix sockets work, with an escaped password in the URL or one in a setting, which wins."""
+    """TCP and unix URLs reach the server, with an escaped password in the URL. A password setting overrides it."""
     for url in (
         f"redis://:{ESCAPED}@{guarded.address}/0",
         f"redis://svc:{ESCAPED}@localhost:{guarded.port}",
@@ -398,7 +398,7 @@ async def test_a_cluster_behind_a_plain_url_says_what_is_wrong(clustered: Cluste
 
 
 async def test_sentinels_name_the_master(watched: SentinelSet) -> None:
-    """The store's client goes to the master that a majority of the sentinels names, and to the URL's database."""
+    """The client connects to the master that a majority of the sentinels names, and to the URL's database."""
     async with opened(f"{watched.url}?db=1") as made:
         assert await port_of(made) == (await watched.master()).port
         assert await made.majority_names(await made.master())

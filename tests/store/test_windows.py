@@ -41,7 +41,7 @@ class Opened:
         return float(seconds) + float(microseconds) / 1e6
 
     async def write(self, counted: str, ages: Sequence[float], expires_in: int = 600) -> None:
-        """Add entries of these ages, in seconds. A negative age is in the future, as if Redis' clock stepped back."""
+        """Add entries of these ages, in seconds. A negative age is in the future, as after a clock's step back."""
         now = await self.now()
         key = self.keyspace.window(counted)
         for number, age in enumerate(ages):
