@@ -115,7 +115,7 @@ def _verdict(form: Any, asked: CheckRequest) -> Verdict:
 
 
 def _covering(form: Any, asked: CheckRequest, considered: list[str]) -> Revocation:
-    """Return the revocation of a verdict. Raises SchemaError if it covers another token."""
+    """Return the revocation that a verdict names. Raises SchemaError if it does not cover the token in question."""
     found = _revocation(form)
     if found.claim not in considered or asked.claims.value_of(found.claim) not in (None, found.value):
         raise SchemaError("revocation", "is another token's")

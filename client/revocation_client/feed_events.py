@@ -152,7 +152,7 @@ def _event(name: str, form: Any, cursor: str | None) -> Event:
 
 
 def _unknown(form: dict[str, Any], known: Sequence[str]) -> str | None:
-    """Describe a member or a revocation that this version does not know; None if it knows all."""
+    """Return a description of something that this version does not know; None if it knows everything."""
     unknown = [f"the member {name!r:.40}" for name in form.keys() - known]
     for row in form.get("revocations", ()):
         if row[0] not in CLAIMS or len(row) > ROW_COLUMNS:

@@ -150,7 +150,7 @@ class _Progress:
         return self._synced_at is not None and self.monotonic() - self._synced_at >= STEADY_SECONDS
 
     def begin_stream(self) -> None:
-        """Note that a stream is requested from `cursor`."""
+        """Record that a stream is requested from `cursor`."""
         self.leaving, self._synced_at = False, None
         self._sender = SenderClock(self.monotonic())
         self._note_clock_step()

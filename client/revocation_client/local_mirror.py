@@ -176,7 +176,7 @@ class LocalMirror:
         self.revocations.expire(self._expiry_clock.now())
 
     def mark_fresh(self, age_seconds: float, *, complete: bool, connected: bool) -> None:
-        """Note a proof that memory holds everything acknowledged until `age_seconds` ago.
+        """Record a proof that memory holds everything acknowledged until `age_seconds` ago.
 
         `complete=False` means that the feed does not carry everything. `connected=False` means that the service has to
         be asked although the feed goes on: it is shutting down, or does not know how far it is behind.
@@ -187,7 +187,7 @@ class LocalMirror:
         self._proof = _Proof(since, *times, connected, complete)
 
     def mark_disconnected(self) -> None:
-        """Note that the feed is not current: the service is asked first, and memory decides if it does not answer."""
+        """Record that the feed is not current: memory now decides only if the service does not answer."""
         if self._proof.connected:
             self._proof = self._proof._replace(since=self._wall(), connected=False)
 

@@ -134,7 +134,7 @@ class SyncState:
             self.restored_epoch = beat.epoch  # rule 8: this worker has held nothing so far
 
     def _settle(self, beat: Heartbeat) -> None:
-        """Note whether this epoch is restored (rule 8). If it is, forget what is no longer recent (rule 7)."""
+        """Record whether this epoch is restored (rule 8). If it is, forget what is no longer recent (rule 7)."""
         if beat.began_at > self._restored_at:
             self.restored_epoch = beat.epoch
         if self.restored_epoch == beat.epoch:
@@ -173,7 +173,7 @@ class SyncState:
         return there
 
     def reached(self, cursor: Cursor) -> None:
-        """Note that the mirror has the entries up to this one; call it with no await after `read` has returned True."""
+        """Record that the mirror has the entries up to this one. Do not await between `read` and this call."""
         self.cursor = cursor
         self._prove()
 
@@ -184,7 +184,7 @@ class SyncState:
     # Restoring and scanning
 
     def learned(self, key: Key, now: float, *, by: Source) -> None:
-        """Note as recently learned a revocation that is new to the mirror or covers more than before (rule 7).
+        """Record as recently learned a revocation that is new to the mirror or covers more than before (rule 7).
 
         If a scan found it, note it only if the worker is complete.
         """
@@ -205,7 +205,7 @@ class SyncState:
         return self.restored_epoch != self.epoch and self._restored_at == math.inf
 
     def restored(self, epoch: str | None, now: float) -> None:
-        """Note that everything was written back by a restore that began in `epoch` (rules 6 and 8)."""
+        """Record that everything was written back by a restore that began in `epoch` (rules 6 and 8)."""
         if epoch == self.epoch:
             self._restored_at = now
 
@@ -223,19 +223,19 @@ class SyncState:
         self.scanning = True
 
     def scan_ended(self, now: float) -> None:
-        """Note that the mirror has all that the scan found. Only later heartbeats can prove it in sync (rule 10)."""
+        """Record that the mirror has all that the scan found. Only later heartbeats can prove it in sync (rule 10)."""
         if self.scanning:
             self._scanned_at = now
         self.scanning = False
 
     def scan_again(self) -> None:
-        """Note that the mirror may lack records: nothing proves it in sync before another scan has ended."""
+        """Record that the mirror may lack records: nothing proves it in sync before another scan has ended."""
         self._scanned_at = math.inf
         self._proof = None
         self.scanning = False
 
     def clock_jumped(self) -> None:
-        """Note that the wall clock jumped: the mirror may have dropped live records, so it is not in sync."""
+        """Record that the wall clock jumped: the mirror may have dropped live records, so it is not in sync."""
         self._in_sync_at = -math.inf
         self.scan_again()
 

@@ -166,7 +166,7 @@ class MirrorSync:
                 listener(news)
 
     def found_foreign(self, found: bool) -> None:
-        """Note whether records of a foreign application or a later version were found. The log does not show those."""
+        """Record whether records of a foreign application or a later version were found. The log lacks them."""
         self.foreign_met = self.foreign_met or found
         if found and not self._foreign_found:
             _log.warning(

@@ -43,7 +43,7 @@ class Repaired(Protocol):
         """Add revocations to the mirror."""
 
     def found_foreign(self, found: bool) -> None:
-        """Note whether a scan has found records of a foreign application."""
+        """Record whether a scan has found records of a foreign application."""
 
 
 class Repair:

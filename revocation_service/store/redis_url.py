@@ -137,7 +137,7 @@ def _options(url: str, password: str | None) -> dict[str, Any]:
 
 
 def _probe(options: dict[str, Any]) -> None:
-    """Check the options by making a connection, without connecting it: only redis-py knows which options exist."""
+    """Check the options with a connection object, which opens no socket: only redis-py knows which options exist."""
     try:
         _Pool(**options).make_connection()
     except (TypeError, ValueError, RedisError):

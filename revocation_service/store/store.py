@@ -220,7 +220,7 @@ class Store:
             raise Refused("fewer replicas are connected than REVOCATION_WAIT_REPLICAS asks for")
 
     async def get(self, identifiers: Sequence[tuple[ClaimName, str]], seconds: float = DEADLINE_SECONDS) -> Reading:
-        """Return the live records of these claims and values. Raises StoreUnavailable, also after `seconds`."""
+        """Return the live records of these claims and values. Raises StoreUnavailable on failure or after `seconds`."""
         key = self.keyspace.key
         keys = tuple([key(claim, value) for claim, value in identifiers])
         now, rows = await answered(self._reads.ask(keys, seconds))
@@ -243,7 +243,7 @@ class Store:
         return record
 
     def met_foreign(self, claim: ClaimName) -> None:
-        """Note that a record of a foreign application was found. The change log does not show such records."""
+        """Record that a record of a foreign application was found. The change log does not show such records."""
         self._metrics.foreign_records.inc()
         _log.debug("foreign_record_met", claim=claim)
         self.on_foreign()
@@ -254,7 +254,7 @@ class Store:
 
     @asynccontextmanager
     async def exchange(self, operation: str, seconds: float = ATTEMPT_SECONDS) -> AsyncIterator[Redis]:
-        """Lend the master to one operation, without a retry. Raises StoreUnavailable, also after `seconds`."""
+        """Run one operation on the master, without a retry. Raises StoreUnavailable on failure or after `seconds`."""
         with self._noted(operation):
             async with self.topology.operation(seconds) as redis:
                 yield redis

@@ -55,8 +55,8 @@ class Windows:
     async def hit(self, window: Window) -> RateLimitResult:
         """Count an attempt if its window has room.
 
-        The deadline is a number of short waits. If the event loop is blocked, a wait ends late but counts as one.
-        So a blocked loop is not mistaken for an absent Redis.
+        The deadline is counted in short waits, not in clock time. A wait that ends late, because the event loop was
+        blocked, counts as a single wait. So a blocked loop is not mistaken for an absent Redis.
 
         Raises StoreUnavailable. Even then, the attempt may have been counted.
         """
@@ -75,7 +75,7 @@ class Windows:
         await self._count(Window("probe", limit=1, seconds=0.001), PROBE_SECONDS)
 
     async def _count_or_retry(self, window: Window) -> RateLimitResult:
-        """Count; retry once if the connection fails: the master has changed, or a late loop let a connect time out."""
+        """Count an attempt. Retry once if the connection fails: the master may have changed, or the loop was late."""
         try:
             return await self._count(window, _LATE_LOOP_SECONDS)
         except Refused:
