@@ -128,7 +128,7 @@ async def test_a_cutoff_covers_what_was_issued_at_or_before_it(service: Service,
             assert await is_revoked(service, {**carried, "iat": iat}) == expected, iat
 
 
-@pytest.mark.parametrize("iat", [None, "1700000000", True, [], 1e18, pytest.param(NOW + 3600, id="in an hour")])
+@pytest.mark.parametrize("iat", [None, "1700000000", True, [], 1e18, pytest.param(NOW + 86_400, id="in a day")])
 async def test_an_iat_that_cannot_be_believed_counts_as_before_every_cutoff(service: Service, iat: object) -> None:
     """None, no number, or more than 60 s ahead: the token is covered."""
     await service.revoke({"sub": "alice", "issued_before": NOW - 1000})
@@ -141,7 +141,7 @@ async def test_a_token_without_iat_counts_as_before_every_cutoff(service: Servic
     assert await is_revoked(service, {"token": token(sub="alice")})
 
 
-@pytest.mark.parametrize("iat", ["none", None, "1700000000", True, pytest.param(NOW + 3600, id="in an hour"), 1e18])
+@pytest.mark.parametrize("iat", ["none", None, "1700000000", True, pytest.param(NOW + 86_400, id="in a day"), 1e18])
 @pytest.mark.parametrize("claim", ["sid", "sub", "client_id", "all"])
 async def test_the_answer_says_that_the_iat_is_unusable(service: Service, claim: str, iat: object) -> None:
     """`iat_unusable` is true where a cutoff covers a token, or its claims, only because the `iat` is unusable."""

@@ -30,8 +30,8 @@ DOORS: Final = {
 
 
 def token(headers: dict[str, Any] | None = None, **claims: Any) -> str:
-    """A signed token of the right issuer and audience, valid for an hour; a claim that is None is left out."""
-    usual = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600, "sub": "alice"}
+    """A signed token of the right issuer and audience, valid for a day; a claim that is None is left out."""
+    usual = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 86_400, "sub": "alice"}
     members = {name: value for name, value in {**usual, **claims}.items() if value is not None}
     return issuer("HS256").sign(members, headers)
 
