@@ -22,7 +22,7 @@ from revocation_service.http.serving import KEEPALIVE_SECONDS
 from revocation_service.settings import Settings, load
 from revocation_service.store.key_names import Keyspace
 from tests.redis_processes import Process
-from tests.settled import settle
+from tests.settled import HANGS_SECONDS, settle
 
 ANSWER_SECONDS: Final = 30.0
 """Only catches what hangs."""
@@ -189,7 +189,7 @@ async def serving(
 
 async def _settled(server: Process, prefix: str) -> None:
     with contextlib.suppress(RedisError, OSError, TimeoutError):
-        async with asyncio.timeout(1), server.client() as client:
+        async with asyncio.timeout(HANGS_SECONDS), server.client() as client:
             await settle(client, prefix)
 
 
