@@ -1,6 +1,6 @@
 """API keys: the name, the digest and the scopes of each caller, as REVOCATION_API_KEYS holds them.
 
-Errors quote no part of an entry: in an entry without a name, the first part is the key.
+Errors quote no part of an entry, because the first part of an entry without a name is the key.
 """
 
 import re

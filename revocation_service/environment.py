@@ -36,8 +36,8 @@ class Loaded(Generic[S]):
 def setting(variable: str, default: str, parse: Parse[T], mask: Parse[str] | None = None) -> T:
     """Declare a dataclass field that `EnvReader.read` takes from the environment. The default is parsed like a value.
 
-    A `mask` makes the setting a secret. Reprs omit it, `check-config` masks it, and a file may hold it. If it is set,
-    it must not be empty.
+    A setting with a `mask` is a secret. Reprs omit its value, and `check-config` masks it. The value may come from a
+    file, and must not be empty.
     """
     metadata = {"setting": (variable, default, parse, mask)}
     declared: T = field(default=parse(default), repr=mask is None, metadata=metadata)

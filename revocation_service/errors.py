@@ -13,7 +13,7 @@ class ServiceError(Exception):
     status: ClassVar[int] = 500
 
     def __init_subclass__(cls, *, code: str | None = None, status: int | None = None) -> None:
-        """Take code and status from the class statement; what it leaves out is inherited."""
+        """Set code and status from the class statement. What it leaves out is inherited."""
         cls.code, cls.status = code or cls.code, status or cls.status
 
     def __init__(self, detail: str) -> None:

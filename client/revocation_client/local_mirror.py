@@ -149,7 +149,7 @@ class LocalMirror:
         return said if said.revoked else self._verdict(asked, may_deny=False) or said
 
     def _verdict(self, asked: CheckRequest, *, may_deny: bool) -> Verdict | None:
-        """Look the token up. `may_deny` is decided before: a proof that arrives during the lookup must not count."""
+        """Look the token up. `may_deny` is decided before the lookup: a proof that arrives meanwhile must not count."""
         wall, claims = self._wall(), asked.claims
         found = self.revocations.covering(claims, wall, self._expiry_clock.now)
         if found is None and not may_deny:

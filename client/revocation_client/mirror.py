@@ -84,7 +84,7 @@ class Mirror:
     def covering(self, claims: Claims, now: float, alive_at: Callable[[], float] | None = None) -> Revocation | None:
         """Return a held revocation that covers a token with these claims (`revocation.covers`); None if none does.
 
-        The revocation is live at `alive_at()`; the default is `now`. `alive_at` is called only when an entry is found.
+        It must be live at `alive_at()`, by default at `now`. `alive_at` is called only when an entry is found.
         """
         for claim, value in claims.identifiers:
             if (found := self.get(claim, value)) is None:

@@ -24,7 +24,7 @@ class CheckRequest:
 
 
 def check_request(question: str | Mapping[str, object], token: str | None = None) -> CheckRequest:
-    """Return the question about a whole token, or about verified claims. `token` names claims without a usable `jti`.
+    """Return the question about a whole token, or about verified claims. Claims without a usable `jti` need `token`.
 
     Raises TokenNeeded if such claims come without `token`, and RequestRefused for what the service would refuse.
     """

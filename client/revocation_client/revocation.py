@@ -45,7 +45,7 @@ def iat_unusable(
 ) -> bool:
     """Return whether `covering` covers a token with these claims only because the token's `iat` is unusable.
 
-    Until it ends, `covering` then covers every token of its claim and value without a usable `iat`, also later ones.
+    Until `covering` ends, it then covers every such token of its claim and value, also those issued later.
     A question by claims without `iat` counts as such a token. False for a revocation without a cutoff.
     """
     if covering is None or covering.issued_before is None:

@@ -19,7 +19,7 @@ class TokenBlacklist:
     The two token methods never raise a RevocationError. If the service refuses the key, its answer cannot be read, or
     `init` was not called, they return False and log an error. While the service is away, `blacklist_token` does the
     same. `is_blacklisted` then returns what memory says. If memory cannot tell, it applies `on_unavailable` and logs a
-    warning. Once `init` has run, it returns True in each of these cases if memory knows the `jti` to be revoked.
+    warning. Once `init` has run, `is_blacklisted` returns True whenever memory knows the `jti` to be revoked.
     """
 
     prefix = "token_blacklist:"
@@ -39,8 +39,8 @@ class TokenBlacklist:
     async def init(self, url: str) -> None:
         """Start, with the service's URL and the key that `from_env` takes. Raises ConfigurationError.
 
-        If `url` is a Redis URL, as for the old module, REVOCATION_URL is used instead. If the service is
-        away, no error is raised: each later call asks it again.
+        If `url` is a Redis URL, as for the old module, REVOCATION_URL is used instead. A service
+        that is away raises no error: each later call asks it again.
         """
         where = service_url() if url.startswith(("redis", "unix:", "valkey")) else url
         client = RevocationClient(where, api_key=api_key(), **self._options)

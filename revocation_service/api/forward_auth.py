@@ -106,7 +106,7 @@ def _tokens(request: web.Request, settings: ForwardAuthSettings) -> Iterator[str
 
 
 def _parameters(uri: str) -> list[tuple[str, str]]:
-    """Return the query parameters of a URI. Some frameworks also split at `;`, and some servers do not stop at `#`."""
+    """Return the query parameters of a URI. Split at `;` too, and read on after `#`, as some applications do."""
     return parse_qsl(re.sub("[;#]", "&", uri.partition("?")[2]))
 
 

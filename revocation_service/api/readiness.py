@@ -52,7 +52,7 @@ class Readiness:
         self._logged = {*self._warnings()}
 
     async def components(self) -> tuple[Component, ...]:
-        """Return the state of each component. The mirror is not ready while no read of Redis can mean "not revoked"."""
+        """Return the state of each component. The mirror is not ready while Redis may lack revocations."""
         draining, reason, (keys, error) = self._in_flight.draining, self._sync.reason(), self._keys.status
         incomplete = () if self._sync.complete else ("incomplete",)
         return (

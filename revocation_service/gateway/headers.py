@@ -72,7 +72,7 @@ def text(value: str) -> str:
 def _passes(name: str, *, trusted: bool) -> bool:
     """Return True for a field that reaches the upstream as the client sent it.
 
-    CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so no such alias passes.
+    CGI and WSGI read `X_Real_IP` as `X-Real-IP`, so underscores count as hyphens here.
     """
     plain = name.replace("_", "-")
     is_forwarding = plain in _FORWARDING or plain.startswith("x-forwarded-")

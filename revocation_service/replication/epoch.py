@@ -106,7 +106,7 @@ class SyncState:
     # Heartbeats
 
     def heard(self, beat: Heartbeat) -> None:
-        """Take the reply to a heartbeat. Call it only for a heartbeat that counts (rule 4)."""
+        """Process the reply to a heartbeat. Call this only for a heartbeat that counts (rule 4)."""
         if beat.epoch != self.epoch:
             self._enter(beat)
         self._beat, self._is_outdated = beat, False
@@ -184,9 +184,9 @@ class SyncState:
     # Restoring and scanning
 
     def learned(self, key: Key, now: float, *, by: Source) -> None:
-        """Record as recently learned a revocation that is new to the mirror or covers more than before (rule 7).
+        """Add a revocation to the recently learned ones: it is new to the mirror or covers more than before (rule 7).
 
-        If a scan found it, note it only if the worker is complete.
+        If a scan found it, it is added only if the worker is complete.
         """
         if by != "scan" or self.complete:
             self._recent.pop(key, None)

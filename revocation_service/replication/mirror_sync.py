@@ -103,7 +103,7 @@ class MirrorSync:
 
     @property
     def complete(self) -> bool:
-        """Whether the log has every change: no foreign application is known or configured to write records."""
+        """False while a foreign application writes records, by the settings or as was found: the log lacks those."""
         return not (self._foreign_found or self._settings.foreign_writers)
 
     def believes(self) -> bool:

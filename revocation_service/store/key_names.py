@@ -11,7 +11,7 @@ _GLOB: Final = re.compile(r"([*?\[\]\\^])")
 
 
 class Keyspace:
-    """Keys under one prefix. That of a `jti` is named as in a common in-process blacklist; the other names are ours.
+    """Keys under one prefix. The key of a `jti` has the name that common in-process blacklists use.
 
     On a cluster the prefix carries a hash tag, so all keys are on one master.
     """

@@ -97,7 +97,7 @@ def found_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -
 
 
 def scanned_record(claim: ClaimName, value: str, row: Sequence[Any], now: float) -> Revocation:
-    """Return what `found_record` does, mostly without reason and actor: mirrors keep neither, and decoding is slow."""
+    """Return the revocation in a scanned row, mostly without reason and actor: mirrors do not keep them."""
     _, record, left = row
     ours = _TOKENS_RECORD.match(record) if claim == "jti" and left >= 0 else None
     if ours is None:

@@ -119,7 +119,7 @@ class Topology:
         """Return whether every sentinel that answers, and a majority, names this master and plans no other.
 
         A sentinel that begins a failover says so before it promotes a replica. The former master, if it is up, learns
-        of the failover seconds later. Its writes until then will be lost. Without sentinels: whether it is in use.
+        of the failover seconds later. What it writes until then is lost. Without sentinels: whether it is in use.
         """
         if self._url.kind != "sentinel" or master is not self._master or self._address is None:
             return master is self._master
@@ -129,7 +129,7 @@ class Topology:
 
     @asynccontextmanager
     async def operation(self, seconds: float) -> AsyncIterator[Redis]:
-        """Lend the master to one operation with a deadline. If it fails and another master may help, forget this one.
+        """Run one operation on the master, with a deadline. If it fails and another master may help, forget this one.
 
         Raises StoreUnavailable for every failure of Redis, and after `seconds`.
         """
