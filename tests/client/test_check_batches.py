@@ -70,7 +70,7 @@ async def test_batches_split_by_bytes(client: RevocationClient, server: Scripted
     """No request is larger than the mebibyte that the service accepts, and each is as full as it can be."""
     tokens = [f"{number:04d}" + "x" * 99_996 for number in range(25)]
     assert len(await client.check_many(tokens)) == 25
-    assert [len(body["checks"]) for body in server.bodies] == [10, 10, 5]
+    assert sorted(len(body["checks"]) for body in server.bodies) == [5, 10, 10]
     assert max(server.sizes) <= BODY_MAX_BYTES
 
 
