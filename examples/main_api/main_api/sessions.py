@@ -16,11 +16,11 @@ TOKEN_MAX_CHARACTERS: Final = 4096
 
 
 class WrongPassword(Exception):
-    """No user has this name with this password; which of the two is wrong is not said."""
+    """Name or password is wrong. The error does not say which."""
 
 
 class Sessions:
-    """Opens, carries on and ends sessions. A session is a login, and all the tokens that came of it."""
+    """Opens, continues and ends sessions. A session is one login, and all tokens that come from it."""
 
     def __init__(self, users: Users, tokens: Tokens, revocations: RevocationClient) -> None:
         self._users = users

@@ -1,4 +1,4 @@
-"""Whether the process lives; no key needed."""
+"""Liveness. No token is needed."""
 
 from typing import Final
 
@@ -9,5 +9,5 @@ router: Final = APIRouter()
 
 @router.get("/healthz", include_in_schema=False)
 async def healthz() -> dict[str, str]:
-    """It answers, so it lives; whether the revocation service does is that service's own probe."""
+    """Answer that the process is alive. The revocation service has its own probe."""
     return {"status": "ok"}

@@ -1,4 +1,4 @@
-"""The part that is behind the login."""
+"""The routes that need a login."""
 
 from typing import Final
 
@@ -11,12 +11,12 @@ router: Final = APIRouter(prefix="/api/v1/users", tags=["users"])
 
 
 class Profile(BaseModel):
-    """A user, as users see themselves."""
+    """A user, as shown to that user."""
 
     username: str
 
 
 @router.get("/me")
 async def me(user: CurrentUser) -> Profile:
-    """Who I am."""
+    """Return the current user."""
     return Profile(username=user.name)
