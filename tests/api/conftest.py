@@ -1,4 +1,4 @@
-"""Fixtures of the API tests: one real Redis for all of them, and a key prefix of its own for each service."""
+"""One real Redis for all tests of the HTTP side; each service has keys of its own under a fresh prefix."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ __all__ = ["redis", "start", "start_without_redis"]
 
 @pytest.fixture
 async def service(start: Start) -> Service:
-    """A service with the four API keys of `KEYS`, and without signing keys."""
+    """A service with the four API keys of `KEYS`, and no signing keys."""
     return await start(API_KEYS=API_KEYS)
 
 
@@ -22,14 +22,14 @@ async def service(start: Start) -> Service:
 def running(
     redis: Process, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
-    """A service process that all hostile tests of one configuration share."""
+    """One service process for all hostile tests of a configuration."""
     with spawned(redis, tmp_path_factory.mktemp("serve") / "output", request.param) as target:
         yield target
 
 
 @pytest.fixture
 def target(running: Target) -> Iterator[Target]:
-    """A service process. After the test it must still run, and must not have printed anything that was sent."""
+    """A service that after the test still lives, and has printed nothing that was sent."""
     yield running
     running.assert_well()
     running.assert_silent()

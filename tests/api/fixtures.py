@@ -15,7 +15,7 @@ __all__ = ["redis", "start", "start_without_redis"]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis() -> AsyncIterator[Process]:
-    """A real Redis server."""
+    """The server."""
     async with standalone() as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""A service process for hostile tests: it must stay alive, and print nothing of what it received."""
+"""A service in a process of its own for tests that mean it harm: it must live on, and print nothing of what it got."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from tests.unit.reencodings import SECRET, issuer
 
 CANARY: Final = "canary-4d1e7c90b52a"
 _CANARY_TAIL: Final = "7c90b52a"
-"""Text that no log line may hold: the canary without its first 8 characters, which may be logged."""
+"""What no line may hold: the canary without its beginning, for a value may be logged by its first 8 characters."""
 API_KEY: Final = f"{CANARY}-aaaaaaaaaaaa"
 STARTED_SECONDS: Final = 30.0
 
@@ -37,7 +37,7 @@ CONFIGURATIONS: Final[dict[str, dict[str, str]]] = {
 
 @dataclass
 class Target:
-    """The service process, and what it has printed."""
+    """The process, and what it has printed."""
 
     process: subprocess.Popen[bytes]
     output: Path
@@ -52,34 +52,34 @@ class Target:
         return asyncio.run(talking)
 
     def request(self, line: str, *headers: str, body: bytes = b"") -> bytes:
-        """Return a request with the right key, as bytes. `line` is the request line without its version."""
+        """A request with the right key, as bytes; the line without its version."""
         return request_bytes(f"{line} HTTP/1.1", *headers, body=body, key=self.key)
 
     def ask(self, line: str, *headers: str, body: bytes = b"") -> Raw:
-        """Send one request with the right key."""
+        """One request with the right key."""
         return self.talk(self.request(line, *headers, body=body))
 
     def post(self, path: str, body: bytes, content_type: str = "application/json") -> Raw:
-        """POST these bytes as they are."""
+        """POST of these very bytes."""
         return self.ask(f"POST {path}", f"Content-Type: {content_type}", body=body)
 
     def forbid(self, *secrets: str) -> None:
-        """Add texts that must never be printed. Short ones are left out, because they may occur by chance."""
+        """These too must never be printed; what is short might be there by chance."""
         self.secrets.update(secret for secret in secrets if len(secret) >= 12)
 
     def printed(self) -> str:
-        """Everything that the process has written to stdout and stderr."""
+        """All that it has written to stdout and stderr."""
         return self.output.read_text(errors="replace")
 
     def assert_well(self) -> None:
-        """Check that the service still answers, and has answered nothing with 5xx."""
+        """It still answers, and has answered nothing with 5xx."""
         assert self.process.poll() is None, self.printed()
         metrics = self.ask("GET /metrics").data.decode()
         assert "revocation_http_request_duration_seconds" in metrics
         assert 'status="5' not in metrics
 
     def assert_silent(self, *, since_start: bool = False) -> None:
-        """Check that nothing that was sent, and no trace of a fault, has been printed since the last call."""
+        """Nothing that was sent is in what it printed since the last look, nor any trace of a fault."""
         with self.output.open("rb") as output:
             output.seek(0 if since_start else self._looked_at)
             new = output.read()
@@ -94,7 +94,7 @@ class Target:
 
 @contextlib.contextmanager
 def spawned(redis: Process, output: Path, given: dict[str, str]) -> Iterator[Target]:
-    """Run `serve` with logs at level debug. At SIGTERM it must end well, and without having printed a secret."""
+    """`serve` with logs at level debug; it has to end well at SIGTERM, silent to its end."""
     environment = {"PATH": os.environ["PATH"]} | variables(redis, PORT="0", LOG_LEVEL="debug", **given)
     command = [sys.executable, "-m", "revocation_service", "serve"]
     asyncio.run(_settle(redis, environment["REVOCATION_KEY_PREFIX"]))
@@ -117,7 +117,7 @@ async def _settle(redis: Process, prefix: str) -> None:
 
 
 def _listening_port(process: "subprocess.Popen[bytes]", output: Path) -> int:
-    """Return the port on which the process says that it serves."""
+    """The port that it says it serves on."""
     deadline = time.monotonic() + STARTED_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", output.read_text(errors="replace"))
@@ -128,12 +128,12 @@ def _listening_port(process: "subprocess.Popen[bytes]", output: Path) -> int:
 
 
 def body_of(raw: Raw) -> Any:
-    """Return the JSON of the first answer."""
+    """The JSON of the first answer."""
     return json.loads(raw.data.partition(b"\r\n\r\n")[2])
 
 
 def assert_problem(raw: Raw, *statuses: int) -> None:
-    """Check for one 4xx problem that is not cached and quotes nothing of what was sent."""
+    """One answer of 4xx by a handler or a middleware: a problem, not cached, without a word of what was sent."""
     assert len(raw.statuses) == 1, raw
     status = raw.statuses[0]
     assert status in (statuses or range(400, 500)), raw
@@ -147,13 +147,13 @@ def assert_problem(raw: Raw, *statuses: int) -> None:
 
 
 def assert_answered(raw: Raw) -> None:
-    """Check for one answer: a 200, or a 4xx problem."""
+    """One answer, 200, or a problem of 4xx."""
     if raw.statuses != [200]:
         assert_problem(raw)
 
 
 def assert_refused(raw: Raw) -> None:
-    """Check for 400: a problem, or aiohttp's plain response if its parser refused the bytes (contract, section 4)."""
+    """400: a problem, or aiohttp's plain response where its parser refused what is not HTTP (contract, section 4)."""
     assert raw.statuses == [400], raw
     if raw.headers["Content-Type"] != "text/plain; charset=utf-8":
         assert_problem(raw, 400)

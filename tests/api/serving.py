@@ -1,4 +1,4 @@
-"""The service on a real socket, an ordinary client, and a bare socket for bytes that no client would send."""
+"""The service on a real socket, an ordinary client for it, and a bare socket for what no client would send."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,9 @@ from tests.redis_processes import Process
 from tests.settled import HANGS_SECONDS, settle
 
 ANSWER_SECONDS: Final = 30.0
-"""A timeout that only catches hangs."""
+"""Only catches what hangs."""
 PIECES_SECONDS: Final = 0.05
-"""Pause between two pieces of bytes, so that the server reads the first by itself."""
+"""Between two pieces of bytes, so that the server reads the first by itself."""
 
 KEYS: Final = {
     "checker": "check-aaaaaaaaaaaaaaaaaaaaaaaa",
@@ -44,7 +44,7 @@ _numbers = itertools.count()
 
 
 def bearer(name: str) -> dict[str, str]:
-    """Return the header that carries the key of this name."""
+    """The header that carries the key of that name."""
     return {"Authorization": f"Bearer {KEYS[name]}"}
 
 
@@ -58,12 +58,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """The JSON of the body, parsed strictly."""
+        """What the body says; strictly JSON."""
         return json.loads(self.body, parse_constant=_no_constant)
 
     @property
     def problem(self) -> str:
-        """The code of the problem. The answer must be a problem as in RFC 9457."""
+        """The code of the problem; the answer must be one, of the form of RFC 9457."""
         assert self.headers["Content-Type"] == "application/problem+json"
         members = self.json
         assert members.keys() == {"type", "title", "status", "detail", "code"}
@@ -79,7 +79,7 @@ def _no_constant(name: str) -> None:
 
 @dataclass
 class Service:
-    """A running service, and a client that holds the key of `ops` if there are keys."""
+    """One running service, and a client that holds the key of `ops` where there are keys."""
 
     url: URL
     settings: Settings
@@ -98,7 +98,7 @@ class Service:
         return self.url.port
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:
-        """Send one request as an ordinary client does. `headers` are added; a header that is None is removed."""
+        """One request as an ordinary client sends it; `headers` are added to the usual ones, None takes one away."""
         headers = CIMultiDict(self.headers)
         headers.update(options.pop("headers", None) or {})
         url = URL(str(self.url).rstrip("/") + path, encoded=True)
@@ -109,57 +109,57 @@ class Service:
         return await self.request("GET", path, params=query, **options)
 
     async def post(self, path: str, body: object, **options: Any) -> Answer:
-        """POST a JSON body."""
+        """POST of a JSON body."""
         return await self.request("POST", path, json=body, **options)
 
     async def form(self, path: str, fields: Mapping[str, str], **options: Any) -> Answer:
-        """POST a form."""
+        """POST of a form."""
         return await self.request("POST", path, data=dict(fields), **options)
 
     async def send(self, path: str, body: bytes, content_type: str = "application/json", **options: Any) -> Answer:
-        """POST these bytes as they are."""
+        """POST of these very bytes."""
         headers = {"Content-Type": content_type, **options.pop("headers", {})}
         return await self.request("POST", path, data=io.BytesIO(body), headers=headers, **options)
 
     async def revoke(self, body: object, **options: Any) -> Any:
-        """Make a revocation that must succeed."""
+        """A revocation that must succeed."""
         answer = await self.post("/revoke", body, **options)
         assert answer.status == 200, answer
         return answer.json
 
     async def check(self, body: object, **options: Any) -> Any:
-        """Make a check that must be answered."""
+        """A check that must be answered."""
         answer = await self.post("/check", body, **options)
         assert answer.status == 200, answer
         return answer.json
 
     async def metric(self, sample: str) -> float:
-        """Return the value of one sample of /metrics, or 0 if it does not exist yet."""
+        """The value of one sample of /metrics; 0 where it is not there yet."""
         lines = (await self.get("/metrics")).body.decode().splitlines()
         return next((float(line.removeprefix(f"{sample} ")) for line in lines if line.startswith(f"{sample} ")), 0.0)
 
     async def blacklist(self, jti: str, seconds: int, value: str = "1") -> None:
-        """Revoke a token as an application with its own blacklist does."""
+        """What an application with a blacklist of its own does."""
         untyped: Any = self.redis
         await untyped.execute_command("SETEX", f"{self.settings.store.key_prefix}token_blacklist:{jti}", seconds, value)
 
     async def stored_keys(self) -> set[str]:
-        """Return the keys of the records under this service's prefix, without the change log and internal keys."""
+        """The records under this service's prefix; the change log is none, nor is what a reader leaves there."""
         keys = [key async for key in self.redis.scan_iter(f"{self.settings.store.key_prefix}*")]
         return {key for key in keys if self.keyspace.record(key.encode()) is not None}
 
     async def log_length(self) -> int:
-        """Return the number of changes in the change log. Heartbeats do not count."""
+        """How many changes the change log has; heartbeats are none."""
         entries: Any = await self.redis.xrange(self.keyspace.change_log)
         return sum("r" in fields for _, fields in entries)
 
 
 Start = Callable[..., Awaitable[Service]]
-"""Starts a service: `await start(API_KEYS="…")`, with variables without their prefix."""
+"""Starts a service: `await start(API_KEYS="…")`, the variables without their prefix."""
 
 
 def variables(server: Process, **given: str) -> dict[str, str]:
-    """Return the environment of a service: this Redis, a prefix of its own, and the given variables."""
+    """An environment for the service: this Redis, a prefix of its own, and what is given, without the common prefix."""
     prefix = f"web{os.getpid()}-{next(_numbers)}:"
     named = {"REDIS_URL": server.url, "KEY_PREFIX": prefix, **given}
     return {f"REVOCATION_{name}": value for name, value in named.items()}
@@ -169,7 +169,7 @@ def variables(server: Process, **given: str) -> dict[str, str]:
 async def serving(
     server: Process, host: str = "127.0.0.1", keepalive_seconds: float = KEEPALIVE_SECONDS, **given: str
 ) -> AsyncIterator[Service]:
-    """Run the service as `serve` does, on a free port of `host`. The settings need not allow this host."""
+    """The service as `serve` runs it, on a free port of `host`, which the settings need not allow."""
     settings = load(variables(server, **given)).settings
     server_runner = runner(settings, keepalive_seconds)
     await _settled(server, settings.store.key_prefix)
@@ -203,16 +203,16 @@ class Raw:
 
     data: bytes
     closed: bool
-    """True if the server closed the connection before the timeout."""
+    """Whether the server closed the connection before the waiting ended."""
 
     @property
     def statuses(self) -> list[int]:
-        """The status of every whole answer, in order, without interim ones."""
+        """The status of every whole answer, in order, interim ones left out."""
         return _statuses(self.data)
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """The header fields of the first answer."""
+        """The header of the first answer."""
         lines = self.data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
         return CIMultiDict((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
 
@@ -233,7 +233,7 @@ def _statuses(data: bytes) -> list[int]:
 async def talk(
     service: Service, *pieces: bytes, answers: int = 1, half_close: bool = False, seconds: float = ANSWER_SECONDS
 ) -> Raw:
-    """Send bytes in the given pieces. Read until there are `answers` answers, or the connection is closed."""
+    """Send bytes as they are, in as many pieces as given; read until so many answers are there, or it is closed."""
     return await talk_to(
         str(service.url.host), service.port, *pieces, answers=answers, half_close=half_close, seconds=seconds
     )
@@ -248,7 +248,7 @@ async def talk_to(
     seconds: float = ANSWER_SECONDS,
     source: str | None = None,
 ) -> Raw:
-    """Do as `talk` does, to any address and from a given address."""
+    """As `talk`, to any address, and from a stated one."""
     reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0) if source else None)
     received = b""
     closed = False
@@ -278,7 +278,7 @@ async def talk_to(
 def request_bytes(
     line: str, *headers: str, body: bytes = b"", key: str | None = KEYS["ops"], host: str = "localhost"
 ) -> bytes:
-    """Return a request as bytes: the line, Host, the key, the given headers, and the body with its length."""
+    """A request as bytes: the line, Host, the key, the headers as given, and the body with its length."""
     lines = [line, f"Host: {host}"]
     lines += [f"Authorization: Bearer {key}"] if key else []
     lines += headers

@@ -1,4 +1,4 @@
-"""Malformed bodies, queries and tokens are always a 4xx problem, and the log quotes nothing of them."""
+"""Bodies, queries and tokens that are wrong: always 4xx, as a problem, and not a word of them in the log."""
 
 import gzip
 import hmac
@@ -92,13 +92,13 @@ BAD_JSON: Final[dict[str, bytes]] = {
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=list(BAD_JSON))
 def test_bad_json(target: Target, path: str, body: bytes) -> None:
-    """Malformed JSON, or JSON of another form, is 400 on every route that takes a body."""
+    """JSON that is none, or not what was asked for, is 400, on every route that takes a body."""
     assert_problem(target.post(path, body), 400)
 
 
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=list(BAD_JSON))
 def test_bad_json_within_a_batch(target: Target, body: bytes) -> None:
-    """In a batch, a malformed element is its own error; a body that is no JSON is an error as a whole."""
+    """In a batch it is its element's own error, or, where it is no JSON, the whole body's; nothing else breaks."""
     raw = target.post("/check/batch", b'{"checks":[{"jti":"fine"},%s]}' % body)
     if raw.statuses != [200]:
         assert_problem(raw, 400)
@@ -146,20 +146,20 @@ BAD_FORMS: Final[dict[str, bytes]] = {
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("body", BAD_FORMS.values(), ids=list(BAD_FORMS))
 def test_bad_forms(target: Target, path: str, body: bytes) -> None:
-    """A malformed form, or one that could be read in two ways, is 400."""
+    """A form that is none, or could be read in two ways, is 400."""
     assert_problem(target.post(path, body, FORM), 400)
 
 
 @pytest.mark.parametrize("path", QUERY_ROUTES)
 @pytest.mark.parametrize("query", [*BAD_FORMS.values(), b"jti=a#b", b"jti=a#"], ids=[*BAD_FORMS, "#", "# at the end"])
 def test_bad_queries(target: Target, path: str, query: bytes) -> None:
-    """The same faults in a query are 400. If it is not HTTP at all, the parser answers, without a problem."""
+    """The same in a query is 400; what is no HTTP the parser answers, which knows no problems."""
     raw = target.ask(f"GET {path}?{query.decode('utf-8', 'surrogateescape')}")
     assert_refused(raw)
 
 
 def test_20000_query_parameters(target: Target) -> None:
-    """They do not fit in a request line, which is 400. As many as do fit are 400 too."""
+    """They do not fit a request line, which is 400, and as many as do fit are 400 too."""
     assert target.ask("GET /check?" + "&".join(f"f{number}=1" for number in range(20_000))).statuses == [400]
     assert_problem(target.ask("GET /check?" + "&".join("f=1" for _ in range(2_000))), 400)
 
@@ -185,13 +185,13 @@ BAD_TYPES: Final[dict[str, tuple[str, ...]]] = {
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("headers", BAD_TYPES.values(), ids=list(BAD_TYPES))
 def test_bad_types(target: Target, path: str, headers: tuple[str, ...]) -> None:
-    """A missing or unknown content type, and any Content-Encoding, is 415, whatever the body is."""
+    """A missing or unknown content type, and every Content-Encoding, is 415, whatever the body is."""
     for body in (GOOD, gzip.compress(GOOD), zlib.compress(GOOD)):
         assert_problem(target.ask(f"POST {path}", *headers, body=body), 415)
 
 
 def test_40000_empty_gzip_members(target: Target) -> None:
-    """Compressed bodies are refused and not decompressed, so a compression bomb does no harm."""
+    """Compressed bodies are refused and not decompressed, so a bomb costs nothing."""
     body = gzip.compress(b"") * 40_000
     headers = (f"Content-Type: {JSON}", "Content-Encoding: gzip")
     assert_problem(target.ask("POST /check/batch", *headers, body=body), 415)
@@ -200,14 +200,14 @@ def test_40000_empty_gzip_members(target: Target) -> None:
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("size", [10 << 20, 1 << 40], ids=["10 MB", "1 TB"])
 def test_a_body_that_declares_itself_too_large(target: Target, path: str, size: int) -> None:
-    """A body whose Content-Length is too large is 413 before it is read."""
+    """It is refused before it is read: 413."""
     head = target.request(f"POST {path}", f"Content-Type: {JSON}", f"Content-Length: {size}")
     assert_problem(target.talk(head, CANARY_BYTES * 100), 413)
 
 
 @pytest.mark.parametrize("path", BODY_ROUTES)
 def test_a_body_of_10_mb(target: Target, path: str) -> None:
-    """A body of 10 MB that is sent to its end is 413, with a length or in chunks."""
+    """Sent to its end, declared or in chunks, it is 413."""
     filler, count = CANARY_BYTES * 3_449, 160
     head = target.request(f"POST {path}", f"Content-Type: {JSON}", f"Content-Length: {len(filler) * count}")
     assert_problem(target.talk(head + filler * count), 413)
@@ -216,13 +216,13 @@ def test_a_body_of_10_mb(target: Target, path: str) -> None:
 
 
 def test_a_body_in_chunks_of_a_byte(target: Target) -> None:
-    """The limit is the same if the body comes in chunks of one byte."""
+    """However it is cut, the limit is the same."""
     head = target.request("POST /check", f"Content-Type: {JSON}", "Transfer-Encoding: chunked")
     assert_problem(target.talk(head + b"1\r\nx\r\n" * 70_000 + b"0\r\n\r\n"), 413)
 
 
 def token(payload: bytes = b'{"jti":"a"}', header: bytes = b'{"alg":"HS256"}', secret: str = SECRET) -> str:
-    """Return a token that is signed with the right secret."""
+    """A token signed with the right secret, whatever it says."""
     signing_input = f"{b64url(header)}.{b64url(payload)}"
     return f"{signing_input}.{b64url(hmac.digest(secret.encode(), signing_input.encode(), 'sha256'))}"
 
@@ -302,12 +302,12 @@ FORGERIES: Final[dict[str, str]] = {
 
 
 def percent_encoded(text: str) -> str:
-    """Percent-encode every byte."""
+    """Every byte encoded."""
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
 def refuse_token(target: Target, path: str, raw_token: str) -> None:
-    """Check that the token is 400 on this route."""
+    """The token is 400 on this way in."""
     target.forbid(*raw_token.split("."))
     if path == "query":
         assert_refused(target.ask(f"GET /check?token={percent_encoded(raw_token)}"))
@@ -323,7 +323,7 @@ def refuse_token(target: Target, path: str, raw_token: str) -> None:
 @pytest.mark.parametrize("path", [*BODY_ROUTES, "query"])
 @pytest.mark.parametrize("raw_token", BAD_TOKENS.values(), ids=list(BAD_TOKENS))
 def test_bad_tokens(target: Target, path: str, raw_token: str) -> None:
-    """A malformed token is 400 on every route, although its signature is right."""
+    """A malformed token is 400, though its signature is right, on every way in."""
     refuse_token(target, path, raw_token)
 
 
@@ -331,14 +331,14 @@ def test_bad_tokens(target: Target, path: str, raw_token: str) -> None:
 @pytest.mark.parametrize("path", [*BODY_ROUTES, "query"])
 @pytest.mark.parametrize("raw_token", FORGERIES.values(), ids=list(FORGERIES))
 def test_forgeries(target: Target, path: str, raw_token: str) -> None:
-    """With signing keys, a token that none of them signed is 400 on every route."""
+    """With signing keys a token that none of them signed is 400 on every way in."""
     refuse_token(target, path, raw_token)
 
 
 @pytest.mark.parametrize("running", [CONFIGURATIONS["no keys"]], ids=["no keys"], indirect=True)
 @pytest.mark.parametrize("raw_token", FORGERIES.values(), ids=list(FORGERIES))
 def test_without_signing_keys_a_forgery_is_read(target: Target, raw_token: str) -> None:
-    """Without signing keys, a forged token is read as unverified. Nothing of it is logged."""
+    """Nothing says that it is one: it is read, called unverified, and its parts stay unseen."""
     target.forbid(*raw_token.split("."))
     raw = target.post("/check", json.dumps({"token": raw_token}).encode())
     assert (raw.statuses, body_of(raw)["verified"]) == ([200], False)
@@ -346,7 +346,7 @@ def test_without_signing_keys_a_forgery_is_read(target: Target, raw_token: str) 
 
 @pytest.mark.parametrize("exp", [b"1e30", b"1e308", b"9" * 300, b"4070908800", b"2000000000000"])
 def test_an_absurd_exp_is_not_stored(target: Target, exp: bytes) -> None:
-    """An `exp` that is a time, but far too late, is 400 exp_too_far."""
+    """A time that is one, and far too far, is 400 exp_too_far."""
     raw = target.post("/revoke", json.dumps({"token": token(b'{"jti":"a","exp":%s}' % exp)}).encode())
     assert_problem(raw, 400)
     assert body_of(raw)["code"] == "exp_too_far"
@@ -354,7 +354,7 @@ def test_an_absurd_exp_is_not_stored(target: Target, exp: bytes) -> None:
 
 
 def test_nothing_that_is_served_is_printed(target: Target) -> None:
-    """No token, value, reason, header or query is in the log, also when all goes well."""
+    """Also where all goes well no token, value, reason, header or query is in the log."""
     good = token(json.dumps({"jti": f"prefixed-{CANARY}", "sub": f"prefixed-{CANARY}"}).encode())
     target.forbid(*good.split("."))
     headers = [f"User-Agent: {CANARY}", f"Referer: http://x/{good}", f"Cookie: a={CANARY}", f"X-Request-ID: {CANARY} x"]
@@ -371,7 +371,7 @@ def test_nothing_that_is_served_is_printed(target: Target) -> None:
 
 
 def test_a_request_can_be_found_in_the_log(target: Target) -> None:
-    """The log has an answer's request id, route and status, and 8 characters of a revoked value."""
+    """By the request id of its answer, with route and status; a revocation with the first 8 characters of its value."""
     body = b'{"jti":"prefixed-%s"}' % CANARY_BYTES
     raw = target.ask("POST /revoke", f"Content-Type: {JSON}", "X-Request-ID: find-me.1", body=body)
     assert raw.headers["X-Request-ID"] == "find-me.1"
@@ -381,7 +381,7 @@ def test_a_request_can_be_found_in_the_log(target: Target) -> None:
 
 
 def test_a_wrong_key_is_not_printed(target: Target) -> None:
-    """An answer to an unknown key says only that the key is unknown, and the log does not show it."""
+    """The answer only says that the key is not known."""
     for value in (f"Bearer {CANARY}{CANARY}", f"Basic {CANARY}", CANARY, f"Bearer {CANARY} {CANARY}"):
         raw = target.talk(f"GET /check?jti=a HTTP/1.1\r\nHost: localhost\r\nAuthorization: {value}\r\n\r\n".encode())
         assert raw.statuses == ([401] if target.key else [200])
@@ -401,7 +401,7 @@ values = st.recursive(
 @given(body=values | st.dictionaries(names, values, max_size=3), path=st.sampled_from(BODY_ROUTES))
 @fuzzed
 def test_any_json(running: Target, body: Any, path: str) -> None:
-    """Any JSON, also with NaN and lone surrogates, is answered below 500."""
+    """Any JSON at all, NaN and lone surrogates among it, is answered below 500."""
     assert_answered(running.post(path, json.dumps(body).encode()))
     running.assert_silent()
 
@@ -430,7 +430,7 @@ claims = st.dictionaries(names | st.sampled_from(["iat", "azp", "iss", "aud"]), 
 @given(header=values, payload=claims, path=st.sampled_from(BODY_ROUTES))
 @fuzzed
 def test_any_claims(running: Target, header: Any, payload: Any, path: str) -> None:
-    """A correctly signed token with any claims and any header is answered below 500."""
+    """A rightly signed token of any claims under any header is answered below 500."""
     head = {"alg": "HS256", "x": header}
     raw_token = token(json.dumps(payload).encode(), json.dumps(head).encode())
     body = {"checks": [{"token": raw_token}]} if path == "/check/batch" else {"token": raw_token}

@@ -1,4 +1,4 @@
-"""`POST /check/batch`: many questions, each with its own answer."""
+"""`POST /check/batch`: many questions, each with an answer of its own."""
 
 import time
 from typing import Any
@@ -14,12 +14,12 @@ BATCH_LIMIT = 1024 * 1024
 
 
 def token(**claims: Any) -> str:
-    """Return a signed token with these claims that lives an hour."""
+    """A signed token that lives an hour, with the claims given."""
     return issuer("HS256").sign({"exp": int(time.time()) + 3600, **claims})
 
 
 async def batch(service: Service, checks: list[Any]) -> list[Any]:
-    """Return the results of a batch that must be answered."""
+    """The results of a batch that must be answered."""
     answer = await service.post("/check/batch", {"checks": checks})
     assert answer.status == 200, answer
     assert answer.json.keys() == {"results"}
@@ -28,7 +28,7 @@ async def batch(service: Service, checks: list[Any]) -> list[Any]:
 
 
 async def test_results_come_in_order(service: Service) -> None:
-    """A thousand questions, half of them about revoked tokens, are answered in order."""
+    """A thousand questions, half of them revoked, are answered in the order in which they were asked."""
     for number in (0, 1, 7, 500, 998, 999):
         await service.revoke({"jti": f"t{number}"})
     results = await batch(service, [{"jti": f"t{number}"} for number in range(1000)])
@@ -38,7 +38,7 @@ async def test_results_come_in_order(service: Service) -> None:
 
 
 async def test_an_element_is_answered_as_a_single_check_is(service: Service) -> None:
-    """For every kind of question, the batch answers as /check does."""
+    """Of every kind of question the batch says the same as /check."""
     await service.revoke({"sub": "alice", "reason": "logout"})
     checks: list[Any] = [
         {"jti": "fine"},
@@ -52,7 +52,7 @@ async def test_an_element_is_answered_as_a_single_check_is(service: Service) -> 
 
 
 async def test_one_bad_element_spoils_no_other(service: Service) -> None:
-    """Each bad element has its own error, with code and status, at its place. The others are answered."""
+    """Each bad element gets its own error, with code and status, at its own place; the others are answered."""
     await service.revoke({"jti": "gone"})
     bad: dict[str, Any] = {
         "invalid_request": {"jti": ""},
@@ -71,7 +71,7 @@ async def test_one_bad_element_spoils_no_other(service: Service) -> None:
 
 
 async def test_only_bad_elements_are_still_a_batch(service: Service) -> None:
-    """If all elements are bad, the batch is still answered with an error for each."""
+    """Where nothing can be asked of Redis, each element has its error all the same."""
     assert [result["error"]["code"] for result in await batch(service, [{}, {"token": "a.b.c"}])] == [
         "invalid_request",
         "invalid_token",
@@ -79,7 +79,7 @@ async def test_only_bad_elements_are_still_a_batch(service: Service) -> None:
 
 
 async def test_the_same_question_twice_has_two_answers(service: Service) -> None:
-    """A question that is asked twice in a batch is answered twice."""
+    """Duplicates are no error, and none is left out."""
     await service.revoke({"jti": "gone"})
     results = await batch(service, [{"jti": "gone"}, {"jti": "fine"}, {"jti": "gone"}])
     assert [result["revoked"] for result in results] == [True, False, True]
@@ -108,20 +108,20 @@ async def test_a_batch_is_a_list_of_1_to_1000(service: Service, body: object) ->
 
 @pytest.mark.parametrize(("size", "status"), [(SINGLE_LIMIT + 1, 200), (BATCH_LIMIT, 200), (BATCH_LIMIT + 1, 413)])
 async def test_a_batch_may_be_a_mebibyte(service: Service, size: int, status: int) -> None:
-    """The limit of a batch is exactly 1 MiB, and not the 64 KiB of the other routes."""
+    """The limit is 1 MiB to the byte, and not the 64 KiB of the other routes."""
     answer = await service.send("/check/batch", b'{"checks":[{"jti":"a"}]}'.ljust(size))
     assert answer.status == status
 
 
 async def test_scopes(service: Service) -> None:
-    """Keys with `check` or `admin` may ask; a key with only `revoke` may not."""
+    """`check` and `admin` may ask, `revoke` may not."""
     for name, status in {"checker": 200, "both": 200, "ops": 200, "revoker": 403}.items():
         answer = await service.post("/check/batch", {"checks": [{"jti": "a"}]}, headers=bearer(name))
         assert answer.status == status
 
 
 async def test_keys_that_cannot_be_had_are_the_elements_own_error(start: Start) -> None:
-    """A token that cannot be verified now is 503 at its place; claims beside it are answered."""
+    """A token that cannot be judged just now is 503 at its place; claims beside it are answered."""
     service = await start(JWKS_URL=f"http://127.0.0.1:{free_port()}/keys")
     signed = issuer("RS256").sign({"jti": "a", "exp": int(time.time()) + 60})
     results = await batch(service, [{"token": signed}, {"jti": "b"}])
@@ -130,7 +130,7 @@ async def test_keys_that_cannot_be_had_are_the_elements_own_error(start: Start) 
 
 
 async def test_signatures_are_checked_one_by_one(start: Start) -> None:
-    """A forged token in a batch is an error at its own place."""
+    """A forged token in a batch is its own error."""
     service = await start(JWT_SECRET=SECRET)
     good = token(jti="a")
     results = await batch(service, [{"token": good}, {"token": good[:-6] + "AAAAAA"}])
@@ -139,7 +139,7 @@ async def test_signatures_are_checked_one_by_one(start: Start) -> None:
 
 
 async def test_a_store_that_is_away_is_one_error(start_without_redis: Start) -> None:
-    """If Redis is down, the whole batch is 503 store_unavailable with Retry-After."""
+    """With Redis away the whole batch is 503 store_unavailable with Retry-After."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     answer = await service.post("/check/batch", {"checks": [{"jti": str(number)} for number in range(1000)]})
     assert (answer.status, answer.problem) == (503, "store_unavailable")

@@ -34,32 +34,32 @@ from tests.scale import BUSY_SECONDS, scaled
 
 FOLLOW: Final = request_bytes("GET /feed HTTP/1.1")
 LONG: Final = "\U0001f600" * 250
-"""The length of a value whose event has about 3 kB."""
+"""So long a value is about 3 kB in an event."""
 LONG_BYTES: Final = 3_000
 SOCKETS_BYTES: Final = 8 * 1024 * 1024
-"""What the buffers of two sockets may hold together."""
+"""What two sockets may hold between them."""
 CONNECTS: Final = scaled(500, 5_000)
 REVOCATIONS: Final = scaled(300, 10_000)
 WRITERS: Final = 12
 RACERS: Final = 100
-"""The largest number of subscribers at a time, all in one process with both services."""
+"""So many followers at most, all in one process with both services."""
 
 
 @pytest.fixture
 async def feeding(start: Start) -> Service:
-    """A service that is in sync, with the four keys of `KEYS`."""
+    """A service that is in step, with the four keys of `KEYS`."""
     return await in_step(await start(API_KEYS=API_KEYS))
 
 
 @pytest.fixture
 async def flooded() -> AsyncIterator[Service]:
-    """A service on its own Redis that looks for foreign records every second."""
+    """A service on a Redis of its own, which looks every second for what others wrote there."""
     async with standalone() as server, serving(server, API_KEYS=API_KEYS, RESCAN_SECONDS="1") as service:
         yield await in_step(service)
 
 
 async def flood(service: Service, values: list[str]) -> None:
-    """Let a foreign application revoke all of these."""
+    """Have others revoke all of these."""
     for first in range(0, len(values), 500):
         pipeline = service.redis.pipeline(transaction=False)
         for value in values[first : first + 500]:
@@ -68,17 +68,17 @@ async def flood(service: Service, values: list[str]) -> None:
 
 
 def long_values(size: int) -> list[str]:
-    """Return as many values as make this many bytes of changes."""
+    """So many that they make so many bytes of changes."""
     return [f"{number:06}{LONG}" for number in range(size // LONG_BYTES)]
 
 
 async def followers(service: Service, count: int) -> bool:
-    """Return whether there are this many subscribers."""
+    """Return whether there are so many subscribers."""
     return await service.metric("revocation_feed_subscribers") == count
 
 
 class Deaf:
-    """A subscriber that requests the feed and reads nothing before `rest`."""
+    """A subscriber that asks for the feed and reads nothing of it before `rest`."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -130,7 +130,7 @@ class Told:
         return events
 
     async def part(self) -> Snapshot | Synced | Reset:
-        """Return the next part of the snapshot, or the event that comes instead."""
+        """Return the next part of the snapshot, or what comes instead of it."""
         while not isinstance(event := await self.event(), Snapshot | Synced | Reset):
             self._note(event)
         return event
@@ -144,7 +144,7 @@ class Told:
         return told
 
     async def changes(self, number: int) -> list[str]:
-        """Return the values of the next changes, at least as many as asked for."""
+        """Return the values of the next changes, at least so many."""
         while len(self._changed) < number:
             self._note(await self.event())
         told, self._changed = self._changed, []
@@ -154,7 +154,7 @@ class Told:
         self._changed += [one.value for one in event.revocations] if isinstance(event, Change) else []
 
     async def leave(self) -> None:
-        """Stop reading."""
+        """Read no more."""
         await self._chunks.aclose()
         self._place.close()
 
@@ -174,11 +174,11 @@ class Breaking(Mirror):
 
 
 NOW: Final = 1_900_000_000.0
-"""A time in epoch seconds at which every revocation here is live."""
+"""A time at which everything lives, in epoch seconds."""
 
 
 class Learning:
-    """A stand-in for the part of `MirrorSync` that the broadcaster uses. A test says what it learns."""
+    """What the broadcaster asks of a `MirrorSync`, with a mirror that learns what a test says."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self.mirror = Mirror()
@@ -203,7 +203,7 @@ class Learning:
         return True
 
     def staleness(self) -> float:
-        """Return 0: the mirror is always current."""
+        """Return 0: what was learned is all there is."""
         return 0.0
 
     def subscribe(self, listener: Callable[[list[Revocation]], None]) -> Callable[[], None]:
@@ -233,7 +233,7 @@ def snapshots_in_memory(others: Sequence[SharedSnapshot] = ()) -> list[SharedSna
 
 
 async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
-    """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After, until a subscriber has gone."""
+    """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After, until a subscriber is cut off."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="2"))
     _reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(FOLLOW)
@@ -251,14 +251,14 @@ async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
 
 
 async def test_no_subscriber_is_accepted_where_none_is_allowed(start: Start) -> None:
-    """With FEED_MAX_SUBSCRIBERS=0 there is no feed, and everything else works."""
+    """FEED_MAX_SUBSCRIBERS=0 is a service without a feed; its other answers are as before."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="0"))
     assert (await service.get("/feed")).problem == "too_many_subscribers"
     assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
 
 
 async def test_a_subscriber_that_is_too_slow_is_cut_off_and_its_neighbour_is_not(flooded: Service) -> None:
-    """A subscriber that reads nothing is dropped beyond the bound. Another one is not affected."""
+    """It reads nothing, and more waits for it than the bound: it is dropped, with no more than the sockets hold."""
     async with Deaf(flooded.port) as deaf, following(flooded) as follower:
         await asyncio.gather(follower.until(is_synced), eventually(lambda: followers(flooded, 2), "both"))
         values = long_values(REPLAY_MAX_BYTES + SOCKETS_BYTES)
@@ -269,7 +269,7 @@ async def test_a_subscriber_that_is_too_slow_is_cut_off_and_its_neighbour_is_not
 
 
 async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
-    """A cursor older than the buffer gets `reset` and a snapshot; one at the end is still valid."""
+    """More has changed since than is remembered: reset and a snapshot; a cursor from the end is still good."""
     async with following(flooded) as follower:
         await follower.until(is_synced)
         old = follower.cursor
@@ -283,7 +283,7 @@ async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
 
 
 async def test_a_subscriber_whose_changes_were_dropped_is_told_only_to_resync() -> None:
-    """When the buffer drops a change that it lacks, it gets no later one. Others get all."""
+    """Once the buffer drops the first change that it lacks, it gets no later one, and its neighbour gets all."""
     source = Learning()
     async with broadcasting(source) as broadcaster:
         slow, quick = Told(broadcaster), Told(broadcaster)
@@ -300,7 +300,7 @@ async def test_a_subscriber_whose_changes_were_dropped_is_told_only_to_resync() 
 
 
 async def test_a_burst_is_told_to_its_end() -> None:
-    """More changes than fit in an event or a chunk arrive once each and in order."""
+    """More than an event or a chunk holds, learned at once and one by one: each once, in order, nothing left out."""
     source = Learning()
     async with broadcasting(source) as broadcaster:
         subscriber = Told(broadcaster)
@@ -314,7 +314,7 @@ async def test_a_burst_is_told_to_its_end() -> None:
 
 
 async def test_subscribers_that_come_while_a_snapshot_is_read_share_it() -> None:
-    """It is encoded once, and kept while it is read. Newcomers get later revocations as changes."""
+    """It is encoded once, stays while a subscriber reads it, and a newcomer gets what changed since as changes."""
     source, held = Learning(), [f"{number}" for number in range(3 * EVENT_MAX_REVOCATIONS)]
     others = snapshots_in_memory()
     source.learn(*held)
@@ -334,7 +334,7 @@ async def test_subscribers_that_come_while_a_snapshot_is_read_share_it() -> None
 
 
 async def test_an_unread_snapshot_is_freed_at_once() -> None:
-    """It is freed after its last reader has left, never began, or has read all of it."""
+    """After the last reader left in the middle, or never began, as after one that stays and has read it."""
     source = Learning(f"{number}" for number in range(3 * EVENT_MAX_REVOCATIONS))
     others = snapshots_in_memory()
     async with broadcasting(source) as broadcaster:
@@ -352,7 +352,7 @@ async def test_an_unread_snapshot_is_freed_at_once() -> None:
 
 
 async def test_a_snapshot_whose_changes_were_dropped_is_not_shared() -> None:
-    """Its reader has to resync. A newcomer gets a new snapshot with everything."""
+    """Its reader has to resync, and a newcomer gets a snapshot that has everything."""
     source = Learning(f"{number}" for number in range(2 * EVENT_MAX_REVOCATIONS))
     async with broadcasting(source) as broadcaster:
         slow = Told(broadcaster)
@@ -368,7 +368,7 @@ async def test_a_snapshot_whose_changes_were_dropped_is_not_shared() -> None:
 
 
 async def test_a_snapshot_with_a_gap_syncs_no_subscriber() -> None:
-    """If encoding fails for the first reader, those that share the snapshot get an error too."""
+    """Encoding fails for the subscriber that came first; one that shares the snapshot gets an error too."""
     source = Learning()
     source.mirror = Breaking(EVENT_MAX_REVOCATIONS + 1)
     async with broadcasting(source) as broadcaster:
@@ -382,7 +382,7 @@ async def test_a_snapshot_with_a_gap_syncs_no_subscriber() -> None:
 
 
 async def test_a_foreign_key_of_any_length_harms_no_subscriber(flooded: Service) -> None:
-    """With a foreign key of 9 MB and many too long ones, values that a check can name are still sent."""
+    """One of 9 MB, and many that are far too long together: what a question can name is told, to newcomers too."""
     values = {"a", "b" * 256, "\U0001f600" * 256}
     async with following(flooded) as follower:
         await follower.until(is_synced)
@@ -396,7 +396,7 @@ async def test_a_foreign_key_of_any_length_harms_no_subscriber(flooded: Service)
 
 
 async def test_an_end_is_told(redis: Process) -> None:
-    """At shutdown every stream ends with `reset shutdown`, and a new one is 503 feed_unavailable, at once."""
+    """At shutdown every stream ends with that word, a newcomer is 503 feed_unavailable, and it is over at once."""
     async with contextlib.AsyncExitStack() as stack:
         service = await in_step(await stack.enter_async_context(serving(redis, API_KEYS=API_KEYS)))
         async with following(service) as one, following(service) as two:
@@ -410,7 +410,7 @@ async def test_an_end_is_told(redis: Process) -> None:
 
 
 async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_acknowledges(feeding: Service) -> None:
-    """Its subscribers hear `reset shutdown`, then each revocation until the end. New ones are refused."""
+    """Its subscribers hear `reset shutdown`, and then of each revocation until the end; new ones are refused."""
     async with following(feeding) as follower:
         await follower.until(is_synced)
         feeding.app[BROADCASTER].leave()
@@ -426,7 +426,7 @@ async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_ack
 
 
 async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before() -> None:
-    """Changes that are not sent yet, more than a chunk, are sent before the end."""
+    """More than a chunk, and not told yet: all of it comes before the end."""
     source = Learning()
     async with broadcasting(source) as broadcaster:
         subscriber = Told(broadcaster)
@@ -442,7 +442,7 @@ async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before()
 
 
 async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: Service) -> None:
-    """A revocation is 503 shutting_down, because no subscriber could hear of it. A check is answered."""
+    """503 shutting_down with Retry-After, because no subscriber could hear of it; a check is still answered."""
     feeding.app[BROADCASTER].end()
     answer = await feeding.post("/revoke", {"jti": "too late", "expires_in": 600})
     assert (answer.status, answer.problem) == (503, "shutting_down")
@@ -451,7 +451,7 @@ async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: 
 
 
 async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well() -> None:
-    """At shutdown it hears that it has to ask. The snapshot goes on, and then comes `synced`."""
+    """The snapshot goes on, the subscriber hears that it has to ask, and then `synced`."""
     async with broadcasting(Learning(f"{number}" for number in range(2 * EVENT_MAX_REVOCATIONS))) as broadcaster:
         told = Told(broadcaster)
         assert isinstance(await told.part(), Snapshot)
@@ -461,7 +461,7 @@ async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well() -> N
 
 
 async def test_a_subscriber_that_reads_nothing_does_not_delay_a_shutdown(redis: Process) -> None:
-    """The service stops long before its timeout, although a stream is blocked."""
+    """It is blocked in the middle of the stream when the service stops: the service stops long before its timeout."""
     async with contextlib.AsyncExitStack() as stack:
         service = await in_step(await stack.enter_async_context(serving(redis, API_KEYS=API_KEYS, RESCAN_SECONDS="1")))
         async with Deaf(service.port) as deaf:
@@ -475,7 +475,7 @@ async def test_a_subscriber_that_reads_nothing_does_not_delay_a_shutdown(redis: 
 
 
 async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
-    """Hundreds of subscribers connect and leave, before and after the first byte. No count and no task stays."""
+    """Hundreds that connect and drop, before and after the first byte: none is counted, and no task is left."""
     async with following(feeding) as early:
         await early.until(is_synced)  # from the first subscriber on, the feed has a task of its own
     await eventually(lambda: followers(feeding, 0), "no subscriber")
@@ -502,7 +502,7 @@ async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
 
 
 async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list[object]]:
-    """Return the header that a bare socket gets, and the events until `synced`."""
+    """The header that a bare socket gets, and the events until all is told."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     try:
         writer.write(request_bytes(line, *headers))
@@ -515,13 +515,13 @@ async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list
 
 
 async def test_a_half_closed_connection_is_a_closed_one(feeding: Service) -> None:
-    """A subscriber that closes its sending side counts as gone: the service closes the connection."""
+    """A subscriber that closes its sending side has left: the service closes the connection and does not count it."""
     assert (await talk(feeding, FOLLOW, answers=2, half_close=True)).closed
     await eventually(lambda: followers(feeding, 0), "no subscriber")
 
 
 async def test_http_1_0_gets_the_same_without_chunks(feeding: Service) -> None:
-    """An HTTP/1.0 client gets the plain events. The header promises neither a length nor another request."""
+    """The plain events, behind a header that promises no length and no other request."""
     await feeding.revoke({"jti": "a"})
     header, events = await begun(feeding, "GET /feed HTTP/1.0")
     assert header.startswith(b"HTTP/1.0 200 OK\r\n")
@@ -530,7 +530,7 @@ async def test_http_1_0_gets_the_same_without_chunks(feeding: Service) -> None:
 
 
 async def test_a_request_behind_is_not_answered(feeding: Service) -> None:
-    """A request that is pipelined after /feed is not answered. The connection ends with the stream."""
+    """Pipelined after /feed: the stream goes on, nothing stands between its events, and its end is the connection's."""
     talking = asyncio.create_task(talk(feeding, FOLLOW + request_bytes("POST /revoke HTTP/1.1"), answers=2))
     await eventually(lambda: followers(feeding, 1), "the follower")
     feeding.app[BROADCASTER].end()
@@ -552,7 +552,7 @@ async def test_a_cursor_that_is_no_header_is_no_request(feeding: Service, charac
 
 
 async def test_two_cursors_are_none_that_is_known(feeding: Service) -> None:
-    """Two Last-Event-ID headers get `reset`, even if each is valid by itself."""
+    """Two Last-Event-ID, each good by itself: reset, rather than a choice."""
     async with following(feeding) as follower:
         await follower.until(is_synced)
     cursor = f"Last-Event-ID: {follower.cursor}"
@@ -600,7 +600,7 @@ async def test_nothing_slips_between_snapshot_and_changes(start: Start) -> None:
 
 
 async def _in_two_parts(service: Service, writing: "asyncio.Future[list[None]]") -> list[Follower]:
-    """Follow, break off soon, and resume until everything has been sent."""
+    """One who breaks off soon, and goes on from there until all is told."""
     async with following(service) as first:
         await first.until(is_synced)
         await first.hear()

@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`: what they tell an orchestrator, and what they do not reveal."""
+"""`/healthz`, `/readyz` and `/metrics`: what an orchestrator is told, and what it is not."""
 
 import asyncio
 import contextlib
@@ -27,37 +27,37 @@ SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noevi
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def sick() -> AsyncIterator[Process]:
-    """A Redis server of its own, whose settings a test may change for the worse."""
+    """A server of its own, whose settings may be spoilt."""
     async with standalone() as server:
         yield server
 
 
 async def configure(server: Process, **settings: str) -> None:
-    """Set CONFIG values of the server, beginning from safe ones."""
+    """Settings of the server, from safe ones."""
     for name, value in (SAFE | {name.replace("_", "-"): value for name, value in settings.items()}).items():
         await server.command("CONFIG", "SET", name, value)
 
 
 async def store_of(service: Service) -> tuple[int, Any]:
-    """Return the status of /readyz, and the component `store` in it."""
+    """The status of /readyz, and what it says of the store."""
     answer = await service.get("/readyz", headers={"Authorization": ""})
     return answer.status, answer.json["components"]["store"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_probes_need_no_key(service: Service, path: str) -> None:
-    """Each of the three probes answers 200 without Authorization."""
+    """Each of the three answers 200 without Authorization."""
     async with service.session.get(service.url.with_path(path)) as answer:
         assert answer.status == 200
 
 
 async def test_healthz_says_the_version(service: Service) -> None:
-    """`/healthz` answers that the process is alive, and with its version."""
+    """`/healthz` answers that the process is alive, and which version it is."""
     assert (await service.get("/healthz")).json == {"status": "ok", "version": __version__}
 
 
 async def test_every_other_route_needs_a_key(service: Service) -> None:
-    """Without Authorization, every path but the probes and the documentation is 401, with every method."""
+    """Every method of every path but the probes and the documentation is 401 without Authorization."""
     open_to_all = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
     routes = {(route.method, route.resource.canonical) for route in service.app.router.routes() if route.resource}
     wanting = {(method, path) for method, path in routes if method != "*" and path not in open_to_all}
@@ -69,13 +69,13 @@ async def test_every_other_route_needs_a_key(service: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_probes_take_head(service: Service, path: str) -> None:
-    """HEAD gets the same response without a body."""
+    """HEAD tells the same without a body."""
     answer = await service.request("HEAD", path)
     assert (answer.status, answer.body) == (200, b"")
 
 
 async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
-    """/healthz is 200 although Redis is down; /readyz names the store."""
+    """/healthz answers 200 whatever Redis does; /readyz names the store that is away."""
     service = await start_without_redis(API_KEYS=API_KEYS)
 
     async def unready() -> Answer | None:  # a reply that Redis sent before its end may be read a little later
@@ -89,7 +89,7 @@ async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
 
 
 async def test_readyz_names_every_component(service: Service) -> None:
-    """/readyz lists server, store, mirror and signing keys, each with its status. 200 means ready."""
+    """Server, store, mirror and signing keys, each with its status; ready is 200."""
 
     async def synced() -> bool:
         mirror = (await service.get("/readyz")).json["components"]["mirror"]
@@ -106,7 +106,7 @@ async def test_readyz_names_every_component(service: Service) -> None:
 
 
 async def test_readyz_fails_first_when_the_service_is_told_to_stop(service: Service) -> None:
-    """During the drain /readyz is 503 and names the server, while requests are still answered."""
+    """While it drains /readyz is 503 and names the server; requests are answered still."""
     service.app[IN_FLIGHT].draining = True
     answer = await service.get("/readyz")
     assert (answer.status, answer.json["components"]["server"]) == (503, {"status": "draining"})
@@ -114,7 +114,7 @@ async def test_readyz_fails_first_when_the_service_is_told_to_stop(service: Serv
 
 
 async def test_readyz_names_keys_that_cannot_be_had(start: Start) -> None:
-    """Without a first key set no token can be verified: /readyz is 503 with a code, but no address."""
+    """Without a first key set no token can be judged: not ready, with a code and no address."""
     port = free_port()
     service = await start(JWKS_URL=f"http://127.0.0.1:{port}/keys")
     await service.post("/check", {"token": issuer("RS256").sign({"jti": "a"})})  # waits for the fetch
@@ -139,7 +139,7 @@ async def test_readyz_names_keys_that_cannot_be_had(start: Start) -> None:
 async def test_preflight_names_what_is_wrong(
     sick: Process, settings: dict[str, str], warning: str, strict: str
 ) -> None:
-    """Each way in which this Redis may lose data is a named warning. With REVOCATION_STRICT_STORE it is 503."""
+    """Each way in which this Redis may lose revocations is a named warning; with REVOCATION_STRICT_STORE a refusal."""
     await configure(sick, **settings)
     async with serving(sick, STRICT_STORE=strict) as service:
         status, store = await store_of(service)
@@ -148,14 +148,14 @@ async def test_preflight_names_what_is_wrong(
 
 
 async def test_a_store_without_fault_has_no_warnings(sick: Process) -> None:
-    """A safe Redis has no warnings, and is ready with the strict setting too."""
+    """A safe Redis is ready also when strict."""
     await configure(sick)
     async with serving(sick, STRICT_STORE="true") as service:
         assert await store_of(service) == (200, {"status": "ok"})
 
 
 async def test_a_mended_store_is_ready_again(sick: Process) -> None:
-    """With the strict setting, a corrected Redis is ready again after the next preflight, without a restart."""
+    """With the strict setting a store is refused until it is mended, until the next look, without a restart."""
     settings = load(variables(sick, STRICT_STORE="true")).settings
     store = Store(topology(settings.store), settings.store, settings.limits, Metrics())
     sync = MirrorSync(store, MirrorSettings(), Metrics())
@@ -177,7 +177,7 @@ async def test_a_mended_store_is_ready_again(sick: Process) -> None:
 
 
 async def test_a_store_that_is_refused_still_takes_revocations(sick: Process) -> None:
-    """/readyz is 503, so load balancers send no requests. A request that arrives is still served."""
+    """/readyz tells load balancers to send no requests. One that arrives is still carried out."""
     await configure(sick, appendfsync="everysec")
     async with serving(sick, STRICT_STORE="true") as service:
         assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
@@ -185,7 +185,7 @@ async def test_a_store_that_is_refused_still_takes_revocations(sick: Process) ->
 
 
 async def test_a_replica_is_named(sick: Process) -> None:
-    """A Redis that is a replica gets a warning; /readyz and writes are 503."""
+    """A replica is another server's copy, and refuses writes: a warning, not ready, and writes are 503."""
     await configure(sick)
     async with standalone(config=[f"replicaof 127.0.0.1 {sick.port}"]) as replica, serving(replica) as service:
         status, store = await store_of(service)
@@ -195,7 +195,7 @@ async def test_a_replica_is_named(sick: Process) -> None:
 
 
 async def test_what_a_renamed_config_does_not_tell_is_unknown() -> None:
-    """If CONFIG is renamed, as providers do, only the answers of INFO are known."""
+    """Where CONFIG is renamed away, as by many who sell Redis, only what INFO says is known."""
     async with standalone(config=['rename-command CONFIG ""']) as server, serving(server) as service:
         status, store = await store_of(service)
         assert (status, store["warnings"]) == (200, ["appendfsync_unknown"])
@@ -204,7 +204,7 @@ async def test_what_a_renamed_config_does_not_tell_is_unknown() -> None:
 
 @contextlib.asynccontextmanager
 async def limited(server: Process, *rules: str) -> AsyncIterator[str]:
-    """Return the URL of a user that may use all commands but these."""
+    """The URL of a user that may do everything but these."""
     await server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", *rules)
     try:
         yield f"redis://limited:pw@127.0.0.1:{server.port}/0"
@@ -213,7 +213,7 @@ async def limited(server: Process, *rules: str) -> AsyncIterator[str]:
 
 
 async def test_what_an_acl_forbids_to_ask_is_unknown(sick: Process) -> None:
-    """If an ACL denies CONFIG, the fsync policy or persistence is unknown, which strict refuses."""
+    """Where CONFIG is denied by ACL the fsync policy, or the persistence, is unknown, and strict refuses that."""
     async with limited(sick, "-config") as url:
         await configure(sick)
         async with serving(sick, REDIS_URL=url) as service:
@@ -225,7 +225,7 @@ async def test_what_an_acl_forbids_to_ask_is_unknown(sick: Process) -> None:
 
 
 async def test_a_store_that_tells_nothing_still_serves(sick: Process) -> None:
-    """If all dangerous commands are denied, also INFO, each answer is unknown, and the service works."""
+    """Where everything dangerous is denied, INFO included, each answer is unknown, and the data are served."""
     await configure(sick)
     async with limited(sick, "-@dangerous") as url, serving(sick, REDIS_URL=url) as service:
 
@@ -241,7 +241,7 @@ async def test_a_store_that_tells_nothing_still_serves(sick: Process) -> None:
 
 
 async def test_readyz_shows_no_address(sick: Process) -> None:
-    """/readyz shows only names and codes, whatever is wrong."""
+    """Names and codes alone, whatever is wrong."""
     await configure(sick, appendfsync="everysec")
     async with limited(sick) as url, serving(sick, REDIS_URL=url, STRICT_STORE="true") as service:
         body = (await service.get("/readyz")).body.decode()
@@ -250,7 +250,7 @@ async def test_readyz_shows_no_address(sick: Process) -> None:
 
 
 async def test_metrics_are_prometheus_text(service: Service) -> None:
-    """The metrics count requests by route, method and status, and results by claim, in Prometheus' format."""
+    """The exposition format, with what was asked counted by route, method and status, and results by claim."""
     await service.revoke({"jti": "a"})
     await service.revoke({"jti": "a"})
     await service.check({"jti": "a"})
@@ -265,7 +265,7 @@ async def test_metrics_are_prometheus_text(service: Service) -> None:
 
 
 async def test_no_label_comes_from_a_claim(service: Service) -> None:
-    """The metrics have no value, token, reason, key, request id, and no unknown path or method."""
+    """No value, token, reason, key, unknown path, unknown method or request id is in the metrics."""
     canary = "canary-3f1d9a"
     signed = issuer("HS256").sign({"jti": f"{canary}j", "sub": f"{canary}s", "exp": 2_000_000_000})
     headers = {"X-Request-ID": canary, "User-Agent": canary, "Referer": canary}
@@ -285,7 +285,7 @@ async def test_no_label_comes_from_a_claim(service: Service) -> None:
 
 
 async def test_one_label_stands_for_all_unknown_paths(service: Service) -> None:
-    """A scan of a thousand paths creates one series."""
+    """A scan of thousand paths makes one series, not a thousand."""
     await asyncio.gather(*(service.get(f"/admin/{number}") for number in range(50)))
     asked = 'revocation_http_request_duration_seconds_count{method="(any)",route="(none)",status="404"}'
     assert await service.metric(asked) == 50
@@ -297,7 +297,7 @@ async def test_one_label_stands_for_all_unknown_paths(service: Service) -> None:
 
 
 async def test_a_failing_store_is_counted(start_without_redis: Start) -> None:
-    """Failed operations are counted by name, and the gauge shows that Redis is down."""
+    """Operations that failed are counted by name, and the gauge says that Redis is away."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     await service.get("/check", {"jti": "a"})
     assert await service.metric('revocation_store_failures_total{operation="get"}') == 1

@@ -1,4 +1,4 @@
-"""`POST /revoke`: what it accepts, what it answers, and what is in Redis afterwards."""
+"""`POST /revoke`: what it takes, what it answers, and what is in Redis afterwards."""
 
 import asyncio
 import hmac
@@ -40,30 +40,30 @@ BY_CUTOFF: list[dict[str, Any]] = [{"sid": "a"}, {"sub": "a"}, {"client_id": "a"
 
 
 def token(**claims: Any) -> str:
-    """Return a signed token with these claims that lives an hour."""
+    """A signed token that lives an hour, with the claims given."""
     return issuer("HS256").sign({"exp": int(time.time()) + 3600, **claims})
 
 
 def unsigned(alg: str) -> str:
-    """Return the header and the payload of a token as a forger would write them."""
+    """Header and payload of a token, as a forger writes them."""
     claims = {"jti": "a", "exp": int(time.time()) + 60}
     return ".".join(b64url(json.dumps(part).encode()) for part in ({"alg": alg}, claims))
 
 
 async def expiry_of(service: Service, claim: Any, value: str) -> float:
-    """Return when Redis itself removes the record, in epoch seconds."""
+    """When Redis itself removes the record, in epoch seconds."""
     return int(await service.redis.pexpiretime(service.keyspace.key(claim, value))) / 1000
 
 
 def as_form(body: dict[str, Any]) -> dict[str, str]:
-    """Return the same members as form fields."""
+    """The same members as form fields."""
     return {name: "true" if value is True else str(value) for name, value in body.items()}
 
 
 @pytest.mark.parametrize("as_json", [True, False], ids=["json", "form"])
 @pytest.mark.parametrize("body", FORMS.values(), ids=FORMS)
 async def test_each_form_revokes_its_claim_and_value(service: Service, body: dict[str, Any], as_json: bool) -> None:
-    """Each kind of body, as JSON and as a form, stores one revocation and answers with it."""
+    """Every form of the body, as JSON and as a form, stores one revocation of its claim and value and answers it."""
     if as_json:
         answer = await service.post("/revoke", body | {"reason": "lost phone"})
     else:
@@ -80,39 +80,39 @@ async def test_each_form_revokes_its_claim_and_value(service: Service, body: dic
 
 
 async def test_a_token_is_revoked_by_its_jti(service: Service) -> None:
-    """A JWT is named by its `jti`, and its revocation lives until its `exp`."""
+    """A JWT is named by its own `jti`, and its revocation lives until its `exp`."""
     exp = int(time.time()) + 777
     said = await service.revoke({"token": token(jti="7d2c1f", exp=exp)})
     assert (said["result"], said["claim"], said["value"], said["expires_at"]) == ("revoked", "jti", "7d2c1f", exp)
 
 
 async def test_the_answer_has_the_stated_members_and_no_others(service: Service) -> None:
-    """The answer has the documented members, and `issued_before` only with a cutoff."""
+    """result, claim, value, revoked_at, expires_at, reason, verified; and issued_before where there is a cutoff."""
     members = {"result", "claim", "value", "revoked_at", "expires_at", "reason", "verified"}
     assert (await service.revoke({"jti": "a"})).keys() == members
     assert (await service.revoke({"sub": "a"})).keys() == members | {"issued_before"}
 
 
 async def test_no_reason_is_null(service: Service) -> None:
-    """Without a reason, the answer has `"reason": null`."""
+    """`reason` is in the answer also where none was given."""
     assert (await service.revoke({"jti": "a"}))["reason"] is None
 
 
 @pytest.mark.parametrize("written", ["Bearer {}", "  {}\n", "bearer   {} ", "{}"])
 async def test_white_space_and_the_scheme_are_dropped(service: Service, written: str) -> None:
-    """A token that is copied from a header, with `Bearer` and white space, is the same token."""
+    """A token as it is copied from a header is the same token."""
     assert (await service.revoke({"token": written.format(token(jti="7d2c1f"))}))["value"] == "7d2c1f"
 
 
 async def test_a_jwt_without_jti_is_named_by_its_signing_input(service: Service) -> None:
-    """Its name is `sha256:` and the hex SHA-256 of the encoded header and payload."""
+    """Its name is `sha256:` and the hex SHA-256 of header and payload as they stand."""
     bare = token(sub="alice")
     named = "sha256:" + sha256(bare.rpartition(".")[0].encode()).hexdigest()
     assert (await service.revoke({"token": bare}))["value"] == named
 
 
 async def test_no_token_may_claim_a_computed_name(service: Service) -> None:
-    """A JWT whose `jti` begins with `sha256:` is named by its signing input too."""
+    """A JWT whose own `jti` begins with `sha256:` is named by its signing input all the same."""
     victim = "sha256:" + "0" * 64
     said = await service.revoke({"token": token(jti=victim)})
     assert said["value"] != victim
@@ -120,21 +120,21 @@ async def test_no_token_may_claim_a_computed_name(service: Service) -> None:
 
 
 async def test_an_opaque_token_is_named_by_the_whole_of_it(service: Service) -> None:
-    """A token that is not a JWT is named `sha256:` and the hex SHA-256 of the string."""
+    """A token that is no JWT is named `sha256:` and the hex SHA-256 of the string."""
     said = await service.revoke({"token": "an-opaque-token", "expires_in": 60})
     assert said["value"] == "sha256:" + sha256(b"an-opaque-token").hexdigest()
 
 
 @pytest.mark.parametrize("opaque", ["an-opaque-token", "one.two", "sha256:" + "0" * 64])
 async def test_an_opaque_token_needs_an_expiry(service: Service, opaque: str) -> None:
-    """Without `exp` or `expires_in` it is 400 exp_required, and nothing is stored."""
+    """Without `exp` or `expires_in` nothing says when it dies: 400 exp_required, and nothing is stored."""
     answer = await service.post("/revoke", {"token": opaque})
     assert (answer.status, answer.problem) == (400, "exp_required")
     assert await service.stored_keys() == set()
 
 
 async def test_a_jwt_without_exp_needs_an_expiry(service: Service) -> None:
-    """It is 400 exp_required. With `expires_in` the same token is revoked."""
+    """400 exp_required; the same token with `expires_in` is revoked."""
     eternal = issuer("HS256").sign({"jti": "eternal"})
     answer = await service.post("/revoke", {"token": eternal})
     assert (answer.status, answer.problem) == (400, "exp_required")
@@ -145,7 +145,7 @@ async def test_a_jwt_without_exp_needs_an_expiry(service: Service) -> None:
 
 @pytest.mark.parametrize("raw", ["a.b.c", "..", "a.b.c.d", "{}", "eyJhbGciOiJIUzI1NiJ9.e30"])
 async def test_three_parts_are_a_jwt_or_an_error(service: Service, raw: str) -> None:
-    """A text of three parts that is not a JWT is refused, and not read as an opaque token."""
+    """What looks like a JWT and is none is refused, not taken for an opaque token."""
     answer = await service.post("/revoke", {"token": raw, "expires_in": 60})
     if raw == "a.b.c.d":
         assert answer.status == 200  # neither a JWT nor near one
@@ -155,7 +155,7 @@ async def test_three_parts_are_a_jwt_or_an_error(service: Service, raw: str) -> 
 
 
 async def test_an_encrypted_token_is_unsupported(service: Service) -> None:
-    """A token of five parts (JWE) is 400 unsupported_token."""
+    """Five parts are a JWE: 400 unsupported_token."""
     answer = await service.post("/revoke", {"token": "a.b.c.d.e", "expires_in": 60})
     assert (answer.status, answer.problem) == (400, "unsupported_token")
 
@@ -180,7 +180,7 @@ async def test_an_encrypted_token_is_unsupported(service: Service) -> None:
     ],
 )
 async def test_exactly_one_form_and_only_its_members(service: Service, body: dict[str, Any]) -> None:
-    """No kind of body, two kinds, and members of another kind are 400 invalid_request. Nothing is stored."""
+    """No form, two forms, and members that belong to another form are 400 invalid_request; nothing is stored."""
     answer = await service.post("/revoke", body)
     assert (answer.status, answer.problem) == (400, "invalid_request")
     assert await service.stored_keys() == set()
@@ -188,7 +188,7 @@ async def test_exactly_one_form_and_only_its_members(service: Service, body: dic
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 async def test_an_integer_is_its_decimal_string(service: Service, claim: str) -> None:
-    """`42` and `"42"` are the same value, because many applications use integers."""
+    """Many applications mint integers; `42` and `"42"` are one value."""
     assert (await service.revoke({claim: 42}))["value"] == "42"
     assert (await service.revoke({claim: "42"}))["result"] == "already_revoked" or claim in HAVE_CUTOFF
     assert len(await service.stored_keys()) == 1
@@ -197,13 +197,13 @@ async def test_an_integer_is_its_decimal_string(service: Service, claim: str) ->
 @pytest.mark.parametrize("value", [True, 1.5, ["a"], {"a": 1}, None, "", "x" * 257, "a\nb", "a\x00", "\x85"])
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 async def test_other_values_are_errors(service: Service, claim: str, value: object) -> None:
-    """A value that is not 1 to 256 characters without control characters, or an integer, is 400."""
+    """A value is 1 to 256 characters without control characters, or an integer; anything else is 400."""
     answer = await service.post("/revoke", {claim: value})
     assert (answer.status, answer.problem) == (400, "invalid_request")
 
 
 async def test_256_characters_are_a_value(service: Service) -> None:
-    """The longest value is accepted and found again, also outside ASCII."""
+    """The longest value is taken, and found again, also outside ASCII."""
     for longest in ("x" * 256, "\U0001f511" * 256):
         assert (await service.revoke({"jti": longest}))["value"] == longest
         assert (await service.check({"jti": longest}))["revoked"]
@@ -211,13 +211,13 @@ async def test_256_characters_are_a_value(service: Service) -> None:
 
 @pytest.mark.parametrize("reason", ["x" * 257, "two\nlines", "a\rb", "a\x00b", "a\u2028b", "\x1b[31m", 7, ["x"]])
 async def test_a_reason_is_one_short_line(service: Service, reason: object) -> None:
-    """A reason with over 256 characters, a line break, a control character or another type is 400."""
+    """More than 256 characters, a line break, another control character, or no string at all is 400."""
     answer = await service.post("/revoke", {"jti": "a", "reason": reason})
     assert (answer.status, answer.problem) == (400, "invalid_request")
 
 
 async def test_scopes(service: Service) -> None:
-    """`revoke` may revoke tokens, sessions and subjects, `check` nothing, and `admin` as much as `revoke`."""
+    """`revoke` revokes tokens, sessions and subjects; `check` revokes nothing; `admin` includes `revoke`."""
     bodies: tuple[dict[str, Any], ...] = ({"jti": "a"}, {"sid": "a"}, {"sub": "a"}, {"token": token(jti="b")})
     for body in bodies:
         answer = await service.post("/revoke", body, headers=bearer("checker"))
@@ -231,7 +231,7 @@ async def test_scopes(service: Service) -> None:
 
 @pytest.mark.parametrize("body", [{"client_id": "mobile"}, {"all": True}], ids=["client_id", "all"])
 async def test_wide_revocations_need_admin(service: Service, body: dict[str, Any]) -> None:
-    """Without `admin`, `client_id` and `all` are 403, and nothing is stored."""
+    """The scope `revoke` is not enough for `client_id` and `all`: 403, and nothing is stored."""
     for name in ("revoker", "both", "checker"):
         answer = await service.post("/revoke", body, headers=bearer(name))
         assert (answer.status, answer.problem) == (403, "insufficient_scope")
@@ -240,7 +240,7 @@ async def test_wide_revocations_need_admin(service: Service, body: dict[str, Any
 
 
 async def test_a_missing_scope_is_named(service: Service) -> None:
-    """The WWW-Authenticate of a 403 names the missing scope (RFC 6750 section 3)."""
+    """403 tells in WWW-Authenticate which scope is wanting (RFC 6750 section 3)."""
     answer = await service.post("/revoke", {"all": True}, headers=bearer("revoker"))
     challenge = answer.headers["WWW-Authenticate"]
     assert challenge.startswith("Bearer ")
@@ -249,13 +249,13 @@ async def test_a_missing_scope_is_named(service: Service) -> None:
 
 
 async def test_the_caller_is_recorded(service: Service) -> None:
-    """The `revoked_by` of a revocation is the name of the caller's key."""
+    """The name of the key is the `revoked_by` of what it revokes."""
     await service.revoke({"jti": "a"}, headers=bearer("revoker"))
     assert (await service.check({"jti": "a"}))["revocation"]["revoked_by"] == "revoker"
 
 
 async def test_again_is_a_success_that_changes_nothing(service: Service) -> None:
-    """A second revocation is `already_revoked`, with the first reason, time and actor."""
+    """The second time is `already_revoked`, with the first reason, time and actor."""
     first = await service.revoke({"jti": "a", "reason": "first"}, headers=bearer("revoker"))
     again = await service.revoke({"jti": "a", "reason": "second"}, headers=bearer("ops"))
     assert again == first | {"result": "already_revoked", "expires_at": again["expires_at"]}
@@ -263,7 +263,7 @@ async def test_again_is_a_success_that_changes_nothing(service: Service) -> None
 
 
 async def test_again_never_shortens_the_life(service: Service) -> None:
-    """A second revocation with an earlier end leaves the first end, in the answer and in Redis."""
+    """A shorter second life leaves the first as it is, in the answer and in Redis."""
     long = await service.revoke({"jti": "a", "expires_in": 3600})
     short = await service.revoke({"jti": "a", "expires_in": 5})
     assert short["expires_at"] == long["expires_at"]
@@ -271,7 +271,7 @@ async def test_again_never_shortens_the_life(service: Service) -> None:
 
 
 async def test_again_may_lengthen_the_life(service: Service) -> None:
-    """A second revocation with a later end moves the end."""
+    """A longer second life counts."""
     await service.revoke({"jti": "a", "expires_in": 5})
     exp = int(time.time()) + 3600
     assert (await service.revoke({"jti": "a", "exp": exp}))["expires_at"] == exp
@@ -280,14 +280,14 @@ async def test_again_may_lengthen_the_life(service: Service) -> None:
 
 @pytest.mark.parametrize("seconds", [3, 3600, MONTH])
 async def test_redis_removes_it_when_the_token_dies(service: Service, seconds: int) -> None:
-    """Redis' own expiry is the token's `exp`: not before it, and not a second later."""
+    """Redis' own expiry is the token's `exp`: never before, and not a second later."""
     exp = time.time() + seconds
     await service.revoke({"jti": "a", "exp": exp})
     assert exp <= await expiry_of(service, "jti", "a") < exp + 0.01
 
 
 async def test_the_leeway_is_added(start: Start) -> None:
-    """With REVOCATION_EXPIRY_LEEWAY_SECONDS a revocation outlives the `exp` by that time."""
+    """With REVOCATION_EXPIRY_LEEWAY_SECONDS a revocation outlives the `exp` by so much."""
     service = await start(EXPIRY_LEEWAY_SECONDS="30")
     exp = int(time.time()) + 60
     assert (await service.revoke({"jti": "a", "exp": exp}))["expires_at"] == exp + 30
@@ -295,13 +295,13 @@ async def test_the_leeway_is_added(start: Start) -> None:
 
 
 async def test_within_the_leeway_a_dead_token_is_still_revoked(start: Start) -> None:
-    """A token whose `exp` passed within the leeway is stored, because a verifier may still accept it."""
+    """A token whose `exp` has just passed may still be taken by a lenient verifier, so it is stored."""
     service = await start(EXPIRY_LEEWAY_SECONDS="30")
     assert (await service.revoke({"jti": "a", "exp": int(time.time()) - 10}))["result"] == "revoked"
 
 
 async def test_a_jti_without_exp_lives_the_longest_lifetime(start: Start) -> None:
-    """Without a stated end, a `jti` lives REVOCATION_MAX_TOKEN_LIFETIME_SECONDS."""
+    """Where nothing says when it dies, REVOCATION_MAX_TOKEN_LIFETIME_SECONDS does."""
     service = await start(MAX_TOKEN_LIFETIME_SECONDS="5000")
     said = await service.revoke({"jti": "a"})
     assert said["expires_at"] - said["revoked_at"] == pytest.approx(5000, abs=0.01)
@@ -309,7 +309,7 @@ async def test_a_jti_without_exp_lives_the_longest_lifetime(start: Start) -> Non
 
 @pytest.mark.parametrize("claim", ["sid", "sub", "client_id"])
 async def test_the_others_outlive_every_token_they_cover(start: Start, claim: str) -> None:
-    """Other revocations live the longest lifetime from now, or from the cutoff if that is later."""
+    """They live the longest lifetime past the later of the cutoff and now."""
     service = await start(MAX_TOKEN_LIFETIME_SECONDS="5000")
     now = time.time()
     past = await service.revoke({claim: "past", "issued_before": int(now) - 1000})
@@ -319,14 +319,14 @@ async def test_the_others_outlive_every_token_they_cover(start: Start, claim: st
 
 
 def stored_under(body: dict[str, Any]) -> tuple[str, str]:
-    """Return the claim and the value of the record that this body makes."""
+    """The claim and the value of the record that the body makes."""
     ((claim, value),) = body.items()
     return claim, "" if claim == "all" else value
 
 
 @pytest.mark.parametrize("body", BY_CUTOFF, ids=lambda body: next(iter(body)))
 async def test_a_cutoff_ends_when_its_caller_says(service: Service, body: dict[str, Any]) -> None:
-    """`expires_in` counts from now on Redis' clock, `exp` is the end itself. Answer and key agree."""
+    """`expires_in` counts from now on Redis' clock, `exp` is the moment itself; answer and key say the same."""
     said = await service.revoke(body | {"expires_in": 900})
     assert said["expires_at"] == pytest.approx(said["revoked_at"] + 900, abs=0.001)
     assert await expiry_of(service, *stored_under(body)) == pytest.approx(said["expires_at"], abs=0.002)
@@ -337,7 +337,7 @@ async def test_a_cutoff_ends_when_its_caller_says(service: Service, body: dict[s
 
 @pytest.mark.parametrize("body", BY_CUTOFF, ids=lambda body: next(iter(body)))
 async def test_no_cutoff_is_shortened_by_a_later_one(service: Service, body: dict[str, Any]) -> None:
-    """An earlier end leaves the stored end. A later end, or none, moves it."""
+    """A shorter `expires_in` leaves the end where it is, a longer one and none at all move it away."""
     now = time.time()
     ends = []
     for life in ({"expires_in": 900}, {"expires_in": 60}, {"expires_in": 0}, {"expires_in": 3600}, {}):
@@ -347,21 +347,21 @@ async def test_no_cutoff_is_shortened_by_a_later_one(service: Service, body: dic
 
 
 async def test_a_cutoff_ahead_may_end_before_it_is_reached(service: Service) -> None:
-    """`expires_in` counts from now, even if the cutoff lies in the future."""
+    """`expires_in` counts from now also where the cutoff lies ahead: the revocation ends when the caller says."""
     said = await service.revoke({"sub": "alice", "issued_before": time.time() + 50, "expires_in": 10})
     assert said["expires_at"] == pytest.approx(said["revoked_at"] + 10, abs=0.001)
     assert said["expires_at"] < said["issued_before"]
 
 
 async def test_the_leeway_is_added_to_a_stated_end_of_a_cutoff_too(start: Start) -> None:
-    """Covered tokens may be accepted for that much longer, so the revocation lives longer."""
+    """Lenient verifiers accept the covered tokens for that much longer, so the revocation lives that much longer."""
     service = await start(EXPIRY_LEEWAY_SECONDS="30")
     said = await service.revoke({"sub": "alice", "expires_in": 60})
     assert said["expires_at"] == pytest.approx(said["revoked_at"] + 90, abs=0.001)
 
 
 async def test_every_record_has_an_expiry(service: Service) -> None:
-    """Each kind of revocation leaves only keys that expire."""
+    """No form leaves a key behind for ever."""
     for body in FORMS.values():
         await service.revoke(body)
     for key in await service.stored_keys():
@@ -373,7 +373,7 @@ async def test_every_record_has_an_expiry(service: Service) -> None:
 async def test_what_has_ended_already_stores_nothing(
     service: Service, body: dict[str, Any], life: dict[str, Any]
 ) -> None:
-    """It is 200 `expired`, without `revoked_at` and cutoff, and leaves neither a record nor a log entry."""
+    """`expired` is 200, without a `revoked_at` or a cutoff; neither record nor log entry is made."""
     said = await service.revoke(body | life)
     assert (said["result"], said["revoked_at"]) == ("expired", None)
     assert "issued_before" not in said
@@ -382,7 +382,7 @@ async def test_what_has_ended_already_stores_nothing(
 
 
 async def test_a_dead_token_stores_nothing(service: Service) -> None:
-    """The same holds for a token whose `exp` has passed. The answer has that `exp`."""
+    """The same for a token whose `exp` has passed; the answer tells that `exp`."""
     said = await service.revoke({"token": token(jti="a", exp=1_000_000_000)})
     assert (said["result"], said["value"], said["expires_at"]) == ("expired", "a", 1_000_000_000)
     assert await service.stored_keys() == set()
@@ -393,7 +393,7 @@ async def test_a_dead_token_stores_nothing(service: Service) -> None:
 )
 @pytest.mark.parametrize("body", [{"jti": "a"}, *BY_CUTOFF], ids=lambda body: next(iter(body)))
 async def test_too_long_a_life_is_refused(service: Service, body: dict[str, Any], life: dict[str, Any]) -> None:
-    """An end beyond the longest lifetime is 400 exp_too_far, names the setting, and stores nothing."""
+    """An end beyond the longest lifetime is 400 exp_too_far; the detail names the setting; nothing is stored."""
     answer = await service.post("/revoke", body | life)
     assert (answer.status, answer.problem) == (400, "exp_too_far")
     assert "REVOCATION_MAX_TOKEN_LIFETIME_SECONDS" in answer.json["detail"]
@@ -401,13 +401,13 @@ async def test_too_long_a_life_is_refused(service: Service, body: dict[str, Any]
 
 
 async def test_a_tokens_own_exp_may_be_too_far(service: Service) -> None:
-    """A token with an `exp` in milliseconds, or in 2099, is refused in the same way."""
+    """A token in milliseconds, or from 2099, is refused like any other too long a life."""
     answer = await service.post("/revoke", {"token": token(jti="a", exp=4_070_908_800)})
     assert (answer.status, answer.problem) == (400, "exp_too_far")
 
 
 async def test_a_cutoff_may_lie_a_minute_ahead(service: Service) -> None:
-    """A cutoff up to 60 s ahead is accepted, because clocks differ. A later one is 400 issued_before_too_far."""
+    """Callers' clocks differ: up to 60 s ahead is taken, more is 400 issued_before_too_far."""
     ahead = time.time() + 55
     assert (await service.revoke({"sub": "alice", "issued_before": ahead}))["issued_before"] == ahead
     answer = await service.post("/revoke", {"sub": "bob", "issued_before": time.time() + 70})
@@ -422,7 +422,7 @@ async def test_the_cutoff_defaults_to_now(service: Service) -> None:
 
 
 async def test_cutoffs_only_move_forward(service: Service) -> None:
-    """A smaller cutoff changes nothing, and the answer says so. A greater one is a new revocation."""
+    """A smaller cutoff afterwards changes nothing, and says so; a greater one counts as a new revocation."""
     now = int(time.time())
     await service.revoke({"sub": "alice", "issued_before": now})
     smaller = await service.revoke({"sub": "alice", "issued_before": now - 1000})
@@ -432,7 +432,7 @@ async def test_cutoffs_only_move_forward(service: Service) -> None:
 
 
 async def test_of_cutoffs_at_once_the_greatest_wins(service: Service) -> None:
-    """After many concurrent cutoffs in any order, the greatest one is stored."""
+    """Many at the same time, in any order, end with the greatest."""
     now = int(time.time())
     cutoffs = [now - (7 * number) % 50 for number in range(50)]
     await asyncio.gather(*(service.revoke({"sub": "alice", "issued_before": cutoff}) for cutoff in cutoffs))
@@ -440,7 +440,7 @@ async def test_of_cutoffs_at_once_the_greatest_wins(service: Service) -> None:
 
 
 async def test_a_session_without_cutoff_stays_without(service: Service) -> None:
-    """A `sid` without a cutoff is revoked for good: a later cutoff takes nothing back."""
+    """`sid` is for good; a cutoff that comes later takes nothing back."""
     await service.revoke({"sid": "family"})
     again = await service.revoke({"sid": "family", "issued_before": 1000})
     assert again["result"] == "already_revoked"
@@ -448,21 +448,21 @@ async def test_a_session_without_cutoff_stays_without(service: Service) -> None:
 
 
 async def test_every_success_is_in_the_change_log(service: Service) -> None:
-    """A repeated revocation without an end moves the end, so it is in the log too."""
+    """Also `already_revoked` appends: the retry after a half-done write must not be the one that skips it."""
     for count in (1, 2, 3):
         await service.revoke({"jti": "a"})
         assert await service.log_length() == count
 
 
 async def test_an_in_process_blacklist_sees_it(service: Service) -> None:
-    """After a revocation, EXISTS token_blacklist:<jti> behind the prefix is 1."""
+    """EXISTS token_blacklist:<jti> is 1 after the revocation, behind the prefix and nothing else."""
     await service.revoke({"token": token(jti="7d2c1f")})
     assert await service.redis.exists(f"{service.settings.store.key_prefix}token_blacklist:7d2c1f") == 1
 
 
 @pytest.mark.parametrize("foreign", ["1", "0", "", "garbage", '{"revoked_at": "x"}'])
 async def test_what_a_foreign_application_revoked_is_already_revoked(service: Service, foreign: str) -> None:
-    """A foreign key counts, whatever its value, and its life is never shortened."""
+    """Presence decides, never the value; the life is never shortened."""
     await service.blacklist("a", 7200, foreign)
     said = await service.revoke({"jti": "a", "expires_in": 60, "reason": "ours"})
     assert said["result"] == "already_revoked"
@@ -470,7 +470,7 @@ async def test_what_a_foreign_application_revoked_is_already_revoked(service: Se
 
 
 async def test_nothing_takes_a_revocation_back(service: Service) -> None:
-    """No method on any route takes a revocation back."""
+    """No method on any route undoes one."""
     await service.revoke({"jti": "a"})
     for path in ("/revoke", "/revocations?claim=jti&value=a", "/check?jti=a"):
         for method in ("DELETE", "PUT", "PATCH"):
@@ -479,7 +479,7 @@ async def test_nothing_takes_a_revocation_back(service: Service) -> None:
 
 
 async def test_without_signing_keys_claims_are_read_unverified(service: Service) -> None:
-    """Without keys any signature is accepted, and the answer says that it was not verified."""
+    """With no keys configured any signature will do, and the answer says that none was checked."""
     forged = token(jti="a")[:-4] + "AAAA"
     said = await service.revoke({"token": forged})
     assert (said["result"], said["verified"]) == ("revoked", False)
@@ -487,7 +487,7 @@ async def test_without_signing_keys_claims_are_read_unverified(service: Service)
 
 @pytest.mark.parametrize("label", ["HS256", "RS256", "PS384", "ES256", "Ed25519"])
 async def test_with_a_signing_key_a_good_signature_is_verified(start: Start, label: str) -> None:
-    """`verified` is true for every supported algorithm."""
+    """`verified` is true, whichever algorithm."""
     signer = issuer(label)
     service = await start(JWT_SECRET=SECRET) if label == "HS256" else await start(JWT_PUBLIC_KEY=signer.pem)
     said = await service.revoke({"token": signer.sign({"jti": "a", "exp": int(time.time()) + 60})})
@@ -495,7 +495,7 @@ async def test_with_a_signing_key_a_good_signature_is_verified(start: Start, lab
 
 
 async def refused(service: Service, raw: str) -> None:
-    """Check that the token is 400 invalid_token on /revoke and /check, and is neither stored nor logged."""
+    """The token is 400 invalid_token, on /revoke and on /check, and nothing is stored or logged."""
     for path in ("/revoke", "/check"):
         answer = await service.post(path, {"token": raw})
         assert (answer.status, answer.problem) == (400, "invalid_token")
@@ -505,13 +505,13 @@ async def refused(service: Service, raw: str) -> None:
 
 
 async def test_a_wrong_signature_revokes_nothing(start: Start) -> None:
-    """With keys, a token that is signed with another secret is invalid_token."""
+    """With keys configured, a token signed with another secret is invalid_token."""
     service = await start(JWT_SECRET="another secret that is long enough for hs256")
     await refused(service, token(jti="a"))
 
 
 async def test_alg_none_revokes_nothing(start: Start) -> None:
-    """`none` in any spelling is refused, with an empty or an invented signature."""
+    """Neither with an empty signature nor with one made up, in no spelling of `none`."""
     service = await start(JWT_SECRET=SECRET)
     for alg in ("none", "None", "NONE", " none", ""):
         for signature in ("", "AAAA"):
@@ -519,7 +519,7 @@ async def test_alg_none_revokes_nothing(start: Start) -> None:
 
 
 async def test_a_public_key_is_no_secret(start: Start) -> None:
-    """HS256 with the public key's PEM as the secret (key confusion) is invalid_token."""
+    """Key confusion: HS256 with the public key's PEM as the secret is invalid_token."""
     pem = issuer("RS256").pem
     service = await start(JWT_PUBLIC_KEY=pem)
     signing_input = unsigned("HS256")
@@ -529,13 +529,13 @@ async def test_a_public_key_is_no_secret(start: Start) -> None:
 
 
 async def test_an_algorithm_that_was_not_asked_for_revokes_nothing(start: Start) -> None:
-    """With REVOCATION_JWT_ALGORITHMS=HS512 a valid HS256 token is invalid_token."""
+    """With REVOCATION_JWT_ALGORITHMS=HS512 a good HS256 signature is invalid_token."""
     service = await start(JWT_SECRET=SECRET, JWT_ALGORITHMS="HS512")
     await refused(service, token(jti="a"))
 
 
 async def test_keys_from_the_token_are_ignored(start: Start) -> None:
-    """A token that contains its own key in `jwk` is verified with the configured key."""
+    """A token that brings its own key in `jwk` is judged by the configured one."""
     own = issuer("ES256")
     service = await start(JWT_PUBLIC_KEY=issuer("RS256").pem + issuer("ES384").pem)
     await refused(service, own.sign({"jti": "a", "exp": int(time.time()) + 60}, {"jwk": own.jwk(), "kid": "own"}))
@@ -543,7 +543,7 @@ async def test_keys_from_the_token_are_ignored(start: Start) -> None:
 
 @pytest.mark.parametrize("claims", [{}, {"iss": "https://other", "aud": "api"}, {"iss": "https://us", "aud": "web"}])
 async def test_issuer_and_audience_are_checked_where_configured(start: Start, claims: dict[str, str]) -> None:
-    """A wrong or missing issuer or audience is invalid_token; the right ones are verified."""
+    """Another or a missing one is invalid_token; the right ones are verified."""
     service = await start(JWT_SECRET=SECRET, JWT_ISSUER="https://us", JWT_AUDIENCE="api")
     await refused(service, token(jti="a", **claims))
     said = await service.revoke({"token": token(jti="a", iss="https://us", aud=["web", "api"])})
@@ -551,7 +551,7 @@ async def test_issuer_and_audience_are_checked_where_configured(start: Start, cl
 
 
 async def test_time_claims_do_not_stop_a_logout(start: Start) -> None:
-    """A token that is not valid yet, from a clock that is ahead, is verified and revoked."""
+    """A token from a clock ahead, not valid yet, is verified and revoked all the same."""
     service = await start(JWT_SECRET=SECRET)
     ahead = int(time.time()) + 300
     said = await service.revoke({"token": token(jti="a", nbf=ahead, iat=ahead)})
@@ -559,7 +559,7 @@ async def test_time_claims_do_not_stop_a_logout(start: Start) -> None:
 
 
 async def test_keys_that_cannot_be_had_are_503(start: Start) -> None:
-    """If the JWKS address is down, a token is 503 keys_unavailable with Retry-After, and not stored."""
+    """With the JWKS address away nothing can be judged: 503 keys_unavailable with Retry-After, nothing is stored."""
     service = await start(JWKS_URL=f"http://127.0.0.1:{free_port()}/keys")
     for path in ("/revoke", "/check"):
         answer = await service.post(path, {"token": issuer("RS256").sign({"jti": "a", "exp": int(time.time()) + 60})})
@@ -569,13 +569,13 @@ async def test_keys_that_cannot_be_had_are_503(start: Start) -> None:
 
 
 async def test_without_the_key_set_claims_can_be_revoked_still(start: Start) -> None:
-    """Claims need no keys, so they can be revoked while the JWKS address is down."""
+    """Only a token needs keys: what a caller names by claims is revoked while the JWKS address is away."""
     service = await start(JWKS_URL=f"http://127.0.0.1:{free_port()}/keys")
     assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
 
 
 async def publishing(signer: Issuer) -> TestServer:
-    """A JWKS address with the signer's public key under the `kid` "known"."""
+    """A JWKS address with the signer's public key under the `kid` known."""
 
     async def published(_request: web.Request) -> web.Response:
         return web.json_response({"keys": [signer.jwk(kid="known")]})
@@ -588,7 +588,7 @@ async def publishing(signer: Issuer) -> TestServer:
 
 
 async def test_a_known_key_outlives_the_address_it_came_from(start: Start) -> None:
-    """While the JWKS address is down, the last good set is used; an unknown `kid` is 503."""
+    """While the JWKS address is away the last good set serves; an unknown `kid` may be a new key, so it is 503."""
     signer, exp = issuer("RS256"), int(time.time()) + 60
     server = await publishing(signer)
     try:
@@ -604,7 +604,7 @@ async def test_a_known_key_outlives_the_address_it_came_from(start: Start) -> No
 
 
 async def test_an_unknown_kid_of_a_key_set_at_hand_is_a_wrong_signature(start: Start) -> None:
-    """While the JWKS address answers, a `kid` that it does not have is 400 invalid_token."""
+    """While the JWKS address answers, a `kid` that it does not publish is 400 invalid_token."""
     server = await publishing(issuer("RS256"))
     try:
         service = await start(JWKS_URL=str(server.make_url("/keys")))
@@ -614,7 +614,7 @@ async def test_an_unknown_kid_of_a_key_set_at_hand_is_a_wrong_signature(start: S
 
 
 async def test_a_store_that_is_away_promises_nothing(start_without_redis: Start) -> None:
-    """If Redis is down, a revocation is 503 store_unavailable with Retry-After."""
+    """With Redis away a revocation is 503 store_unavailable with Retry-After."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     answers = await asyncio.gather(*(service.post("/revoke", body) for body in FORMS.values()))
     for answer in answers:
