@@ -1,4 +1,4 @@
-"""One real Redis for all tests of the HTTP side; each service has keys of its own under a fresh prefix."""
+"""Fixtures for the tests of the HTTP API. All services share one Redis, each under a fresh key prefix by default."""
 
 from collections.abc import Iterator
 
@@ -22,14 +22,14 @@ async def service(start: Start) -> Service:
 def running(
     redis: Process, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Target]:
-    """One service process for all hostile tests of a configuration."""
+    """A service process, shared by all hostile tests of one configuration."""
     with spawned(redis, tmp_path_factory.mktemp("serve") / "output", request.param) as target:
         yield target
 
 
 @pytest.fixture
 def target(running: Target) -> Iterator[Target]:
-    """A service that after the test still lives, and has printed nothing that was sent."""
+    """A service process. After the test it must still respond, and must have printed none of the test's secrets."""
     yield running
     running.assert_well()
     running.assert_silent()

@@ -15,14 +15,14 @@ __all__ = ["redis", "start", "start_without_redis"]
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis() -> AsyncIterator[Process]:
-    """The server."""
+    """A Redis server, shared by all tests of the session."""
     async with standalone() as server:
         yield server
 
 
 @pytest.fixture
 async def start(redis: Process) -> AsyncIterator[Start]:
-    """Starts services that end with the test."""
+    """A function that starts a service. The service stops at the end of the test."""
     async with contextlib.AsyncExitStack() as stack:
 
         async def start(host: str = "127.0.0.1", server: Process = redis, **given: str) -> Service:
@@ -33,9 +33,9 @@ async def start(redis: Process) -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def start_without_redis(start: Start) -> Start:
-    """Starts services whose Redis is then killed, and that never say "not revoked" from memory.
+    """A function that starts a service, then kills its Redis. The service never says "not revoked" from its mirror.
 
-    One that starts without a Redis waits for it for five seconds first.
+    It starts with Redis, because a service that starts without one first waits for it for five seconds.
     """
 
     async def start_without_redis(**given: str) -> Service:

@@ -1,4 +1,4 @@
-"""A service in a process of its own for tests that mean it harm: it must live on, and print nothing of what it got."""
+"""A service in its own process, for hostile input: it must keep running, and must not print what it received."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from tests.unit.reencodings import SECRET, issuer
 
 CANARY: Final = "canary-4d1e7c90b52a"
 _CANARY_TAIL: Final = "7c90b52a"
-"""What no line may hold: the canary without its beginning, for a value may be logged by its first 8 characters."""
+"""The end of the canary, which no line of output may contain. The log may show the first 8 characters of a value."""
 API_KEY: Final = f"{CANARY}-aaaaaaaaaaaa"
 STARTED_SECONDS: Final = 30.0
 
@@ -37,7 +37,7 @@ CONFIGURATIONS: Final[dict[str, dict[str, str]]] = {
 
 @dataclass
 class Target:
-    """The process, and what it has printed."""
+    """A service process, requests to it, and checks of what it printed."""
 
     process: subprocess.Popen[bytes]
     output: Path
@@ -47,39 +47,39 @@ class Target:
     _looked_at: int = 0
 
     def talk(self, *pieces: bytes, answers: int = 1, half_close: bool = False, seconds: float = ANSWER_SECONDS) -> Raw:
-        """Send bytes as they are, and read the answers."""
+        """Send bytes as they are, and return what the service sends back."""
         talking = talk_to("127.0.0.1", self.port, *pieces, answers=answers, half_close=half_close, seconds=seconds)
         return asyncio.run(talking)
 
     def request(self, line: str, *headers: str, body: bytes = b"") -> bytes:
-        """A request with the right key, as bytes; the line without its version."""
+        """Return a request as bytes, with the API key if the service has one. The line has no HTTP version."""
         return request_bytes(f"{line} HTTP/1.1", *headers, body=body, key=self.key)
 
     def ask(self, line: str, *headers: str, body: bytes = b"") -> Raw:
-        """One request with the right key."""
+        """Send one request, and return the response."""
         return self.talk(self.request(line, *headers, body=body))
 
     def post(self, path: str, body: bytes, content_type: str = "application/json") -> Raw:
-        """POST of these very bytes."""
+        """POST this body as it is, and return the response."""
         return self.ask(f"POST {path}", f"Content-Type: {content_type}", body=body)
 
     def forbid(self, *secrets: str) -> None:
-        """These too must never be printed; what is short might be there by chance."""
+        """Add secrets that must not be printed. Short ones are left out, because they may appear by chance."""
         self.secrets.update(secret for secret in secrets if len(secret) >= 12)
 
     def printed(self) -> str:
-        """All that it has written to stdout and stderr."""
+        """Return all that the process has written to stdout and stderr."""
         return self.output.read_text(errors="replace")
 
     def assert_well(self) -> None:
-        """It still answers, and has answered nothing with 5xx."""
+        """Assert that the process still responds, and that it has sent no 5xx response."""
         assert self.process.poll() is None, self.printed()
         metrics = self.ask("GET /metrics").data.decode()
         assert "revocation_http_request_duration_seconds" in metrics
         assert 'status="5' not in metrics
 
     def assert_silent(self, *, since_start: bool = False) -> None:
-        """Nothing that was sent is in what it printed since the last look, nor any trace of a fault."""
+        """Assert that the output since the last call has no secret, no traceback and no internal error."""
         with self.output.open("rb") as output:
             output.seek(0 if since_start else self._looked_at)
             new = output.read()
@@ -94,7 +94,7 @@ class Target:
 
 @contextlib.contextmanager
 def spawned(redis: Process, output: Path, given: dict[str, str]) -> Iterator[Target]:
-    """`serve` with logs at level debug; it has to end well at SIGTERM, silent to its end."""
+    """Run `serve` with debug logs. At SIGTERM it must exit with status 0, and it must have printed no secret."""
     environment = {"PATH": os.environ["PATH"]} | variables(redis, PORT="0", LOG_LEVEL="debug", **given)
     command = [sys.executable, "-m", "revocation_service", "serve"]
     asyncio.run(_settle(redis, environment["REVOCATION_KEY_PREFIX"]))
@@ -117,7 +117,7 @@ async def _settle(redis: Process, prefix: str) -> None:
 
 
 def _listening_port(process: "subprocess.Popen[bytes]", output: Path) -> int:
-    """The port that it says it serves on."""
+    """Wait until the process prints its port, and return it."""
     deadline = time.monotonic() + STARTED_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         found = re.search(r"http://127\.0\.0\.1:(\d+)", output.read_text(errors="replace"))
@@ -128,12 +128,12 @@ def _listening_port(process: "subprocess.Popen[bytes]", output: Path) -> int:
 
 
 def body_of(raw: Raw) -> Any:
-    """The JSON of the first answer."""
+    """Return the body of a single response, parsed as JSON."""
     return json.loads(raw.data.partition(b"\r\n\r\n")[2])
 
 
 def assert_problem(raw: Raw, *statuses: int) -> None:
-    """One answer of 4xx by a handler or a middleware: a problem, not cached, without a word of what was sent."""
+    """Assert that there is one response: a 4xx problem (RFC 9457) that must not be cached and has no canary."""
     assert len(raw.statuses) == 1, raw
     status = raw.statuses[0]
     assert status in (statuses or range(400, 500)), raw
@@ -147,13 +147,13 @@ def assert_problem(raw: Raw, *statuses: int) -> None:
 
 
 def assert_answered(raw: Raw) -> None:
-    """One answer, 200, or a problem of 4xx."""
+    """Assert that there is one response, a 200 or a 4xx problem."""
     if raw.statuses != [200]:
         assert_problem(raw)
 
 
 def assert_refused(raw: Raw) -> None:
-    """400: a problem, or aiohttp's plain response where its parser refused what is not HTTP (contract, section 4)."""
+    """Assert one 400 response: a problem, or plain text from aiohttp's parser if the input is not HTTP."""
     assert raw.statuses == [400], raw
     if raw.headers["Content-Type"] != "text/plain; charset=utf-8":
         assert_problem(raw, 400)

@@ -1,4 +1,4 @@
-"""The service on a real socket, an ordinary client for it, and a bare socket for what no client would send."""
+"""The service on a real socket, an HTTP client, and a raw socket for requests that no HTTP client would send."""
 
 import asyncio
 import contextlib
@@ -25,9 +25,9 @@ from tests.redis_processes import Process
 from tests.settled import HANGS_SECONDS, settle
 
 ANSWER_SECONDS: Final = 30.0
-"""Only catches what hangs."""
+"""Timeout of a response, so long that only a hang exceeds it."""
 PIECES_SECONDS: Final = 0.05
-"""Between two pieces of bytes, so that the server reads the first by itself."""
+"""Pause between two pieces of a request, so that the server reads each by itself."""
 
 KEYS: Final = {
     "checker": "check-aaaaaaaaaaaaaaaaaaaaaaaa",
@@ -44,13 +44,13 @@ _numbers = itertools.count()
 
 
 def bearer(name: str) -> dict[str, str]:
-    """The header that carries the key of that name."""
+    """Return an Authorization header with the API key of this name."""
     return {"Authorization": f"Bearer {KEYS[name]}"}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One whole answer."""
+    """A complete HTTP response."""
 
     status: int
     headers: CIMultiDictProxy[str]
@@ -58,12 +58,12 @@ class Answer:
 
     @property
     def json(self) -> Any:
-        """What the body says; strictly JSON."""
+        """The body, parsed as strict JSON: NaN and Infinity are errors."""
         return json.loads(self.body, parse_constant=_no_constant)
 
     @property
     def problem(self) -> str:
-        """The code of the problem; the answer must be one, of the form of RFC 9457."""
+        """The `code` of a problem. The property asserts that the response is one, in the format of RFC 9457."""
         assert self.headers["Content-Type"] == "application/problem+json"
         members = self.json
         assert members.keys() == {"type", "title", "status", "detail", "code"}
@@ -79,7 +79,7 @@ def _no_constant(name: str) -> None:
 
 @dataclass
 class Service:
-    """One running service, and a client that holds the key of `ops` where there are keys."""
+    """A running service, and a client that sends the API key of `ops` if the service has API keys."""
 
     url: URL
     settings: Settings
@@ -98,7 +98,7 @@ class Service:
         return self.url.port
 
     async def request(self, method: str, path: str, **options: Any) -> Answer:
-        """One request as an ordinary client sends it; `headers` are added to the usual ones, None takes one away."""
+        """Send one request. `headers` are added to those of this client, or replace them."""
         headers = CIMultiDict(self.headers)
         headers.update(options.pop("headers", None) or {})
         url = URL(str(self.url).rstrip("/") + path, encoded=True)
@@ -109,57 +109,57 @@ class Service:
         return await self.request("GET", path, params=query, **options)
 
     async def post(self, path: str, body: object, **options: Any) -> Answer:
-        """POST of a JSON body."""
+        """POST a JSON body."""
         return await self.request("POST", path, json=body, **options)
 
     async def form(self, path: str, fields: Mapping[str, str], **options: Any) -> Answer:
-        """POST of a form."""
+        """POST a form."""
         return await self.request("POST", path, data=dict(fields), **options)
 
     async def send(self, path: str, body: bytes, content_type: str = "application/json", **options: Any) -> Answer:
-        """POST of these very bytes."""
+        """POST this body as it is."""
         headers = {"Content-Type": content_type, **options.pop("headers", {})}
         return await self.request("POST", path, data=io.BytesIO(body), headers=headers, **options)
 
     async def revoke(self, body: object, **options: Any) -> Any:
-        """A revocation that must succeed."""
+        """Revoke, assert that it succeeds, and return the body of the response."""
         answer = await self.post("/revoke", body, **options)
         assert answer.status == 200, answer
         return answer.json
 
     async def check(self, body: object, **options: Any) -> Any:
-        """A check that must be answered."""
+        """Check, assert that it succeeds, and return the body of the response."""
         answer = await self.post("/check", body, **options)
         assert answer.status == 200, answer
         return answer.json
 
     async def metric(self, sample: str) -> float:
-        """The value of one sample of /metrics; 0 where it is not there yet."""
+        """Return the value of one sample of /metrics, or 0 if there is no such sample."""
         lines = (await self.get("/metrics")).body.decode().splitlines()
         return next((float(line.removeprefix(f"{sample} ")) for line in lines if line.startswith(f"{sample} ")), 0.0)
 
     async def blacklist(self, jti: str, seconds: int, value: str = "1") -> None:
-        """What an application with a blacklist of its own does."""
+        """Write a `token_blacklist:` key to Redis, as a foreign writer does."""
         untyped: Any = self.redis
         await untyped.execute_command("SETEX", f"{self.settings.store.key_prefix}token_blacklist:{jti}", seconds, value)
 
     async def stored_keys(self) -> set[str]:
-        """The records under this service's prefix; the change log is none, nor is what a reader leaves there."""
+        """Return the keys of the records under this service's prefix, without those of the change log and the state."""
         keys = [key async for key in self.redis.scan_iter(f"{self.settings.store.key_prefix}*")]
         return {key for key in keys if self.keyspace.record(key.encode()) is not None}
 
     async def log_length(self) -> int:
-        """How many changes the change log has; heartbeats are none."""
+        """Return the number of changes in the change log. Its first entry may be no change."""
         entries: Any = await self.redis.xrange(self.keyspace.change_log)
         return sum("r" in fields for _, fields in entries)
 
 
 Start = Callable[..., Awaitable[Service]]
-"""Starts a service: `await start(API_KEYS="…")`, the variables without their prefix."""
+"""Starts a service: `await start(API_KEYS="…")`. The variables are named without `REVOCATION_`."""
 
 
 def variables(server: Process, **given: str) -> dict[str, str]:
-    """An environment for the service: this Redis, a prefix of its own, and what is given, without the common prefix."""
+    """Return a service's environment: this Redis, a fresh key prefix, and `given`, named without `REVOCATION_`."""
     prefix = f"web{os.getpid()}-{next(_numbers)}:"
     named = {"REDIS_URL": server.url, "KEY_PREFIX": prefix, **given}
     return {f"REVOCATION_{name}": value for name, value in named.items()}
@@ -169,7 +169,7 @@ def variables(server: Process, **given: str) -> dict[str, str]:
 async def serving(
     server: Process, host: str = "127.0.0.1", keepalive_seconds: float = KEEPALIVE_SECONDS, **given: str
 ) -> AsyncIterator[Service]:
-    """The service as `serve` runs it, on a free port of `host`, which the settings need not allow."""
+    """Run the service in this process, on a free port of `host`, even if the settings would refuse that host."""
     settings = load(variables(server, **given)).settings
     server_runner = runner(settings, keepalive_seconds)
     await _settled(server, settings.store.key_prefix)
@@ -199,20 +199,20 @@ def _reachable(host: str) -> str:
 
 @dataclass(frozen=True)
 class Raw:
-    """What came back over a bare socket."""
+    """The bytes that came back over a raw socket."""
 
     data: bytes
     closed: bool
-    """Whether the server closed the connection before the waiting ended."""
+    """Whether the server closed the connection before the client stopped reading."""
 
     @property
     def statuses(self) -> list[int]:
-        """The status of every whole answer, in order, interim ones left out."""
+        """The statuses of all complete responses, in order, without 1xx."""
         return _statuses(self.data)
 
     @property
     def headers(self) -> CIMultiDict[str]:
-        """The header of the first answer."""
+        """The headers of the first response."""
         lines = self.data.partition(b"\r\n\r\n")[0].decode("latin-1").split("\r\n")[1:]
         return CIMultiDict((name, value.strip()) for name, _, value in (line.partition(":") for line in lines))
 
@@ -233,7 +233,7 @@ def _statuses(data: bytes) -> list[int]:
 async def talk(
     service: Service, *pieces: bytes, answers: int = 1, half_close: bool = False, seconds: float = ANSWER_SECONDS
 ) -> Raw:
-    """Send bytes as they are, in as many pieces as given; read until so many answers are there, or it is closed."""
+    """Send each piece as it is. Read until `answers` responses came, the server closed, or `seconds` passed."""
     return await talk_to(
         str(service.url.host), service.port, *pieces, answers=answers, half_close=half_close, seconds=seconds
     )
@@ -248,7 +248,7 @@ async def talk_to(
     seconds: float = ANSWER_SECONDS,
     source: str | None = None,
 ) -> Raw:
-    """As `talk`, to any address, and from a stated one."""
+    """Do what `talk` does, with any server, and from the local address `source` if it is given."""
     reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0) if source else None)
     received = b""
     closed = False
@@ -278,7 +278,7 @@ async def talk_to(
 def request_bytes(
     line: str, *headers: str, body: bytes = b"", key: str | None = KEYS["ops"], host: str = "localhost"
 ) -> bytes:
-    """A request as bytes: the line, Host, the key, the headers as given, and the body with its length."""
+    """Return a request as bytes: the line, Host, the API key, the given headers, and the body with its length."""
     lines = [line, f"Host: {host}"]
     lines += [f"Authorization: Bearer {key}"] if key else []
     lines += headers
