@@ -1,4 +1,4 @@
-"""What every answer has, whatever it says: no caching, a request id, and for a failure a problem."""
+"""What all responses have in common: no caching, a request id, and a problem (RFC 9457) for each error."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 
 async def every_kind(service: Service) -> dict[int, Answer]:
-    """An answer of each status that this service can be brought to."""
+    """Return a response of each of these statuses."""
     await service.revoke({"jti": "a"})
     return {
         200: await service.post("/check", {"jti": "a"}),
@@ -44,7 +44,7 @@ async def every_kind(service: Service) -> dict[int, Answer]:
 
 
 async def test_no_answer_may_be_cached(service: Service) -> None:
-    """Every answer carries Cache-Control: no-store, the probes' too."""
+    """Every response has `Cache-Control: no-store`, also those of the probes."""
     for status, answer in (await every_kind(service)).items():
         assert answer.status == status
         assert answer.headers.getall("Cache-Control") == ["no-store"]
@@ -53,7 +53,7 @@ async def test_no_answer_may_be_cached(service: Service) -> None:
 
 
 async def test_every_failure_is_a_problem(service: Service) -> None:
-    """RFC 9457 with type, title, status, detail, and a stable code."""
+    """Every error is a problem (RFC 9457), and each status has its own code."""
     codes = {
         400: "invalid_request",
         401: "unauthorized",
@@ -68,7 +68,7 @@ async def test_every_failure_is_a_problem(service: Service) -> None:
 
 
 async def test_every_answer_has_a_request_id_of_its_own(service: Service) -> None:
-    """Without one sent, each answer has another."""
+    """A request without a request id gets one in its response, and no two are equal."""
     ids = [answer.headers["X-Request-ID"] for answer in (await every_kind(service)).values()]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch("[A-Za-z0-9._-]{1,64}", one) for one in ids)
@@ -76,14 +76,14 @@ async def test_every_answer_has_a_request_id_of_its_own(service: Service) -> Non
 
 @pytest.mark.parametrize("given", ["a", "A.b_c-9", "x" * 64])
 async def test_a_good_request_id_is_kept(service: Service, given: str) -> None:
-    """One that the caller sends comes back, with success and with failure."""
+    """A valid request id of the caller comes back in the response, also with an error."""
     for path in ("/healthz", "/nowhere", "/check"):
         assert (await service.get(path, headers={"X-Request-ID": given})).headers["X-Request-ID"] == given
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a,b", "é", 'a"b', "a/b", "{}"])
 async def test_another_request_id_is_replaced(service: Service, given: str) -> None:
-    """What is longer, or holds other characters, does not come back and does not harm."""
+    """A request id that is empty, too long or has other characters is replaced, and the request succeeds."""
     answer = await service.get("/healthz", headers={"X-Request-ID": given})
     assert answer.status == 200
     assert answer.headers["X-Request-ID"] != given
@@ -91,7 +91,7 @@ async def test_another_request_id_is_replaced(service: Service, given: str) -> N
 
 
 async def test_no_key_is_401_with_a_challenge(service: Service) -> None:
-    """Without a key, and with an unknown one: 401, WWW-Authenticate: Bearer."""
+    """A request without an API key, or with an unknown one, is 401 with a Bearer challenge."""
     for given in (None, f"Bearer {KEYS['ops']}x"):
         service.headers = {"Authorization": given} if given else {}
         for path in ("/check?jti=a", "/revocations?claim=jti&value=a"):
@@ -101,7 +101,7 @@ async def test_no_key_is_401_with_a_challenge(service: Service) -> None:
 
 
 async def test_the_caller_is_judged_before_the_body(service: Service) -> None:
-    """Without a key the answer does not say what is wrong with a body."""
+    """Without an API key, a request is 401 even if its body is malformed or too large."""
     for path in ("/revoke", "/check", "/check/batch"):
         for body in (b"{", b"x" * 100_000):
             answer = await service.send(path, body, "text/plain", headers={"Authorization": ""})
@@ -127,7 +127,7 @@ async def test_other_methods_are_405_with_allow(service: Service, path: str) -> 
     ["/", "/revoke/", "/REVOKE", "//revoke", "/revoke/x", "/check/", "/documentation", "/%2e%2e/revoke", "/a%0ab"],
 )
 async def test_other_paths_are_404(service: Service, path: str) -> None:
-    """Only the stated routes are there, in their very writing."""
+    """A path is 404 if it differs from the documented routes, even only by case or a slash."""
     answer = await service.request("GET", path)
     assert (answer.status, answer.problem) == (404, "not_found")
 
@@ -146,27 +146,27 @@ async def test_other_paths_are_404(service: Service, path: str) -> None:
     ],
 )
 async def test_another_content_type_is_415(service: Service, path: str, content_type: str) -> None:
-    """Bodies are JSON or a form; anything else is 415, whatever it holds."""
+    """A content type other than JSON or a form is 415, even if the body is JSON."""
     answer = await service.send(path, b'{"jti":"a"}', content_type)
     assert (answer.status, answer.problem) == (415, "unsupported_media_type")
 
 
 async def test_a_missing_content_type_is_415(service: Service) -> None:
-    """Nothing is guessed from the body."""
+    """A body without a Content-Type is 415, even if it is JSON."""
     raw = await talk(service, request_bytes("POST /revoke HTTP/1.1", body=b'{"jti":"a"}'))
     assert raw.statuses == [415]
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "APPLICATION/JSON", "application/json ;x"])
 async def test_case_and_parameters_do_not_matter(service: Service, content_type: str) -> None:
-    """A content type is compared without case, its parameters aside (RFC 9110 section 8.3.1)."""
+    """The case and the parameters of a content type are ignored (RFC 9110 section 8.3.1)."""
     assert (await service.send("/revoke", b'{"jti":"a"}', content_type)).status == 200
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "identity", "GZIP", "gzip, gzip", ""])
 @pytest.mark.parametrize("path", ["/revoke", "/check", "/check/batch"])
 async def test_any_content_encoding_is_415(service: Service, path: str, encoding: str) -> None:
-    """Nothing is decompressed; a body with any Content-Encoding is refused."""
+    """A body with any Content-Encoding, even `identity`, is 415."""
     headers = ("Content-Type: application/json", f"Content-Encoding: {encoding}")
     raw = await talk(service, request_bytes(f"POST {path} HTTP/1.1", *headers, body=b'{"jti":"a"}'))
     assert raw.statuses == [415]
@@ -175,14 +175,14 @@ async def test_any_content_encoding_is_415(service: Service, path: str, encoding
 
 @pytest.mark.parametrize("path", ["/revoke", "/check"])
 async def test_64_kib_are_the_limit(service: Service, path: str) -> None:
-    """To the byte: 64 KiB are read, one more is 413."""
+    """A body of 64 KiB is accepted, and one more byte is 413."""
     body = b'{"jti":"a"}'
     assert (await service.send(path, body.ljust(64 * 1024))).status == 200
     assert (await service.send(path, body.ljust(64 * 1024 + 1))).status == 413
 
 
 async def test_a_body_that_says_nothing_of_its_size_has_the_same_limit(service: Service) -> None:
-    """Sent in chunks it is cut off at 64 KiB."""
+    """A chunked body, which has no Content-Length, is 413 if it exceeds 64 KiB."""
 
     async def long() -> AsyncIterator[bytes]:
         for _ in range(1000):
@@ -193,7 +193,7 @@ async def test_a_body_that_says_nothing_of_its_size_has_the_same_limit(service: 
 
 
 async def test_503_says_when_to_come_back(start_without_redis: Start) -> None:
-    """The store away: Retry-After in whole seconds, beside what every answer has."""
+    """A 503 without Redis has Retry-After in whole seconds, Cache-Control and a request id."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     answer = await service.get("/check", {"jti": "a"})
     assert (answer.status, answer.problem) == (503, "store_unavailable")
@@ -203,7 +203,7 @@ async def test_503_says_when_to_come_back(start_without_redis: Start) -> None:
 
 
 async def test_a_fault_of_ours_tells_nothing() -> None:
-    """500 is a problem like the others: no trace, no message; the request id leads to the log, and it is counted."""
+    """An unexpected exception is a 500 problem without its name and message. It is logged and counted."""
 
     async def failing(_request: web.Request) -> web.Response:
         raise ZeroDivisionError("secret-in-a-message")
@@ -224,7 +224,7 @@ async def test_a_fault_of_ours_tells_nothing() -> None:
 
 
 async def test_there_are_no_cors_headers(service: Service) -> None:
-    """No answer allows a web page anything, a preflight request included."""
+    """No response has a CORS header, not even that to a preflight request."""
     asking = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     answers = [await service.request("OPTIONS", path, headers=asking) for path in ROUTES]
     answers += [await service.get(path, headers=asking) for path in ROUTES]
@@ -232,7 +232,7 @@ async def test_there_are_no_cors_headers(service: Service) -> None:
 
 
 async def test_requests_in_one_breath_are_answered_in_order(service: Service) -> None:
-    """Pipelining: several requests in one segment get their answers in order, a failure among them too."""
+    """Pipelined requests in one segment get their responses in order, errors included."""
     await service.revoke({"jti": "a"})
     pieces = [
         request_bytes("GET /check?jti=a HTTP/1.1"),
@@ -247,7 +247,7 @@ async def test_requests_in_one_breath_are_answered_in_order(service: Service) ->
 
 @pytest.mark.parametrize("revoked", [False, True])
 async def test_a_success_says_the_same_however_the_connection_goes_on(service: Service, revoked: bool) -> None:
-    """Status, headers and body of a check: over a connection that stays, one that closes, and HTTP/1.0."""
+    """But for Connection and Date, the response is the same with keep-alive, with close, and over HTTP/1.0."""
     if revoked:
         await service.revoke({"jti": "a"})
     question, asked = "GET /check?jti=a", "X-Request-ID: one"
@@ -263,7 +263,7 @@ async def test_a_success_says_the_same_however_the_connection_goes_on(service: S
 
 
 def _said(answer: bytes) -> tuple[bytes, set[bytes], bytes]:
-    """Status, headers but the date and those of the connection, and body."""
+    """Return the status, the headers without Date and Connection, and the body."""
     head, _, body = answer.partition(b"\r\n\r\n")
     line, *headers = head.split(b"\r\n")
     dates = [header for header in headers if header.startswith(b"Date: ")]
@@ -274,7 +274,7 @@ def _said(answer: bytes) -> tuple[bytes, set[bytes], bytes]:
 
 
 async def test_who_reads_no_answers_is_sent_no_more(service: Service) -> None:
-    """Questions by the ten thousand on one connection, and no answer taken: the service stops reading."""
+    """The service stops reading from a client that sends request after request and reads no response."""
     reader, writer = await asyncio.open_connection(str(service.url.host), service.port)
     question = request_bytes("GET /check?jti=a HTTP/1.1") * 100
     sent = 0
@@ -292,7 +292,7 @@ async def test_who_reads_no_answers_is_sent_no_more(service: Service) -> None:
 
 
 async def test_a_body_is_never_the_next_request(service: Service) -> None:
-    """A GET with a body that looks like a request: the body is skipped, not carried out."""
+    """If the body of a GET looks like a request, it is skipped and not carried out."""
     smuggled = request_bytes("POST /revoke HTTP/1.1", "Content-Type: application/json", body=b'{"jti":"smuggled"}')
     both = request_bytes("GET /healthz HTTP/1.1", body=smuggled) + request_bytes("GET /nowhere HTTP/1.1")
     raw = await talk(service, both, answers=2)

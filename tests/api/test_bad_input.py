@@ -1,4 +1,4 @@
-"""Bodies, queries and tokens that are wrong: always 4xx, as a problem, and not a word of them in the log."""
+"""Malformed bodies, queries and tokens get a 4xx response, and the log does not repeat them."""
 
 import gzip
 import hmac
@@ -92,13 +92,13 @@ BAD_JSON: Final[dict[str, bytes]] = {
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=list(BAD_JSON))
 def test_bad_json(target: Target, path: str, body: bytes) -> None:
-    """JSON that is none, or not what was asked for, is 400, on every route that takes a body."""
+    """Malformed JSON, or JSON of the wrong shape, gets a 400 problem on every route that takes a body."""
     assert_problem(target.post(path, body), 400)
 
 
 @pytest.mark.parametrize("body", BAD_JSON.values(), ids=list(BAD_JSON))
 def test_bad_json_within_a_batch(target: Target, body: bytes) -> None:
-    """In a batch it is its element's own error, or, where it is no JSON, the whole body's; nothing else breaks."""
+    """A bad element of a batch gets its own 400 error beside the result of a good one, or the whole body is 400."""
     raw = target.post("/check/batch", b'{"checks":[{"jti":"fine"},%s]}' % body)
     if raw.statuses != [200]:
         assert_problem(raw, 400)
@@ -146,20 +146,20 @@ BAD_FORMS: Final[dict[str, bytes]] = {
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("body", BAD_FORMS.values(), ids=list(BAD_FORMS))
 def test_bad_forms(target: Target, path: str, body: bytes) -> None:
-    """A form that is none, or could be read in two ways, is 400."""
+    """A malformed or ambiguous form gets a 400 problem."""
     assert_problem(target.post(path, body, FORM), 400)
 
 
 @pytest.mark.parametrize("path", QUERY_ROUTES)
 @pytest.mark.parametrize("query", [*BAD_FORMS.values(), b"jti=a#b", b"jti=a#"], ids=[*BAD_FORMS, "#", "# at the end"])
 def test_bad_queries(target: Target, path: str, query: bytes) -> None:
-    """The same in a query is 400; what is no HTTP the parser answers, which knows no problems."""
+    """A malformed or ambiguous query is 400. If it is not HTTP, aiohttp's parser sends the 400 as plain text."""
     raw = target.ask(f"GET {path}?{query.decode('utf-8', 'surrogateescape')}")
     assert_refused(raw)
 
 
 def test_20000_query_parameters(target: Target) -> None:
-    """They do not fit a request line, which is 400, and as many as do fit are 400 too."""
+    """20,000 query parameters exceed the limit of a request line, which is 400; 2,000 fit, and get a 400 problem."""
     assert target.ask("GET /check?" + "&".join(f"f{number}=1" for number in range(20_000))).statuses == [400]
     assert_problem(target.ask("GET /check?" + "&".join("f=1" for _ in range(2_000))), 400)
 
@@ -191,7 +191,7 @@ def test_bad_types(target: Target, path: str, headers: tuple[str, ...]) -> None:
 
 
 def test_40000_empty_gzip_members(target: Target) -> None:
-    """Compressed bodies are refused and not decompressed, so a bomb costs nothing."""
+    """A compressed body of 40,000 gzip members is 415, like any compressed body."""
     body = gzip.compress(b"") * 40_000
     headers = (f"Content-Type: {JSON}", "Content-Encoding: gzip")
     assert_problem(target.ask("POST /check/batch", *headers, body=body), 415)
@@ -200,14 +200,14 @@ def test_40000_empty_gzip_members(target: Target) -> None:
 @pytest.mark.parametrize("path", BODY_ROUTES)
 @pytest.mark.parametrize("size", [10 << 20, 1 << 40], ids=["10 MB", "1 TB"])
 def test_a_body_that_declares_itself_too_large(target: Target, path: str, size: int) -> None:
-    """It is refused before it is read: 413."""
+    """A body whose Content-Length is too large is 413 before the service has received all of it."""
     head = target.request(f"POST {path}", f"Content-Type: {JSON}", f"Content-Length: {size}")
     assert_problem(target.talk(head, CANARY_BYTES * 100), 413)
 
 
 @pytest.mark.parametrize("path", BODY_ROUTES)
 def test_a_body_of_10_mb(target: Target, path: str) -> None:
-    """Sent to its end, declared or in chunks, it is 413."""
+    """A body of 10 MB that is sent to its end is 413, with a Content-Length and in chunks."""
     filler, count = CANARY_BYTES * 3_449, 160
     head = target.request(f"POST {path}", f"Content-Type: {JSON}", f"Content-Length: {len(filler) * count}")
     assert_problem(target.talk(head + filler * count), 413)
@@ -216,13 +216,13 @@ def test_a_body_of_10_mb(target: Target, path: str) -> None:
 
 
 def test_a_body_in_chunks_of_a_byte(target: Target) -> None:
-    """However it is cut, the limit is the same."""
+    """A body in chunks of one byte is 413 if it exceeds the limit."""
     head = target.request("POST /check", f"Content-Type: {JSON}", "Transfer-Encoding: chunked")
     assert_problem(target.talk(head + b"1\r\nx\r\n" * 70_000 + b"0\r\n\r\n"), 413)
 
 
 def token(payload: bytes = b'{"jti":"a"}', header: bytes = b'{"alg":"HS256"}', secret: str = SECRET) -> str:
-    """A token signed with the right secret, whatever it says."""
+    """Return a token with this header and payload, which may be malformed, signed with this secret."""
     signing_input = f"{b64url(header)}.{b64url(payload)}"
     return f"{signing_input}.{b64url(hmac.digest(secret.encode(), signing_input.encode(), 'sha256'))}"
 
@@ -302,12 +302,12 @@ FORGERIES: Final[dict[str, str]] = {
 
 
 def percent_encoded(text: str) -> str:
-    """Every byte encoded."""
+    """Percent-encode every byte of the text."""
     return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
 
 
 def refuse_token(target: Target, path: str, raw_token: str) -> None:
-    """The token is 400 on this way in."""
+    """Assert that the token is 400 on this route. The path "query" stands for `GET /check`."""
     target.forbid(*raw_token.split("."))
     if path == "query":
         assert_refused(target.ask(f"GET /check?token={percent_encoded(raw_token)}"))
@@ -323,7 +323,7 @@ def refuse_token(target: Target, path: str, raw_token: str) -> None:
 @pytest.mark.parametrize("path", [*BODY_ROUTES, "query"])
 @pytest.mark.parametrize("raw_token", BAD_TOKENS.values(), ids=list(BAD_TOKENS))
 def test_bad_tokens(target: Target, path: str, raw_token: str) -> None:
-    """A malformed token is 400, though its signature is right, on every way in."""
+    """A malformed token is 400 on every route, even if its signature is right."""
     refuse_token(target, path, raw_token)
 
 
@@ -331,14 +331,14 @@ def test_bad_tokens(target: Target, path: str, raw_token: str) -> None:
 @pytest.mark.parametrize("path", [*BODY_ROUTES, "query"])
 @pytest.mark.parametrize("raw_token", FORGERIES.values(), ids=list(FORGERIES))
 def test_forgeries(target: Target, path: str, raw_token: str) -> None:
-    """With signing keys a token that none of them signed is 400 on every way in."""
+    """If signing keys are configured, a token that none of them signed is 400 on every route."""
     refuse_token(target, path, raw_token)
 
 
 @pytest.mark.parametrize("running", [CONFIGURATIONS["no keys"]], ids=["no keys"], indirect=True)
 @pytest.mark.parametrize("raw_token", FORGERIES.values(), ids=list(FORGERIES))
 def test_without_signing_keys_a_forgery_is_read(target: Target, raw_token: str) -> None:
-    """Nothing says that it is one: it is read, called unverified, and its parts stay unseen."""
+    """Without signing keys, a forged token is accepted as unverified, and its parts are not printed."""
     target.forbid(*raw_token.split("."))
     raw = target.post("/check", json.dumps({"token": raw_token}).encode())
     assert (raw.statuses, body_of(raw)["verified"]) == ([200], False)
@@ -346,7 +346,7 @@ def test_without_signing_keys_a_forgery_is_read(target: Target, raw_token: str) 
 
 @pytest.mark.parametrize("exp", [b"1e30", b"1e308", b"9" * 300, b"4070908800", b"2000000000000"])
 def test_an_absurd_exp_is_not_stored(target: Target, exp: bytes) -> None:
-    """A time that is one, and far too far, is 400 exp_too_far."""
+    """An `exp` too far in the future is 400, in a token and beside a `jti`."""
     raw = target.post("/revoke", json.dumps({"token": token(b'{"jti":"a","exp":%s}' % exp)}).encode())
     assert_problem(raw, 400)
     assert body_of(raw)["code"] == "exp_too_far"
@@ -354,7 +354,7 @@ def test_an_absurd_exp_is_not_stored(target: Target, exp: bytes) -> None:
 
 
 def test_nothing_that_is_served_is_printed(target: Target) -> None:
-    """Also where all goes well no token, value, reason, header or query is in the log."""
+    """Valid requests leave no token, claim value, reason, header or query in the log."""
     good = token(json.dumps({"jti": f"prefixed-{CANARY}", "sub": f"prefixed-{CANARY}"}).encode())
     target.forbid(*good.split("."))
     headers = [f"User-Agent: {CANARY}", f"Referer: http://x/{good}", f"Cookie: a={CANARY}", f"X-Request-ID: {CANARY} x"]
@@ -371,7 +371,7 @@ def test_nothing_that_is_served_is_printed(target: Target) -> None:
 
 
 def test_a_request_can_be_found_in_the_log(target: Target) -> None:
-    """By the request id of its answer, with route and status; a revocation with the first 8 characters of its value."""
+    """The log has the request id, route and status of a revocation, and only the first 8 characters of its value."""
     body = b'{"jti":"prefixed-%s"}' % CANARY_BYTES
     raw = target.ask("POST /revoke", f"Content-Type: {JSON}", "X-Request-ID: find-me.1", body=body)
     assert raw.headers["X-Request-ID"] == "find-me.1"
@@ -381,7 +381,7 @@ def test_a_request_can_be_found_in_the_log(target: Target) -> None:
 
 
 def test_a_wrong_key_is_not_printed(target: Target) -> None:
-    """The answer only says that the key is not known."""
+    """Neither the response nor the log repeats a wrong API key."""
     for value in (f"Bearer {CANARY}{CANARY}", f"Basic {CANARY}", CANARY, f"Bearer {CANARY} {CANARY}"):
         raw = target.talk(f"GET /check?jti=a HTTP/1.1\r\nHost: localhost\r\nAuthorization: {value}\r\n\r\n".encode())
         assert raw.statuses == ([401] if target.key else [200])
@@ -401,7 +401,7 @@ values = st.recursive(
 @given(body=values | st.dictionaries(names, values, max_size=3), path=st.sampled_from(BODY_ROUTES))
 @fuzzed
 def test_any_json(running: Target, body: Any, path: str) -> None:
-    """Any JSON at all, NaN and lone surrogates among it, is answered below 500."""
+    """Any JSON body, even one with NaN or lone surrogates, gets a 200 or a 4xx problem."""
     assert_answered(running.post(path, json.dumps(body).encode()))
     running.assert_silent()
 
@@ -409,7 +409,7 @@ def test_any_json(running: Target, body: Any, path: str) -> None:
 @given(body=st.binary(max_size=300), path=st.sampled_from(BODY_ROUTES), content_type=st.sampled_from([JSON, FORM]))
 @fuzzed
 def test_any_bytes(running: Target, body: bytes, path: str, content_type: str) -> None:
-    """Any bytes as a body are answered below 500."""
+    """Any bytes as a body get a 200 or a 4xx problem."""
     assert_answered(running.post(path, body, content_type))
 
 
@@ -419,7 +419,7 @@ def test_any_bytes(running: Target, body: bytes, path: str, content_type: str) -
 )
 @fuzzed
 def test_any_query(running: Target, fields: list[tuple[str, str]], path: str) -> None:
-    """Any query that a client could encode is answered below 500."""
+    """Any query that a client could encode gets a 200 or a 4xx problem."""
     encoded = "&".join(f"{name}={percent_encoded(text)}" for name, text in fields)
     assert_answered(running.ask(f"GET {path}?{encoded}"))
 
@@ -430,7 +430,7 @@ claims = st.dictionaries(names | st.sampled_from(["iat", "azp", "iss", "aud"]), 
 @given(header=values, payload=claims, path=st.sampled_from(BODY_ROUTES))
 @fuzzed
 def test_any_claims(running: Target, header: Any, payload: Any, path: str) -> None:
-    """A rightly signed token of any claims under any header is answered below 500."""
+    """A correctly signed token with any claims and header gets a 200 or a 4xx problem."""
     head = {"alg": "HS256", "x": header}
     raw_token = token(json.dumps(payload).encode(), json.dumps(head).encode())
     body = {"checks": [{"token": raw_token}]} if path == "/check/batch" else {"token": raw_token}

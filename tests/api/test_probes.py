@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`: what an orchestrator is told, and what it is not."""
+"""`/healthz`, `/readyz` and `/metrics`: liveness, readiness and Prometheus metrics, without secrets."""
 
 import asyncio
 import contextlib
@@ -27,37 +27,37 @@ SAFE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noevi
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def sick() -> AsyncIterator[Process]:
-    """A server of its own, whose settings may be spoilt."""
+    """A Redis server for this module alone, whose settings its tests may change."""
     async with standalone() as server:
         yield server
 
 
 async def configure(server: Process, **settings: str) -> None:
-    """Settings of the server, from safe ones."""
+    """Apply these settings to the server, and the safe values of all others."""
     for name, value in (SAFE | {name.replace("_", "-"): value for name, value in settings.items()}).items():
         await server.command("CONFIG", "SET", name, value)
 
 
 async def store_of(service: Service) -> tuple[int, Any]:
-    """The status of /readyz, and what it says of the store."""
+    """Return the status of /readyz, and its component `store`."""
     answer = await service.get("/readyz", headers={"Authorization": ""})
     return answer.status, answer.json["components"]["store"]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_probes_need_no_key(service: Service, path: str) -> None:
-    """Each of the three answers 200 without Authorization."""
+    """`/healthz`, `/readyz` and `/metrics` are 200 without an API key."""
     async with service.session.get(service.url.with_path(path)) as answer:
         assert answer.status == 200
 
 
 async def test_healthz_says_the_version(service: Service) -> None:
-    """`/healthz` answers that the process is alive, and which version it is."""
+    """`/healthz` returns the status `ok` and the version of the service."""
     assert (await service.get("/healthz")).json == {"status": "ok", "version": __version__}
 
 
 async def test_every_other_route_needs_a_key(service: Service) -> None:
-    """Every method of every path but the probes and the documentation is 401 without Authorization."""
+    """Every route is 401 without an API key, except the probes and the documentation."""
     open_to_all = {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs"}
     routes = {(route.method, route.resource.canonical) for route in service.app.router.routes() if route.resource}
     wanting = {(method, path) for method, path in routes if method != "*" and path not in open_to_all}
@@ -69,13 +69,13 @@ async def test_every_other_route_needs_a_key(service: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
 async def test_probes_take_head(service: Service, path: str) -> None:
-    """HEAD tells the same without a body."""
+    """HEAD on a probe is 200 without a body."""
     answer = await service.request("HEAD", path)
     assert (answer.status, answer.body) == (200, b"")
 
 
 async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
-    """/healthz answers 200 whatever Redis does; /readyz names the store that is away."""
+    """Without Redis, /healthz is still 200, and /readyz is 503 with the store as unavailable."""
     service = await start_without_redis(API_KEYS=API_KEYS)
 
     async def unready() -> Answer | None:  # a reply that Redis sent before its end may be read a little later
@@ -89,7 +89,7 @@ async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
 
 
 async def test_readyz_names_every_component(service: Service) -> None:
-    """Server, store, mirror and signing keys, each with its status; ready is 200."""
+    """/readyz is 200 if all is well, with the status of the server, the store, the mirror and the signing keys."""
 
     async def synced() -> bool:
         mirror = (await service.get("/readyz")).json["components"]["mirror"]
@@ -106,7 +106,7 @@ async def test_readyz_names_every_component(service: Service) -> None:
 
 
 async def test_readyz_fails_first_when_the_service_is_told_to_stop(service: Service) -> None:
-    """While it drains /readyz is 503 and names the server; requests are answered still."""
+    """While the service drains, /readyz is 503 with the server as draining, and a check still succeeds."""
     service.app[IN_FLIGHT].draining = True
     answer = await service.get("/readyz")
     assert (answer.status, answer.json["components"]["server"]) == (503, {"status": "draining"})
@@ -114,7 +114,7 @@ async def test_readyz_fails_first_when_the_service_is_told_to_stop(service: Serv
 
 
 async def test_readyz_names_keys_that_cannot_be_had(start: Start) -> None:
-    """Without a first key set no token can be judged: not ready, with a code and no address."""
+    """If no JWKS could be fetched, /readyz is 503 and names the error by a code, without the port of the URL."""
     port = free_port()
     service = await start(JWKS_URL=f"http://127.0.0.1:{port}/keys")
     await service.post("/check", {"token": issuer("RS256").sign({"jti": "a"})})  # waits for the fetch
@@ -139,7 +139,7 @@ async def test_readyz_names_keys_that_cannot_be_had(start: Start) -> None:
 async def test_preflight_names_what_is_wrong(
     sick: Process, settings: dict[str, str], warning: str, strict: str
 ) -> None:
-    """Each way in which this Redis may lose revocations is a named warning; with REVOCATION_STRICT_STORE a refusal."""
+    """A setting of Redis that may lose revocations is a named warning; with REVOCATION_STRICT_STORE, /readyz is 503."""
     await configure(sick, **settings)
     async with serving(sick, STRICT_STORE=strict) as service:
         status, store = await store_of(service)
@@ -148,14 +148,14 @@ async def test_preflight_names_what_is_wrong(
 
 
 async def test_a_store_without_fault_has_no_warnings(sick: Process) -> None:
-    """A safe Redis is ready also when strict."""
+    """If Redis has safe settings, /readyz is 200 without warnings, even with REVOCATION_STRICT_STORE."""
     await configure(sick)
     async with serving(sick, STRICT_STORE="true") as service:
         assert await store_of(service) == (200, {"status": "ok"})
 
 
 async def test_a_mended_store_is_ready_again(sick: Process) -> None:
-    """With the strict setting a store is refused until it is mended, until the next look, without a restart."""
+    """With REVOCATION_STRICT_STORE, each preflight refuses or accepts the store by its present settings."""
     settings = load(variables(sick, STRICT_STORE="true")).settings
     store = Store(topology(settings.store), settings.store, settings.limits, Metrics())
     sync = MirrorSync(store, MirrorSettings(), Metrics())
@@ -177,7 +177,7 @@ async def test_a_mended_store_is_ready_again(sick: Process) -> None:
 
 
 async def test_a_store_that_is_refused_still_takes_revocations(sick: Process) -> None:
-    """/readyz tells load balancers to send no requests. One that arrives is still carried out."""
+    """With REVOCATION_STRICT_STORE and unsafe settings of Redis, a revocation still succeeds."""
     await configure(sick, appendfsync="everysec")
     async with serving(sick, STRICT_STORE="true") as service:
         assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
@@ -185,7 +185,7 @@ async def test_a_store_that_is_refused_still_takes_revocations(sick: Process) ->
 
 
 async def test_a_replica_is_named(sick: Process) -> None:
-    """A replica is another server's copy, and refuses writes: a warning, not ready, and writes are 503."""
+    """If Redis is a replica, /readyz is 503 with the warning `replica`, and a revocation is 503."""
     await configure(sick)
     async with standalone(config=[f"replicaof 127.0.0.1 {sick.port}"]) as replica, serving(replica) as service:
         status, store = await store_of(service)
@@ -195,7 +195,7 @@ async def test_a_replica_is_named(sick: Process) -> None:
 
 
 async def test_what_a_renamed_config_does_not_tell_is_unknown() -> None:
-    """Where CONFIG is renamed away, as by many who sell Redis, only what INFO says is known."""
+    """If Redis has no CONFIG command, /readyz is 200 with the warning `appendfsync_unknown`."""
     async with standalone(config=['rename-command CONFIG ""']) as server, serving(server) as service:
         status, store = await store_of(service)
         assert (status, store["warnings"]) == (200, ["appendfsync_unknown"])
@@ -204,7 +204,7 @@ async def test_what_a_renamed_config_does_not_tell_is_unknown() -> None:
 
 @contextlib.asynccontextmanager
 async def limited(server: Process, *rules: str) -> AsyncIterator[str]:
-    """The URL of a user that may do everything but these."""
+    """Create a user with these ACL rules, yield its URL, and delete the user at the end."""
     await server.command("ACL", "SETUSER", "limited", "on", ">pw", "~*", "&*", "+@all", *rules)
     try:
         yield f"redis://limited:pw@127.0.0.1:{server.port}/0"
@@ -213,7 +213,7 @@ async def limited(server: Process, *rules: str) -> AsyncIterator[str]:
 
 
 async def test_what_an_acl_forbids_to_ask_is_unknown(sick: Process) -> None:
-    """Where CONFIG is denied by ACL the fsync policy, or the persistence, is unknown, and strict refuses that."""
+    """If an ACL denies CONFIG, /readyz warns of what is unknown; with REVOCATION_STRICT_STORE it is 503."""
     async with limited(sick, "-config") as url:
         await configure(sick)
         async with serving(sick, REDIS_URL=url) as service:
@@ -225,7 +225,7 @@ async def test_what_an_acl_forbids_to_ask_is_unknown(sick: Process) -> None:
 
 
 async def test_a_store_that_tells_nothing_still_serves(sick: Process) -> None:
-    """Where everything dangerous is denied, INFO included, each answer is unknown, and the data are served."""
+    """If an ACL denies all @dangerous commands, INFO too, /readyz warns, and revocations and checks succeed."""
     await configure(sick)
     async with limited(sick, "-@dangerous") as url, serving(sick, REDIS_URL=url) as service:
 
@@ -241,7 +241,7 @@ async def test_a_store_that_tells_nothing_still_serves(sick: Process) -> None:
 
 
 async def test_readyz_shows_no_address(sick: Process) -> None:
-    """Names and codes alone, whatever is wrong."""
+    """/readyz shows neither the address of Redis nor its user or password, even if the store is refused."""
     await configure(sick, appendfsync="everysec")
     async with limited(sick) as url, serving(sick, REDIS_URL=url, STRICT_STORE="true") as service:
         body = (await service.get("/readyz")).body.decode()
@@ -250,7 +250,7 @@ async def test_readyz_shows_no_address(sick: Process) -> None:
 
 
 async def test_metrics_are_prometheus_text(service: Service) -> None:
-    """The exposition format, with what was asked counted by route, method and status, and results by claim."""
+    """/metrics is Prometheus text, with requests by route, method and status, and revocations by claim and result."""
     await service.revoke({"jti": "a"})
     await service.revoke({"jti": "a"})
     await service.check({"jti": "a"})
@@ -285,7 +285,7 @@ async def test_no_label_comes_from_a_claim(service: Service) -> None:
 
 
 async def test_one_label_stands_for_all_unknown_paths(service: Service) -> None:
-    """A scan of thousand paths makes one series, not a thousand."""
+    """Requests to 50 unknown paths are counted in one time series."""
     await asyncio.gather(*(service.get(f"/admin/{number}") for number in range(50)))
     asked = 'revocation_http_request_duration_seconds_count{method="(any)",route="(none)",status="404"}'
     assert await service.metric(asked) == 50
@@ -297,7 +297,7 @@ async def test_one_label_stands_for_all_unknown_paths(service: Service) -> None:
 
 
 async def test_a_failing_store_is_counted(start_without_redis: Start) -> None:
-    """Operations that failed are counted by name, and the gauge says that Redis is away."""
+    """Without Redis, a failed read is counted by the name of its operation, and `revocation_store_up` is 0."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     await service.get("/check", {"jti": "a"})
     assert await service.metric('revocation_store_failures_total{operation="get"}') == 1
