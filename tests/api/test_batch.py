@@ -1,4 +1,4 @@
-"""`POST /check/batch`: many questions, each with an answer of its own."""
+"""`POST /check/batch`: many checks in one request, each with its own result."""
 
 import time
 from typing import Any
@@ -14,12 +14,12 @@ BATCH_LIMIT = 1024 * 1024
 
 
 def token(**claims: Any) -> str:
-    """A signed token that lives an hour, with the claims given."""
+    """Return a signed token with these claims. It expires in an hour unless they include `exp`."""
     return issuer("HS256").sign({"exp": int(time.time()) + 3600, **claims})
 
 
 async def batch(service: Service, checks: list[Any]) -> list[Any]:
-    """The results of a batch that must be answered."""
+    """Send a batch, assert that it succeeds, and return its results."""
     answer = await service.post("/check/batch", {"checks": checks})
     assert answer.status == 200, answer
     assert answer.json.keys() == {"results"}
@@ -28,7 +28,7 @@ async def batch(service: Service, checks: list[Any]) -> list[Any]:
 
 
 async def test_results_come_in_order(service: Service) -> None:
-    """A thousand questions, half of them revoked, are answered in the order in which they were asked."""
+    """The results of a batch of 1,000 checks are in the order of the checks."""
     for number in (0, 1, 7, 500, 998, 999):
         await service.revoke({"jti": f"t{number}"})
     results = await batch(service, [{"jti": f"t{number}"} for number in range(1000)])
@@ -38,7 +38,7 @@ async def test_results_come_in_order(service: Service) -> None:
 
 
 async def test_an_element_is_answered_as_a_single_check_is(service: Service) -> None:
-    """Of every kind of question the batch says the same as /check."""
+    """Each kind of check has the same result in a batch as at /check."""
     await service.revoke({"sub": "alice", "reason": "logout"})
     checks: list[Any] = [
         {"jti": "fine"},
@@ -52,7 +52,7 @@ async def test_an_element_is_answered_as_a_single_check_is(service: Service) -> 
 
 
 async def test_one_bad_element_spoils_no_other(service: Service) -> None:
-    """Each bad element gets its own error, with code and status, at its own place; the others are answered."""
+    """Each bad element of a batch gets its own error, with code and status, and the others get their results."""
     await service.revoke({"jti": "gone"})
     bad: dict[str, Any] = {
         "invalid_request": {"jti": ""},
@@ -71,7 +71,7 @@ async def test_one_bad_element_spoils_no_other(service: Service) -> None:
 
 
 async def test_only_bad_elements_are_still_a_batch(service: Service) -> None:
-    """Where nothing can be asked of Redis, each element has its error all the same."""
+    """A batch of only bad elements succeeds, with an error for each element."""
     assert [result["error"]["code"] for result in await batch(service, [{}, {"token": "a.b.c"}])] == [
         "invalid_request",
         "invalid_token",
@@ -79,7 +79,7 @@ async def test_only_bad_elements_are_still_a_batch(service: Service) -> None:
 
 
 async def test_the_same_question_twice_has_two_answers(service: Service) -> None:
-    """Duplicates are no error, and none is left out."""
+    """A batch may contain the same check twice; each of the two gets its result."""
     await service.revoke({"jti": "gone"})
     results = await batch(service, [{"jti": "gone"}, {"jti": "fine"}, {"jti": "gone"}])
     assert [result["revoked"] for result in results] == [True, False, True]
@@ -101,27 +101,27 @@ async def test_the_same_question_twice_has_two_answers(service: Service) -> None
     ids=str,
 )
 async def test_a_batch_is_a_list_of_1_to_1000(service: Service, body: object) -> None:
-    """Any other body is 400 invalid_request."""
+    """Any body but a list of 1 to 1,000 checks is 400 invalid_request."""
     answer = await service.post("/check/batch", body)
     assert (answer.status, answer.problem) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize(("size", "status"), [(SINGLE_LIMIT + 1, 200), (BATCH_LIMIT, 200), (BATCH_LIMIT + 1, 413)])
 async def test_a_batch_may_be_a_mebibyte(service: Service, size: int, status: int) -> None:
-    """The limit is 1 MiB to the byte, and not the 64 KiB of the other routes."""
+    """The body of a batch may have 1 MiB, and one more byte is 413."""
     answer = await service.send("/check/batch", b'{"checks":[{"jti":"a"}]}'.ljust(size))
     assert answer.status == status
 
 
 async def test_scopes(service: Service) -> None:
-    """`check` and `admin` may ask, `revoke` may not."""
+    """A key with `check` or `admin` may send a batch, and one with `revoke` alone is 403."""
     for name, status in {"checker": 200, "both": 200, "ops": 200, "revoker": 403}.items():
         answer = await service.post("/check/batch", {"checks": [{"jti": "a"}]}, headers=bearer(name))
         assert answer.status == status
 
 
 async def test_keys_that_cannot_be_had_are_the_elements_own_error(start: Start) -> None:
-    """A token that cannot be judged just now is 503 at its place; claims beside it are answered."""
+    """While the JWKS URL is unreachable, a token in a batch gets a 503 error, and claims beside it get a result."""
     service = await start(JWKS_URL=f"http://127.0.0.1:{free_port()}/keys")
     signed = issuer("RS256").sign({"jti": "a", "exp": int(time.time()) + 60})
     results = await batch(service, [{"token": signed}, {"jti": "b"}])
@@ -130,7 +130,7 @@ async def test_keys_that_cannot_be_had_are_the_elements_own_error(start: Start) 
 
 
 async def test_signatures_are_checked_one_by_one(start: Start) -> None:
-    """A forged token in a batch is its own error."""
+    """A forged token in a batch gets its own error, and a genuine one beside it is verified."""
     service = await start(JWT_SECRET=SECRET)
     good = token(jti="a")
     results = await batch(service, [{"token": good}, {"token": good[:-6] + "AAAAAA"}])

@@ -1,4 +1,4 @@
-"""What is no HTTP, or HTTP that two readers would read in two ways: 400 and a closed connection, no 5xx and no hang."""
+"""Malformed and ambiguous HTTP gets a 4xx response or a closed connection, never a 5xx or a hang."""
 
 import asyncio
 import time
@@ -57,7 +57,7 @@ HOPELESS: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("sent", HOPELESS.values(), ids=list(HOPELESS))
 def test_what_is_no_http(target: Target, sent: bytes) -> None:
-    """It is 400, and the connection is closed, so that nothing behind it can be taken for a request."""
+    """Input that is not HTTP is 400, and the connection is closed, so that no later byte is read as a request."""
     raw = target.talk(sent, answers=2)
     assert_refused(raw)
     assert raw.closed
@@ -86,7 +86,7 @@ AMBIGUOUS: Final[dict[str, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("headers", AMBIGUOUS.values(), ids=list(AMBIGUOUS))
 def test_a_body_whose_end_is_unclear(target: Target, headers: tuple[str, ...]) -> None:
-    """Shapes of request smuggling: what two readers may cut differently is 400, and the connection is closed."""
+    """A body of ambiguous length, as in request smuggling, is 400, and the connection is closed."""
     smuggled = target.request("POST /revoke", JSON, body=BODY)
     head = target.request("POST /check", JSON, *headers)
     chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
@@ -110,20 +110,20 @@ BAD_CHUNKS: Final[dict[str, bytes]] = {
 
 @pytest.mark.parametrize("chunks", BAD_CHUNKS.values(), ids=list(BAD_CHUNKS))
 def test_bad_chunks(target: Target, chunks: bytes) -> None:
-    """A chunk that is none is 400, and the connection is closed."""
+    """A malformed chunk is 400, and the connection is closed."""
     raw = target.talk(target.request("POST /check", JSON, CHUNKED) + chunks, answers=2)
     assert_refused(raw)
     assert raw.closed
 
 
 def test_a_coding_that_is_not_undone(target: Target) -> None:
-    """A body that says it is compressed for the way is not taken for JSON."""
+    """A body with the transfer coding gzip is 400, because the service decompresses nothing."""
     head = target.request("POST /check", JSON, "Transfer-Encoding: gzip, chunked")
     assert_problem(target.talk(head + b"3\r\n\x1f\x8b\x08\r\n0\r\n\r\n"), 400)
 
 
 def test_trailers_and_extensions_mean_nothing(target: Target) -> None:
-    """A chunk's extension and a trailer neither are headers nor are printed."""
+    """Chunk extensions and trailers are ignored: they do not act as headers, and are not printed."""
     head = target.request("POST /check", JSON, CHUNKED)
     trailers = f"Authorization: Bearer {CANARY}\r\nContent-Encoding: gzip\r\nX-Forwarded-For: {CANARY}\r\n".encode()
     raw = target.talk(head + b"%x;a=%s\r\n%s\r\n0\r\n%s\r\n" % (len(BODY), CANARY.encode(), BODY, trailers))
@@ -131,7 +131,7 @@ def test_trailers_and_extensions_mean_nothing(target: Target) -> None:
 
 
 def test_http_0_9(target: Target) -> None:
-    """A line without a version carries no key and no Host: it is refused, and the connection is closed."""
+    """A request line without a version (HTTP/0.9) is refused, and the connection is closed."""
     raw = target.talk(b"GET /check?jti=%s\r\n\r\n" % CANARY.encode(), answers=2)
     assert raw.statuses[0] in {400, 401, 403}
     assert raw.closed
@@ -139,17 +139,17 @@ def test_http_0_9(target: Target) -> None:
 
 @pytest.mark.parametrize("line", ["CONNECT evil.example:443", "CONNECT localhost:22", "OPTIONS *", "OPTIONS /revoke"])
 def test_methods_for_proxies(target: Target, line: str) -> None:
-    """CONNECT opens nothing, OPTIONS grants nothing: 4xx."""
+    """CONNECT and OPTIONS are refused with 403, 404 or 405."""
     assert_problem(target.ask(line), 403, 404, 405)
 
 
 def test_trace_echoes_nothing(target: Target) -> None:
-    """TRACE is 405, and sends no header back."""
+    """TRACE is 405, and the response repeats neither the target nor the headers of the request."""
     assert_problem(target.ask(f"TRACE /check?token={CANARY}", f"Cookie: {CANARY}"), 405)
 
 
 def test_bytes_behind_a_connect_are_no_request(target: Target) -> None:
-    """After a refused CONNECT no tunnel stands open."""
+    """Bytes after a refused CONNECT are either ignored or handled as an ordinary request."""
     smuggled = target.request("POST /revoke", JSON, body=b'{"jti":"tunnelled"}')
     raw = target.talk(target.request("CONNECT evil.example:443") + smuggled, answers=2, seconds=2)
     assert raw.statuses[0] in {403, 404}
@@ -159,7 +159,7 @@ def test_bytes_behind_a_connect_are_no_request(target: Target) -> None:
 
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c", CANARY])
 def test_an_upgrade_is_not_made(target: Target, upgrade: str) -> None:
-    """The request is answered like any other, and its connection ends: nothing behind it is read as a request."""
+    """A request to upgrade gets an ordinary response; then the connection closes, and no later request is handled."""
     first = target.request("POST /check", JSON, "Connection: Upgrade", f"Upgrade: {upgrade}", body=BODY)
     raw = target.talk(first, target.request("GET /nowhere"), answers=2)
     assert raw.statuses == [200]
@@ -168,7 +168,7 @@ def test_an_upgrade_is_not_made(target: Target, upgrade: str) -> None:
 
 @pytest.mark.parametrize("line", ["POST /revoke", "GET /check?jti=a", "GET /nowhere", "GET /healthz"])
 def test_an_expectation_that_nobody_knows(target: Target, line: str) -> None:
-    """It is 417 (RFC 9110 section 10.1.1), which aiohttp itself answers, with our headers; it is not printed."""
+    """An unknown expectation is 417 (RFC 9110 section 10.1.1) with the usual headers, and it is not printed."""
     raw = target.ask(line, f"Expect: {CANARY}", JSON, body=BODY if line.startswith("POST") else b"")
     assert raw.statuses == [417]
     assert raw.headers["X-Request-ID"]
@@ -176,7 +176,7 @@ def test_an_expectation_that_nobody_knows(target: Target, line: str) -> None:
 
 
 def test_a_body_is_asked_for(target: Target) -> None:
-    """`Expect: 100-continue` gets its interim answer, and then the real one."""
+    """`Expect: 100-continue` gets an interim response 100, then the final response."""
     head = target.request("POST /check", JSON, f"Content-Length: {len(BODY)}", "Expect: 100-continue")
     raw = target.talk(head, BODY)
     assert raw.data.startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -184,7 +184,7 @@ def test_a_body_is_asked_for(target: Target) -> None:
 
 
 def test_a_body_that_breaks_off(target: Target) -> None:
-    """A client that hangs up in the middle of a body gets no answer, and no 5xx is counted."""
+    """A client that closes its sending side in the middle of a body gets a closed connection, and at most a 400."""
     for framing, part in ((f"Content-Length: {len(BODY) + 1}", BODY), (CHUNKED, b"%x\r\n%s\r\n" % (len(BODY), BODY))):
         for path in ("/revoke", "/check", "/check/batch"):
             raw = target.talk(target.request(f"POST {path}", JSON, framing) + part, half_close=True)
@@ -193,14 +193,14 @@ def test_a_body_that_breaks_off(target: Target) -> None:
 
 
 def test_a_request_that_breaks_off(target: Target) -> None:
-    """At every byte of a request the client may go away."""
+    """A client that closes its sending side in the middle of a request gets a closed connection."""
     whole = target.request("POST /check", JSON, body=BODY)
     for cut in range(0, len(whole), 7):
         assert target.talk(whole[:cut], half_close=True).closed
 
 
 async def test_a_body_that_never_ends(service: Service) -> None:
-    """A body that does not come, comes byte by byte, or in chunks that are none, is 408 when its time is up."""
+    """A body that is incomplete, too slow, or badly chunked after a pause is 408 when its time is up."""
     declared = request_bytes("POST /revoke HTTP/1.1", JSON, "Content-Length: 200")
     chunked = request_bytes("POST /check HTTP/1.1", JSON, CHUNKED)
     slow = {
@@ -219,7 +219,7 @@ async def test_a_body_that_never_ends(service: Service) -> None:
 @given(sent=st.binary(max_size=200))
 @fuzzed
 def test_any_bytes(running: Target, sent: bytes) -> None:
-    """Any bytes at all end with a closed connection, and no answer of theirs is 5xx or a success."""
+    """Any bytes get a closed connection or a response, and every response is 4xx."""
     raw = running.talk(sent + b"\r\n\r\n", half_close=True)
     assert raw.closed or raw.statuses
     assert all(400 <= status < 500 for status in raw.statuses)
@@ -232,7 +232,7 @@ def test_any_bytes(running: Target, sent: bytes) -> None:
 )
 @fuzzed
 def test_any_damage(running: Target, at: int, cut: int, put: bytes) -> None:
-    """A good request with some bytes replaced is answered below 500, or is none; then the connection ends."""
+    """A request with some bytes replaced gets only responses below 500, and the connection closes."""
     whole = running.request("POST /check", JSON, "X-Request-ID: a", body=b'{"jti":"a"}')
     at %= len(whole)
     raw = running.talk(whole[:at] + put + whole[at + cut :], answers=9, half_close=True)

@@ -1,4 +1,4 @@
-"""What a client may hold without an API key: the size of a head, the time for it, and the number of connections."""
+"""Limits for clients without an API key: the size of a head, the time for it, and the number of connections."""
 
 import asyncio
 import contextlib
@@ -24,22 +24,22 @@ TOO_LARGE: Final = {
 @pytest.mark.parametrize("sent", TOO_LARGE.values(), ids=list(TOO_LARGE))
 @pytest.mark.parametrize("end", [b" HTTP/1.1\r\n\r\n", b"\r\n\r\n"])
 async def test_a_head_that_is_too_large_is_refused(service: Service, sent: bytes, end: bytes) -> None:
-    """It is 400, and the connection ends."""
+    """A request head that is too large is 400, and the connection is closed."""
     raw = await talk(service, sent + end, answers=2)
     assert raw.statuses == [400]
     assert raw.closed
 
 
 async def test_a_head_without_an_end_is_refused_when_it_is_too_large(service: Service) -> None:
-    """The service does not wait for the end of a head before it counts: what a connection holds is bounded."""
+    """A head that is too large closes the connection before its end arrives, so the memory for it is bounded."""
     fields = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 4_000) for number in range(1_000))
     raw = await talk(service, BEGUN + fields, answers=2)
     assert raw.closed
-    assert raw.statuses in ([400], [])  # none: the connection was reset, because the service had stopped reading
+    assert raw.statuses in ([400], [])  # no response: the connection was reset, as the service had stopped reading
 
 
 async def test_a_head_of_an_ordinary_size_is_read(service: Service) -> None:
-    """Sixty fields, one of 4 kB, and a token of 7 kB in the query are no reason to refuse a request."""
+    """A head with 60 fields and a cookie of 4 kB is accepted, and so is a query with a token of 7 kB."""
     fields = [f"X-{number}: {'x' * 100}" for number in range(60)] + [f"Cookie: {'x' * 4_000}"]
     raw = await talk(service, request_bytes(f"GET /check?jti=a&sid={'s' * 200} HTTP/1.1", *fields))
     assert raw.statuses == [200]
@@ -49,7 +49,7 @@ async def test_a_head_of_an_ordinary_size_is_read(service: Service) -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"G", BEGUN, BEGUN + b"\r\n" + BEGUN])
 async def test_a_connection_that_does_not_complete_a_head_is_closed(redis: Process, begun: bytes) -> None:
-    """The time starts at the connection, or after the last response; what trickles in does not prolong it."""
+    """The time for a head starts at the connection or the last response. Data that trickles in does not extend it."""
     async with serving(redis, keepalive_seconds=0.3, API_KEYS=API_KEYS) as service:
         reader, writer = await asyncio.open_connection(str(service.url.host), service.port)
         writer.write(begun)
@@ -74,7 +74,7 @@ async def _received(reader: asyncio.StreamReader) -> bytes:
 
 
 async def test_a_request_that_takes_long_is_not_cut_off(redis: Process) -> None:
-    """The time is for heads: a body may be slower."""
+    """A body may take longer than the time for a head."""
     async with serving(redis, keepalive_seconds=0.3, API_KEYS=API_KEYS) as service:
         head = request_bytes("POST /check HTTP/1.1", "Content-Type: application/json", "Content-Length: 11")
         raw = await talk(service, head, *[bytes([byte]) for byte in b'{"jti":"a"}'])
@@ -82,7 +82,7 @@ async def test_a_request_that_takes_long_is_not_cut_off(redis: Process) -> None:
 
 
 def test_the_descriptor_limit_is_raised_at_the_start() -> None:
-    """The soft limit, often 1,024, is raised to the hard one, or to what many connections need."""
+    """The soft limit on descriptors is raised to 65,536, or to the hard limit if that is lower."""
     script = (
         "import resource; hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1];"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard));"

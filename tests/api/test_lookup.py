@@ -9,7 +9,7 @@ from tests.api.serving import API_KEYS, Service, Start, bearer
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 async def test_the_record_is_shown(service: Service, claim: str) -> None:
-    """claim, value, times, reason and who did it; the cutoff where there is one."""
+    """The response has claim, value, times, reason and actor of the record, and the cutoff if there is one."""
     said = await service.revoke({claim: "v 1/é", "reason": "stolen"})
     answer = await service.get("/revocations", {"claim": claim, "value": "v 1/é"})
     assert answer.status == 200
@@ -19,14 +19,14 @@ async def test_the_record_is_shown(service: Service, claim: str) -> None:
 
 
 async def test_all_has_no_value(service: Service) -> None:
-    """`claim=all` alone finds the record of everything."""
+    """`claim=all` without a value returns the revocation of all tokens."""
     await service.revoke({"all": True})
     answer = await service.get("/revocations", {"claim": "all"})
     assert (answer.status, answer.json["claim"], answer.json["value"]) == (200, "all", "")
 
 
 async def test_what_is_not_there_is_404(service: Service) -> None:
-    """No live revocation of that very claim and value: 404 with a problem of its own code."""
+    """A claim and value without a live revocation are 404 revocation_not_found."""
     await service.revoke({"jti": "a"})
     for query in ({"claim": "jti", "value": "b"}, {"claim": "sid", "value": "a"}, {"claim": "all"}):
         answer = await service.get("/revocations", query)
@@ -34,7 +34,7 @@ async def test_what_is_not_there_is_404(service: Service) -> None:
 
 
 async def test_a_foreign_record_is_shown_as_far_as_it_says(service: Service) -> None:
-    """Who and when are unknown, the expiry is Redis' own."""
+    """A record of a foreign writer has Redis' expiry as its end, and null as `revoked_at`."""
     await service.blacklist("theirs", 60)
     answer = await service.get("/revocations", {"claim": "jti", "value": "theirs"})
     assert answer.json.pop("expires_at") == pytest.approx(time.time() + 60, abs=3)
@@ -65,7 +65,7 @@ async def test_other_queries_are_errors(service: Service, query: str) -> None:
 
 
 async def test_scopes(service: Service) -> None:
-    """`check` and `admin` may look, `revoke` may not."""
+    """A key with `check` or `admin` may look up a record, and one with `revoke` alone is 403."""
     await service.revoke({"jti": "a"})
     for name, status in {"checker": 200, "both": 200, "ops": 200, "revoker": 403}.items():
         answer = await service.get("/revocations", {"claim": "jti", "value": "a"}, headers=bearer(name))
@@ -73,7 +73,7 @@ async def test_scopes(service: Service) -> None:
 
 
 async def test_a_store_that_is_away_is_not_404(start_without_redis: Start) -> None:
-    """With Redis away there is no telling: 503 store_unavailable with Retry-After."""
+    """Without Redis, a lookup is 503 store_unavailable with Retry-After, not 404."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     answer = await service.get("/revocations", {"claim": "jti", "value": "a"})
     assert (answer.status, answer.problem) == (503, "store_unavailable")

@@ -78,7 +78,7 @@ async def test_healthz_lives_without_redis(start_without_redis: Start) -> None:
     """Without Redis, /healthz is still 200, and /readyz is 503 with the store as unavailable."""
     service = await start_without_redis(API_KEYS=API_KEYS)
 
-    async def unready() -> Answer | None:  # a reply that Redis sent before its end may be read a little later
+    async def unready() -> Answer | None:  # the last reply of Redis may be read after its end
         answer = await service.get("/readyz")
         return answer if answer.status == 503 else None
 

@@ -1,4 +1,4 @@
-"""Protected mode: with no API keys the service serves plainly local requests, and refuses others with the way out."""
+"""Protected mode: without API keys the service serves only plainly local requests, and its errors name the remedy."""
 
 import asyncio
 import ipaddress
@@ -57,12 +57,12 @@ FOREIGN = {
 
 @pytest.fixture
 async def service(start: Start) -> Service:
-    """A service without keys."""
+    """A service without API keys."""
     return await start()
 
 
 async def refused(service: Service, raw: Raw) -> None:
-    """The answer is 403 protected_mode, names the way out, and nothing was stored."""
+    """Assert a 403 problem that names the setting to change, with no CORS header, and that nothing was stored."""
     assert raw.statuses == [403]
     problem = json.loads(raw.data.partition(b"\r\n\r\n")[2])
     assert problem["code"] == "protected_mode"
@@ -75,7 +75,7 @@ async def refused(service: Service, raw: Raw) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "localhost:8080", "LOCALHOST", "127.0.0.1:65535"])
 async def test_a_plain_local_request_is_served(service: Service, host: str) -> None:
-    """As curl sends it from the same machine, on every route that there is."""
+    """A request from the same machine, as curl sends it, is served on every route."""
     for line, body in list(ROUTES.items())[:8]:
         raw = await talk(
             service, request_bytes(f"{line} HTTP/1.1", "User-Agent: curl/8", "Accept: */*", JSON, body=body, host=host)
@@ -84,7 +84,7 @@ async def test_a_plain_local_request_is_served(service: Service, host: str) -> N
 
 
 async def test_without_keys_nobody_is_named(service: Service) -> None:
-    """Every scope is open to a local caller, and what it revokes has no `revoked_by`; a key it sends is ignored."""
+    """Without API keys, a local caller may revoke `all`. Its key is ignored, and the record has no `revoked_by`."""
     await service.revoke({"all": True}, headers={"Authorization": "Bearer whatever"})
     record = (await service.get("/revocations", {"claim": "all"})).json
     assert "revoked_by" not in record
@@ -92,7 +92,7 @@ async def test_without_keys_nobody_is_named(service: Service) -> None:
 
 @pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
 async def test_a_request_that_is_not_plainly_local_is_refused(service: Service, headers: list[str]) -> None:
-    """Proxied, or sent by a web page: 403 on every route, the probes and unknown ones too."""
+    """A request from a proxy or a web page is 403 on every route, also on the probes and on unknown paths."""
     for line, body in ROUTES.items():
         await refused(
             service, await talk(service, request_bytes(f"{line} HTTP/1.1", JSON, *headers, body=body, key=None))
@@ -118,7 +118,7 @@ async def test_a_request_that_is_not_plainly_local_is_refused(service: Service, 
     ],
 )
 async def test_a_host_that_is_not_ours_is_refused(service: Service, host: str) -> None:
-    """DNS rebinding: a name that a page's owner points at 127.0.0.1 comes in Host, on every route."""
+    """A request with a foreign Host is refused on every route, because DNS rebinding produces such requests."""
     for line, body in ROUTES.items():
         await refused(
             service, await talk(service, request_bytes(f"{line} HTTP/1.1", JSON, body=body, host=host, key=None))
@@ -126,19 +126,19 @@ async def test_a_host_that_is_not_ours_is_refused(service: Service, host: str) -
 
 
 async def test_a_missing_host_is_refused(service: Service) -> None:
-    """HTTP/1.0 may leave Host out: 403; HTTP/1.1 may not: 400."""
+    """A request without Host is 403 over HTTP/1.0, which allows it, and 400 over HTTP/1.1, which does not."""
     await refused(service, await talk(service, b"GET /check?jti=a HTTP/1.0\r\n\r\n"))
     assert (await talk(service, b"GET /check?jti=a HTTP/1.1\r\n\r\n")).statuses == [400]
 
 
 async def test_http_1_0_is_refused(service: Service) -> None:
-    """Clients on the machine speak HTTP/1.1; nginx before 1.29.7 speaks HTTP/1.0 unless it is told otherwise."""
+    """HTTP/1.0 is refused on every route, because nginx before 1.29.7 speaks it to its upstream by default."""
     for line, body in ROUTES.items():
         await refused(service, await talk(service, request_bytes(f"{line} HTTP/1.0", JSON, body=body, key=None)))
 
 
 async def test_what_a_bare_nginx_passes_on_is_refused(service: Service) -> None:
-    """Byte for byte what nginx 1.22 makes of a stranger's request with `proxy_pass` and nothing else."""
+    """The exact bytes that nginx 1.22 sends with a bare `proxy_pass` are refused, though no header names a proxy."""
     request = (
         b"POST /revoke HTTP/1.0\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\nContent-Length: 13\r\n"
         b"User-Agent: curl/7.88.1\r\nAccept: */*\r\nContent-Type: application/json\r\n\r\n"
@@ -159,7 +159,7 @@ NGINX = shutil.which("nginx", path=f"{os.environ.get('PATH', os.defpath)}:/usr/s
 async def test_a_request_through_a_real_nginx_is_refused(
     service: Service, tmp_path: pathlib.Path, settings: str
 ) -> None:
-    """With HTTP/1.0, the default before nginx 1.29.7, and with HTTP/1.1 where it adds X-Real-IP alone."""
+    """A request through nginx is refused, over HTTP/1.0 and over HTTP/1.1 with X-Real-IP as its only proxy header."""
     port = free_port()
     temporary = "".join(
         f"{kind}_temp_path {tmp_path}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -185,7 +185,7 @@ async def test_a_request_through_a_real_nginx_is_refused(
 
 
 async def test_two_hosts_are_refused(service: Service) -> None:
-    """Whichever comes first."""
+    """A request with two Host fields is 400, whichever comes first."""
     for hosts in (("localhost", "evil.example"), ("evil.example", "localhost")):
         lines = "".join(f"Host: {host}\r\n" for host in hosts)
         raw = await talk(service, f"GET /check?jti=a HTTP/1.1\r\n{lines}\r\n".encode())
@@ -194,13 +194,13 @@ async def test_two_hosts_are_refused(service: Service) -> None:
 
 @pytest.mark.parametrize("target", ["http://evil.example/healthz", "http://localhost/healthz", "ftp://x/healthz"])
 async def test_a_target_for_proxies_is_refused(service: Service, target: str) -> None:
-    """In the absolute form the target's host counts (RFC 9112 section 3.2.2), and only a proxy is sent one."""
+    """A target in absolute form, which only proxies are sent, is refused (RFC 9112 section 3.2.2)."""
     await refused(service, await talk(service, request_bytes(f"GET {target} HTTP/1.1", key=None)))
 
 
 @pytest.mark.parametrize("content_type", [FORM, "Content-Type: text/plain", "Content-Type: text/plain; charset=UTF-8"])
 async def test_a_web_page_cannot_revoke(service: Service, content_type: str) -> None:
-    """A form on a foreign page, as a browser posts it without asking first, revokes nothing."""
+    """A form that a foreign web page posts, which needs no CORS preflight, revokes nothing."""
     browser = [
         "User-Agent: Mozilla/5.0",
         "Origin: https://evil.example",
@@ -219,7 +219,7 @@ async def test_a_web_page_cannot_revoke(service: Service, content_type: str) -> 
 
 
 async def test_the_service_s_own_pages_may_ask(service: Service) -> None:
-    """A request of the very same origin, and one that a person typed, are local."""
+    """A same-origin request is served, and so is one from the address bar of a browser."""
     own = f"127.0.0.1:{service.port}"
     for headers in (
         [f"Origin: http://{own}", "Sec-Fetch-Site: same-origin"],
@@ -236,7 +236,7 @@ async def test_no_preflight_is_granted(service: Service) -> None:
 
 
 async def test_ipv6_loopback_is_local(start: Start) -> None:
-    """Over [::1] with its own Host the request is served, and judged by the same rules."""
+    """Over [::1] a local request is served, and a proxied one is refused."""
     service = await start(host="::1")
     raw = await talk(service, request_bytes("GET /check?jti=a HTTP/1.1", host=f"[::1]:{service.port}", key=None))
     assert raw.statuses == [200]
@@ -244,7 +244,7 @@ async def test_ipv6_loopback_is_local(start: Start) -> None:
 
 
 def own_address() -> str | None:
-    """An address of this machine that is not loopback."""
+    """Return an address of this machine that is not loopback, or None if it has none."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing: it only chooses an address
@@ -255,7 +255,7 @@ def own_address() -> str | None:
 
 
 async def test_both_ends_of_the_socket_are_judged(start: Start) -> None:
-    """Bound to every address by another server: unless both ends are loopback the request is refused, Host or not."""
+    """A service bound to all addresses refuses a request unless both ends are loopback, whatever its Host is."""
     own = own_address()
     if own is None:
         pytest.skip("this machine has no address but loopback")
@@ -271,7 +271,7 @@ async def test_both_ends_of_the_socket_are_judged(start: Start) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.evil.example", "1"])
 def test_another_address_is_refused_at_the_start(redis: Process, host: str) -> None:
-    """Without keys nothing but loopback is bound; the error names the setting and the way out."""
+    """Without API keys, a REVOCATION_HOST other than loopback is an error that names both settings."""
     with pytest.raises(SettingsError, match=r"REVOCATION_HOST.*REVOCATION_API_KEYS"):
         load(variables(redis, HOST=host))
     load(variables(redis, HOST=host, API_KEYS=API_KEYS))
@@ -279,19 +279,19 @@ def test_another_address_is_refused_at_the_start(redis: Process, host: str) -> N
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost", "::ffff:127.0.0.1"])
 def test_loopback_may_be_bound_without_keys(redis: Process, host: str) -> None:
-    """Every name of loopback will do."""
+    """Without API keys, every loopback address is accepted as REVOCATION_HOST."""
     assert load(variables(redis, HOST=host)).settings.protected
 
 
 @pytest.mark.parametrize("keys", ["", " ", ",", "\n\n", "# none yet\n"])
 def test_set_but_empty_keys_are_an_error(redis: Process, keys: str) -> None:
-    """An empty variable, or a file of comments, is a mistake, and never means that there are none."""
+    """REVOCATION_API_KEYS without any key in it is an error; it does not turn on protected mode."""
     with pytest.raises(SettingsError, match="REVOCATION_API_KEYS"):
         load(variables(redis, API_KEYS=keys))
 
 
 def test_the_command_refuses_before_it_listens(redis: Process) -> None:
-    """`serve` on another address ends at once with status 1 and one line on stderr."""
+    """Without API keys, `serve` on 0.0.0.0 exits with status 1 and one line on stderr."""
     environment = {**os.environ, **variables(redis, HOST="0.0.0.0", PORT="0")}
     command = [sys.executable, "-m", "revocation_service", "serve"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
@@ -302,7 +302,7 @@ def test_the_command_refuses_before_it_listens(redis: Process) -> None:
 
 
 async def test_with_keys_the_keys_decide(start: Start) -> None:
-    """Where there are keys, a proxy, a foreign Host and an Origin are no reason to refuse; a missing key is."""
+    """With API keys, proxied and cross-site requests are served, and one without a key is 401."""
     service = await start(API_KEYS=API_KEYS)
     foreign = ["X-Forwarded-For: 192.0.2.1", "Via: 1.1 x", "Origin: https://app.example", "Sec-Fetch-Site: cross-site"]
     request = request_bytes("GET /check?jti=a HTTP/1.1", *foreign, host="revocation.example")
