@@ -1,4 +1,4 @@
-"""`GET /feed`: which events a follower gets and in which order, how it resumes, and which callers are refused."""
+"""`GET /feed`: which events a subscriber gets and in which order, how it resumes, and which callers are refused."""
 
 import asyncio
 import contextlib
@@ -22,23 +22,23 @@ from tests.scale import BUSY_SECONDS, CAMPAIGN
 
 ENDLESS: Final = aiohttp.ClientTimeout(total=None, sock_read=ANSWER_SECONDS)
 LAG_SECONDS: Final = 0.1 if CAMPAIGN else 0.5
-"""Of a change on its way, in the median; the claim is milliseconds, the rest is for a busy machine."""
+"""Limit of the median time from an acknowledgement to its event, which is generous for a busy machine."""
 
 
 class Follower:
-    """One who follows: what was answered, the bytes that came since, and what they say."""
+    """A subscriber: the response, the bytes received so far, and the events in them."""
 
     def __init__(self, answer: aiohttp.ClientResponse) -> None:
         self.answer = answer
         self.bytes = bytearray()
         self.events: list[Event] = []
         self.known: dict[tuple[str, str], Revocation] = {}
-        """What was told last of each claim and value."""
+        """The revocation received last for each claim and value."""
         self.cursor = ""
         self._parser = Parser()
 
     async def hear(self) -> bool:
-        """Read what there is; whether the stream goes on."""
+        """Read the available bytes, and return whether the stream goes on."""
         chunk = await self.answer.content.readany()
         self.bytes += chunk
         for event, unknown in self._parser.feed(chunk):
@@ -55,17 +55,17 @@ class Follower:
             self.cursor = event.cursor
 
     async def until(self, check: Callable[[Self], object]) -> None:
-        """Read until this is so."""
+        """Read until the check is true."""
         async with asyncio.timeout(ANSWER_SECONDS):
             while not check(self):
                 assert await self.hear(), f"the stream has ended: {self.names}"
 
     async def until_told(self, *values: str) -> None:
-        """Read until each of these was told as revoked, of whatever claim."""
+        """Read until a revocation of each of these values has been received, of any claim."""
         await self.until(lambda _: {value for _claim, value in self.known}.issuperset(values))
 
     async def until_vouched(self) -> None:
-        """Read until a heartbeat vouches for all that was acknowledged before now."""
+        """Read until a heartbeat proves that everything acknowledged before this call has been sent."""
         await self.until(lambda _: self.beats_behind)
         seen, began = len(self.events), time.monotonic()
         await self.until(
@@ -83,22 +83,22 @@ class Follower:
 
     @property
     def names(self) -> list[str]:
-        """Which events came, each run of the same kind named once."""
+        """The names of the events received, in order. A run of the same name counts once."""
         return [name for name, _ in itertools.groupby(type(event).__name__ for event in self.events)]
 
     @property
     def beats_behind(self) -> list[float]:
-        """How far behind the sender was, by each heartbeat that can tell."""
+        """The finite `behind_seconds` among the heartbeats received."""
         beats = [event.behind_seconds for event in self.events if isinstance(event, Heartbeat)]
         return [behind for behind in beats if math.isfinite(behind)]
 
     def told(self, kind: type[Snapshot | Change]) -> set[str]:
-        """The values that events of this kind told."""
+        """Return the values of all revocations in events of this kind."""
         return {one.value for event in self.events if isinstance(event, kind) for one in event.revocations}
 
 
 async def in_step(service: Service) -> Service:
-    """The service, once its own mirror is."""
+    """Wait until the service's mirror is in sync, and return the service."""
 
     async def synced() -> bool:
         return bool((await service.get("/readyz")).json["components"]["mirror"]["status"] == "synced")
@@ -109,7 +109,7 @@ async def in_step(service: Service) -> Service:
 
 @contextlib.asynccontextmanager
 async def following(service: Service, cursor: str | None = None, **headers: str) -> AsyncIterator[Follower]:
-    """Follow a service that is in sync, from this cursor on, until the end of the block."""
+    """Subscribe to the feed from this cursor on, and disconnect at the end of the block."""
     given = bearer("checker") | headers | ({} if cursor is None else {"Last-Event-ID": cursor})
     async with (
         aiohttp.ClientSession(timeout=ENDLESS, auto_decompress=False) as session,
@@ -120,18 +120,18 @@ async def following(service: Service, cursor: str | None = None, **headers: str)
 
 
 def is_synced(follower: Follower) -> bool:
-    """Whether everything that was revoked when the stream began has been told."""
+    """Return whether the subscriber has received `synced`."""
     return any(isinstance(event, Synced) for event in follower.events)
 
 
 @pytest.fixture
 async def feeding(start: Start) -> Service:
-    """A service that is in step, with the four keys of `KEYS`."""
+    """A service with the four API keys of `KEYS`, whose mirror is in sync."""
     return await in_step(await start(API_KEYS=API_KEYS))
 
 
 async def test_the_answer_is_a_stream_of_events(feeding: Service) -> None:
-    """`text/event-stream`, not to be cached, buffered or compressed, with the id of the request."""
+    """The response is an uncompressed `text/event-stream` with the request id, and must not be cached or buffered."""
     async with following(feeding, **{"X-Request-ID": "mine", "Accept-Encoding": "gzip, br"}) as follower:
         headers = follower.answer.headers
         await follower.until(is_synced)
@@ -142,7 +142,7 @@ async def test_the_answer_is_a_stream_of_events(feeding: Service) -> None:
 
 
 async def test_a_stream_begins_in_this_order(feeding: Service) -> None:
-    """A heartbeat that proves nothing, the snapshot, synced, a heartbeat that vouches; then one every second."""
+    """A stream begins with a heartbeat that proves nothing, the snapshot and `synced`; then a heartbeat each second."""
     before = await feeding.revoke({"jti": "before", "expires_in": 600})
     async with following(feeding) as follower:
         await follower.until(lambda _: follower.beats_behind)
@@ -159,13 +159,13 @@ async def test_a_stream_begins_in_this_order(feeding: Service) -> None:
     assert isinstance(snapshot, Snapshot)
     (told,) = snapshot.revocations
     assert (told.claim, told.value) == ("jti", "before")
-    assert told.expires_at == math.ceil(before["expires_at"])  # never a moment shorter
+    assert told.expires_at == math.ceil(before["expires_at"])  # rounded up, so never shorter
     assert isinstance(synced, Synced)
     assert synced.complete
 
 
 async def test_a_revocation_of_every_claim_is_told_as_it_was_answered(feeding: Service) -> None:
-    """All five claims: value, end and cutoff are those of the answer to /revoke, and they come in milliseconds."""
+    """For all five claims, a change has the value, end and cutoff that /revoke returned, and arrives quickly."""
     lags, answers = [], []
     async with following(feeding) as follower:
         await follower.until(is_synced)
@@ -190,7 +190,7 @@ async def test_a_revocation_of_every_claim_is_told_as_it_was_answered(feeding: S
 
 
 async def test_no_reason_and_no_actor_is_told(start: Start) -> None:
-    """Neither in the snapshot nor in a change, though the service has both."""
+    """Neither a snapshot nor a change has the reason, the actor or `revoked_at`, though the record has all three."""
     key = "some-key-aaaaaaaaaaaaaaaaaaa"
     service = await in_step(await start(API_KEYS=f"{API_KEYS},canary-actor={key}:admin"))
     revoke = partial(service.revoke, headers={"Authorization": f"Bearer {key}"})
@@ -209,7 +209,7 @@ async def test_no_reason_and_no_actor_is_told(start: Start) -> None:
 
 
 async def test_what_others_wrote_is_told_and_that_there_may_be_more(start: Start) -> None:
-    """SETEX token_blacklist:… by another application: told after a scan, to newcomers too; `complete` is false."""
+    """A key of a foreign writer is sent after a rescan, and to new subscribers; `complete` becomes false."""
     service = await in_step(await start(API_KEYS=API_KEYS, KEY_PREFIX="theirs:", RESCAN_SECONDS="1"))
     async with following(service) as follower:
         await service.blacklist("theirs", 100)
@@ -223,7 +223,7 @@ async def test_what_others_wrote_is_told_and_that_there_may_be_more(start: Start
 
 
 async def test_whoever_comes_back_is_told_what_he_missed_alone(feeding: Service) -> None:
-    """`Last-Event-ID`: no snapshot, the changes since in order, then synced and a heartbeat that vouches for them."""
+    """A subscriber that resumes gets the changes that it missed, in order, without a snapshot, then `synced`."""
     await feeding.revoke({"jti": "before"})
     async with following(feeding) as follower:
         await follower.until(is_synced)
@@ -261,7 +261,7 @@ async def test_whoever_comes_back_is_told_what_he_missed_alone(feeding: Service)
     ids=["nonce", "ahead", "negative", "digits", "long", "nameless", "spaces", "log", "nonsense", "longer"],
 )
 async def test_a_cursor_that_is_not_known_is_reset(feeding: Service, spoil: Callable[[str], str]) -> None:
-    """One that never was, or whose place there is with another nonce: reset, then everything, never silence."""
+    """An unknown cursor, or one with a wrong nonce, gets `reset` and then a snapshot."""
     await feeding.revoke({"jti": "before"})
     async with following(feeding) as follower:
         await follower.until(is_synced)
@@ -273,14 +273,14 @@ async def test_a_cursor_that_is_not_known_is_reset(feeding: Service, spoil: Call
 
 
 async def test_an_empty_cursor_is_none(feeding: Service) -> None:
-    """As the WHATWG has it: everything, and nothing is said of a cursor that is not known."""
+    """An empty `Last-Event-ID` counts as no cursor (WHATWG HTML), so the stream has no `reset`."""
     async with following(feeding, "") as follower:
         await follower.until(lambda _: follower.beats_behind)
     assert follower.names == ["Heartbeat", "Synced", "Heartbeat"]
 
 
 async def test_two_services_feed_alike_and_know_not_each_others_cursors(start: Start) -> None:
-    """A revocation made at one is told by the other; a follower who changes from one to the other gets everything."""
+    """A service sends what another one revoked. A subscriber that moves to the other gets `reset` and a snapshot."""
     first, second = [await in_step(await start(API_KEYS=API_KEYS, KEY_PREFIX="feeds:")) for _ in range(2)]
     async with following(first) as follower:
         await follower.until(is_synced)
@@ -293,7 +293,7 @@ async def test_two_services_feed_alike_and_know_not_each_others_cursors(start: S
 
 
 async def test_followers_lose_nothing_when_the_store_loses_everything(start: Start) -> None:
-    """Records, log and state are deleted: later changes arrive, nothing is taken back, and cursors stay valid."""
+    """After Redis loses all data, changes still arrive, cursors stay valid, and the lost record is restored."""
     first, second = (
         await start(API_KEYS=API_KEYS, KEY_PREFIX="lost:"),
         await start(API_KEYS=API_KEYS, KEY_PREFIX="lost:"),
@@ -318,14 +318,14 @@ async def test_followers_lose_nothing_when_the_store_loses_everything(start: Sta
 
 
 async def test_what_has_just_ended_is_still_told_with_its_end(feeding: Service, start: Start) -> None:
-    """The service's clock may be ahead of a follower's, so for a minute it tells when it ended, and each may judge."""
+    """A revocation that has just ended is still in the snapshot, because the service's clock may be ahead."""
     other = await in_step(await start(API_KEYS=API_KEYS, KEY_PREFIX=feeding.settings.store.key_prefix))
     await feeding.revoke({"jti": "short", "expires_in": 1})
     async with following(feeding) as early:
         await early.until(is_synced)
     ends = early.known["jti", "short"].expires_at
     assert ends is not None
-    await asyncio.sleep(ends - time.time() + 0.01)  # nothing happens then that could be awaited
+    await asyncio.sleep(ends - time.time() + 0.01)  # nothing observable happens at that moment
     async with following(other) as late:
         await late.until(is_synced)
     assert late.known["jti", "short"].expires_at == ends
@@ -333,7 +333,7 @@ async def test_what_has_just_ended_is_still_told_with_its_end(feeding: Service, 
 
 
 async def test_there_is_no_feed_before_redis_was_seen_and_then_there_is(start: Start) -> None:
-    """Redis away at the start: 503 feed_unavailable with Retry-After; once it is there, a feed without a restart."""
+    """If Redis is down at the start, /feed is 503 with Retry-After. Once Redis is up, it works without a restart."""
     async with standalone() as server:
         await server.stop()
         service = await start(server=server, API_KEYS=API_KEYS)
@@ -349,7 +349,7 @@ async def test_there_is_no_feed_before_redis_was_seen_and_then_there_is(start: S
 
 
 async def test_followers_live_through_an_outage(start: Start) -> None:
-    """Redis killed: two followers stay, are told how far behind it is, and hear what comes after on the same stream."""
+    """While Redis is down, streams stay open and report the lag. Later changes arrive on the same streams."""
     async with standalone() as server:
         service = await in_step(await start(server=server, API_KEYS=API_KEYS))
         async with following(service) as one, following(service) as two:
@@ -383,7 +383,7 @@ async def test_who_may_follow(feeding: Service) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "HEAD"])
 async def test_a_feed_is_only_got(feeding: Service, method: str) -> None:
-    """Every other method is 405 and names GET; HEAD has no body, and none begins a stream."""
+    """Any method but GET is 405 with `Allow: GET`, and begins no stream."""
     answer = await feeding.request(method, "/feed")
     assert (answer.status, answer.headers["Allow"]) == (405, "GET")
     assert answer.body == b"" if method == "HEAD" else answer.problem == "method_not_allowed"
@@ -391,7 +391,7 @@ async def test_a_feed_is_only_got(feeding: Service, method: str) -> None:
 
 
 async def test_streams_and_the_mirror_are_measured(feeding: Service) -> None:
-    """How many follow, how streams began, how many revocations are known, how old that is, how slow."""
+    """The metrics count the subscribers and the streams by kind, and report the mirror's size, age, scans and lag."""
     await feeding.revoke({"jti": "a"})
     async with following(feeding) as one, following(feeding, "unknown") as two:
         await asyncio.gather(one.until(is_synced), two.until(is_synced))

@@ -1,4 +1,4 @@
-"""`GET /feed` under stress: too many or too slow subscribers, full speed, shutdown, and requests of foreign clients."""
+"""`GET /feed` under stress: too many or slow subscribers, concurrent writes, shutdown, and unusual requests."""
 
 import asyncio
 import contextlib
@@ -34,32 +34,32 @@ from tests.scale import BUSY_SECONDS, scaled
 
 FOLLOW: Final = request_bytes("GET /feed HTTP/1.1")
 LONG: Final = "\U0001f600" * 250
-"""So long a value is about 3 kB in an event."""
+"""A value that takes about `LONG_BYTES` in an event."""
 LONG_BYTES: Final = 3_000
 SOCKETS_BYTES: Final = 8 * 1024 * 1024
-"""What two sockets may hold between them."""
+"""More than the socket buffers of both ends hold together."""
 CONNECTS: Final = scaled(500, 5_000)
 REVOCATIONS: Final = scaled(300, 10_000)
 WRITERS: Final = 12
 RACERS: Final = 100
-"""So many followers at most, all in one process with both services."""
+"""Maximum number of subscribers, all in one process with both services."""
 
 
 @pytest.fixture
 async def feeding(start: Start) -> Service:
-    """A service that is in step, with the four keys of `KEYS`."""
+    """A service with the four API keys of `KEYS`, whose mirror is in sync."""
     return await in_step(await start(API_KEYS=API_KEYS))
 
 
 @pytest.fixture
 async def flooded() -> AsyncIterator[Service]:
-    """A service on a Redis of its own, which looks every second for what others wrote there."""
+    """A service with a Redis of its own, which it rescans every second for keys of foreign writers."""
     async with standalone() as server, serving(server, API_KEYS=API_KEYS, RESCAN_SECONDS="1") as service:
         yield await in_step(service)
 
 
 async def flood(service: Service, values: list[str]) -> None:
-    """Have others revoke all of these."""
+    """Write a key for each of these values to Redis, as a foreign writer does."""
     for first in range(0, len(values), 500):
         pipeline = service.redis.pipeline(transaction=False)
         for value in values[first : first + 500]:
@@ -68,12 +68,12 @@ async def flood(service: Service, values: list[str]) -> None:
 
 
 def long_values(size: int) -> list[str]:
-    """So many that they make so many bytes of changes."""
+    """Return long values whose changes have this many bytes in total."""
     return [f"{number:06}{LONG}" for number in range(size // LONG_BYTES)]
 
 
 async def followers(service: Service, count: int) -> bool:
-    """Return whether there are so many subscribers."""
+    """Return whether the service has exactly `count` subscribers."""
     return await service.metric("revocation_feed_subscribers") == count
 
 
@@ -144,7 +144,7 @@ class Told:
         return told
 
     async def changes(self, number: int) -> list[str]:
-        """Return the values of the next changes, at least so many."""
+        """Return the values of the next changes, at least `number` of them."""
         while len(self._changed) < number:
             self._note(await self.event())
         told, self._changed = self._changed, []
@@ -154,31 +154,31 @@ class Told:
         self._changed += [one.value for one in event.revocations] if isinstance(event, Change) else []
 
     async def leave(self) -> None:
-        """Read no more."""
+        """End the subscription."""
         await self._chunks.aclose()
         self._place.close()
 
 
 class Breaking(Mirror):
-    """A mirror that runs out of memory after some of its entries."""
+    """A mirror that runs out of memory after this many entries."""
 
     def __init__(self, entries: int) -> None:
         super().__init__()
         self._entries = entries
 
     def entries(self, now: float) -> Iterator[Revocation]:
-        """Yield some entries, and raise."""
+        """Yield the entries, then raise MemoryError."""
         for number in range(self._entries):
             yield Revocation("jti", f"{number}", now, None)
         raise MemoryError
 
 
 NOW: Final = 1_900_000_000.0
-"""A time at which everything lives, in epoch seconds."""
+"""A time before the end of every revocation here, in epoch seconds."""
 
 
 class Learning:
-    """What the broadcaster asks of a `MirrorSync`, with a mirror that learns what a test says."""
+    """A stand-in for `MirrorSync`, with a mirror that a test fills by `learn`."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         self.mirror = Mirror()
@@ -187,7 +187,7 @@ class Learning:
         self.learn(*values)
 
     def learn(self, *values: str) -> None:
-        """Learn that these tokens are revoked."""
+        """Add revocations of these values to the mirror, and pass them to the listeners."""
         new = [Revocation("jti", value, 2_000_000_000.0, None) for value in values]
         for each in new:
             self.mirror.add(each, NOW)
@@ -195,7 +195,7 @@ class Learning:
             listener(new)
 
     def told(self) -> Iterator[Revocation]:
-        """Return all that it learned."""
+        """Return all revocations in the mirror."""
         return self.mirror.entries(NOW)
 
     def feeds(self) -> bool:
@@ -203,18 +203,18 @@ class Learning:
         return True
 
     def staleness(self) -> float:
-        """Return 0: what was learned is all there is."""
+        """Return 0: the mirror is always current."""
         return 0.0
 
     def subscribe(self, listener: Callable[[list[Revocation]], None]) -> Callable[[], None]:
-        """Call the listener in `learn`."""
+        """Add a listener for `learn`, and return a function that removes it."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
 
 @contextlib.asynccontextmanager
 async def broadcasting(source: "Learning") -> AsyncIterator[Broadcaster]:
-    """A broadcaster of this source, closed at the end."""
+    """Yield a broadcaster of this source, and close it at the end."""
     broadcaster = Broadcaster(cast("MirrorSync", source), 1_000, Metrics())
     async with asyncio.timeout(ANSWER_SECONDS):
         try:
@@ -224,16 +224,16 @@ async def broadcasting(source: "Learning") -> AsyncIterator[Broadcaster]:
 
 
 def snapshots_in_memory(others: Sequence[SharedSnapshot] = ()) -> list[SharedSnapshot]:
-    """Return the snapshots that this process holds, but for others, which an earlier test may have left.
+    """Return the snapshots in memory, without `others`, which an earlier test may have left.
 
-    Without a garbage collection: a snapshot must be freed at once.
+    No garbage collection runs first, because a snapshot must be freed as soon as it has no reader.
     """
     known = {id(each) for each in others}
     return [each for each in gc.get_objects() if isinstance(each, SharedSnapshot) and id(each) not in known]
 
 
 async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
-    """Beyond FEED_MAX_SUBSCRIBERS: 503 too_many_subscribers with Retry-After, until a subscriber is cut off."""
+    """A subscriber beyond FEED_MAX_SUBSCRIBERS is 503 with Retry-After, until another one has disconnected."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="2"))
     _reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     writer.write(FOLLOW)
@@ -251,14 +251,14 @@ async def test_one_too_many_is_told_to_come_back(start: Start) -> None:
 
 
 async def test_no_subscriber_is_accepted_where_none_is_allowed(start: Start) -> None:
-    """FEED_MAX_SUBSCRIBERS=0 is a service without a feed; its other answers are as before."""
+    """With FEED_MAX_SUBSCRIBERS=0, /feed refuses every subscriber, and a revocation still succeeds."""
     service = await in_step(await start(API_KEYS=API_KEYS, FEED_MAX_SUBSCRIBERS="0"))
     assert (await service.get("/feed")).problem == "too_many_subscribers"
     assert (await service.revoke({"jti": "a"}))["result"] == "revoked"
 
 
 async def test_a_subscriber_that_is_too_slow_is_cut_off_and_its_neighbour_is_not(flooded: Service) -> None:
-    """It reads nothing, and more waits for it than the bound: it is dropped, with no more than the sockets hold."""
+    """A subscriber that reads nothing is dropped during a flood of changes, and its neighbour gets all of them."""
     async with Deaf(flooded.port) as deaf, following(flooded) as follower:
         await asyncio.gather(follower.until(is_synced), eventually(lambda: followers(flooded, 2), "both"))
         values = long_values(REPLAY_MAX_BYTES + SOCKETS_BYTES)
@@ -269,7 +269,7 @@ async def test_a_subscriber_that_is_too_slow_is_cut_off_and_its_neighbour_is_not
 
 
 async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
-    """More has changed since than is remembered: reset and a snapshot; a cursor from the end is still good."""
+    """A cursor that the replay buffer has dropped gets `reset` and a snapshot. One from its end still resumes."""
     async with following(flooded) as follower:
         await follower.until(is_synced)
         old = follower.cursor
@@ -283,7 +283,7 @@ async def test_a_cursor_that_was_forgotten_is_reset(flooded: Service) -> None:
 
 
 async def test_a_subscriber_whose_changes_were_dropped_is_told_only_to_resync() -> None:
-    """Once the buffer drops the first change that it lacks, it gets no later one, and its neighbour gets all."""
+    """A subscriber whose changes the replay buffer drops gets only `reset`, and its neighbour gets all changes."""
     source = Learning()
     async with broadcasting(source) as broadcaster:
         slow, quick = Told(broadcaster), Told(broadcaster)
@@ -300,7 +300,7 @@ async def test_a_subscriber_whose_changes_were_dropped_is_told_only_to_resync() 
 
 
 async def test_a_burst_is_told_to_its_end() -> None:
-    """More than an event or a chunk holds, learned at once and one by one: each once, in order, nothing left out."""
+    """Thousands of revocations, learned together and one by one, are each sent once and in order."""
     source = Learning()
     async with broadcasting(source) as broadcaster:
         subscriber = Told(broadcaster)
@@ -314,7 +314,7 @@ async def test_a_burst_is_told_to_its_end() -> None:
 
 
 async def test_subscribers_that_come_while_a_snapshot_is_read_share_it() -> None:
-    """It is encoded once, stays while a subscriber reads it, and a newcomer gets what changed since as changes."""
+    """Subscribers that come while a snapshot is read share one in memory, and get later revocations as changes."""
     source, held = Learning(), [f"{number}" for number in range(3 * EVENT_MAX_REVOCATIONS)]
     others = snapshots_in_memory()
     source.learn(*held)
@@ -334,7 +334,7 @@ async def test_subscribers_that_come_while_a_snapshot_is_read_share_it() -> None
 
 
 async def test_an_unread_snapshot_is_freed_at_once() -> None:
-    """After the last reader left in the middle, or never began, as after one that stays and has read it."""
+    """A snapshot is freed as soon as its last reader leaves, or has read all of it."""
     source = Learning(f"{number}" for number in range(3 * EVENT_MAX_REVOCATIONS))
     others = snapshots_in_memory()
     async with broadcasting(source) as broadcaster:
@@ -352,7 +352,7 @@ async def test_an_unread_snapshot_is_freed_at_once() -> None:
 
 
 async def test_a_snapshot_whose_changes_were_dropped_is_not_shared() -> None:
-    """Its reader has to resync, and a newcomer gets a snapshot that has everything."""
+    """If changes since a snapshot were dropped, its reader gets `too_slow`, and a new subscriber a new snapshot."""
     source = Learning(f"{number}" for number in range(2 * EVENT_MAX_REVOCATIONS))
     async with broadcasting(source) as broadcaster:
         slow = Told(broadcaster)
@@ -368,7 +368,7 @@ async def test_a_snapshot_whose_changes_were_dropped_is_not_shared() -> None:
 
 
 async def test_a_snapshot_with_a_gap_syncs_no_subscriber() -> None:
-    """Encoding fails for the subscriber that came first; one that shares the snapshot gets an error too."""
+    """If encoding a snapshot fails, every subscriber that shares it gets an error instead of `synced`."""
     source = Learning()
     source.mirror = Breaking(EVENT_MAX_REVOCATIONS + 1)
     async with broadcasting(source) as broadcaster:
@@ -382,7 +382,7 @@ async def test_a_snapshot_with_a_gap_syncs_no_subscriber() -> None:
 
 
 async def test_a_foreign_key_of_any_length_harms_no_subscriber(flooded: Service) -> None:
-    """One of 9 MB, and many that are far too long together: what a question can name is told, to newcomers too."""
+    """Keys of a foreign writer are not sent if they are too long for a check; shorter ones are, also to newcomers."""
     values = {"a", "b" * 256, "\U0001f600" * 256}
     async with following(flooded) as follower:
         await follower.until(is_synced)
@@ -396,7 +396,7 @@ async def test_a_foreign_key_of_any_length_harms_no_subscriber(flooded: Service)
 
 
 async def test_an_end_is_told(redis: Process) -> None:
-    """At shutdown every stream ends with that word, a newcomer is 503 feed_unavailable, and it is over at once."""
+    """At shutdown every stream ends with `reset`, new subscribers are refused, and the service stops quickly."""
     async with contextlib.AsyncExitStack() as stack:
         service = await in_step(await stack.enter_async_context(serving(redis, API_KEYS=API_KEYS)))
         async with following(service) as one, following(service) as two:
@@ -410,7 +410,7 @@ async def test_an_end_is_told(redis: Process) -> None:
 
 
 async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_acknowledges(feeding: Service) -> None:
-    """Its subscribers hear `reset shutdown`, and then of each revocation until the end; new ones are refused."""
+    """A service that leaves sends `reset`, then still each revocation until the end, and refuses new subscribers."""
     async with following(feeding) as follower:
         await follower.until(is_synced)
         feeding.app[BROADCASTER].leave()
@@ -426,7 +426,7 @@ async def test_an_instance_that_leaves_says_so_first_and_still_tells_what_it_ack
 
 
 async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before() -> None:
-    """More than a chunk, and not told yet: all of it comes before the end."""
+    """Revocations that are not sent yet when the feed ends are all sent before its last event."""
     source = Learning()
     async with broadcasting(source) as broadcaster:
         subscriber = Told(broadcaster)
@@ -442,7 +442,7 @@ async def test_the_end_of_the_feed_tells_what_was_acknowledged_a_moment_before()
 
 
 async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: Service) -> None:
-    """503 shutting_down with Retry-After, because no subscriber could hear of it; a check is still answered."""
+    """After the end of the feed, /revoke is 503, because no subscriber would learn of it. A check still works."""
     feeding.app[BROADCASTER].end()
     answer = await feeding.post("/revoke", {"jti": "too late", "expires_in": 600})
     assert (answer.status, answer.problem) == (503, "shutting_down")
@@ -451,7 +451,7 @@ async def test_no_revocation_is_acknowledged_after_the_end_of_the_feed(feeding: 
 
 
 async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well() -> None:
-    """The snapshot goes on, the subscriber hears that it has to ask, and then `synced`."""
+    """If the service leaves while a subscriber reads its snapshot, that goes on; then come `reset` and `synced`."""
     async with broadcasting(Learning(f"{number}" for number in range(2 * EVENT_MAX_REVOCATIONS))) as broadcaster:
         told = Told(broadcaster)
         assert isinstance(await told.part(), Snapshot)
@@ -461,7 +461,7 @@ async def test_a_subscriber_in_the_middle_of_its_snapshot_is_told_as_well() -> N
 
 
 async def test_a_subscriber_that_reads_nothing_does_not_delay_a_shutdown(redis: Process) -> None:
-    """It is blocked in the middle of the stream when the service stops: the service stops long before its timeout."""
+    """With a subscriber that reads nothing, the service still stops in less than half its write timeout."""
     async with contextlib.AsyncExitStack() as stack:
         service = await in_step(await stack.enter_async_context(serving(redis, API_KEYS=API_KEYS, RESCAN_SECONDS="1")))
         async with Deaf(service.port) as deaf:
@@ -475,9 +475,9 @@ async def test_a_subscriber_that_reads_nothing_does_not_delay_a_shutdown(redis: 
 
 
 async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
-    """Hundreds that connect and drop, before and after the first byte: none is counted, and no task is left."""
+    """Hundreds of subscribers that connect and disconnect leave neither a count in the metrics nor a task."""
     async with following(feeding) as early:
-        await early.until(is_synced)  # from the first subscriber on, the feed has a task of its own
+        await early.until(is_synced)  # the first subscriber starts the task of the feed
     await eventually(lambda: followers(feeding, 0), "no subscriber")
     tasks = len(asyncio.all_tasks())
 
@@ -502,7 +502,7 @@ async def test_many_who_come_and_go_leave_nothing(feeding: Service) -> None:
 
 
 async def begun(service: Service, line: str, *headers: str) -> tuple[bytes, list[object]]:
-    """The header that a bare socket gets, and the events until all is told."""
+    """Request the feed over a raw socket. Return the head of the response, and the events before `synced`."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     try:
         writer.write(request_bytes(line, *headers))
@@ -521,7 +521,7 @@ async def test_a_half_closed_connection_is_a_closed_one(feeding: Service) -> Non
 
 
 async def test_http_1_0_gets_the_same_without_chunks(feeding: Service) -> None:
-    """The plain events, behind a header that promises no length and no other request."""
+    """Over HTTP/1.0 the feed comes without chunks, Content-Length or keep-alive."""
     await feeding.revoke({"jti": "a"})
     header, events = await begun(feeding, "GET /feed HTTP/1.0")
     assert header.startswith(b"HTTP/1.0 200 OK\r\n")
@@ -530,7 +530,7 @@ async def test_http_1_0_gets_the_same_without_chunks(feeding: Service) -> None:
 
 
 async def test_a_request_behind_is_not_answered(feeding: Service) -> None:
-    """Pipelined after /feed: the stream goes on, nothing stands between its events, and its end is the connection's."""
+    """A request that is pipelined after /feed gets no response: the connection closes at the end of the stream."""
     talking = asyncio.create_task(talk(feeding, FOLLOW + request_bytes("POST /revoke HTTP/1.1"), answers=2))
     await eventually(lambda: followers(feeding, 1), "the follower")
     feeding.app[BROADCASTER].end()
@@ -552,7 +552,7 @@ async def test_a_cursor_that_is_no_header_is_no_request(feeding: Service, charac
 
 
 async def test_two_cursors_are_none_that_is_known(feeding: Service) -> None:
-    """Two Last-Event-ID, each good by itself: reset, rather than a choice."""
+    """A request with two Last-Event-ID fields gets `reset`, even if each has a valid cursor."""
     async with following(feeding) as follower:
         await follower.until(is_synced)
     cursor = f"Last-Event-ID: {follower.cursor}"
@@ -561,9 +561,9 @@ async def test_two_cursors_are_none_that_is_known(feeding: Service) -> None:
 
 
 async def test_nothing_slips_between_snapshot_and_changes(start: Start) -> None:
-    """Followers come and come back at full speed of writing at two services: each gets every acknowledged revocation.
+    """Subscribers that come and resume during writes at two services get every acknowledged revocation.
 
-    And none is vouched for before it is told.
+    No heartbeat proves a revocation that has not been sent before.
     """
     services = [await in_step(await start(API_KEYS=API_KEYS, KEY_PREFIX="race:")) for _ in range(2)]
     acknowledged: dict[str, float] = {}
@@ -573,7 +573,7 @@ async def test_nothing_slips_between_snapshot_and_changes(start: Start) -> None:
         while (number := next(numbers)) < REVOCATIONS:
             body = {"jti": f"race-{number}", "expires_in": 600}
             while (answer := await services[number % 2].post("/revoke", body)).status == 503:
-                pass  # the machine is busy, and Redis did not answer in time: nothing was acknowledged
+                pass  # Redis did not answer in time on a busy machine: nothing was acknowledged
             assert answer.status == 200, answer
             acknowledged[answer.json["value"]] = time.monotonic()
 
@@ -600,7 +600,7 @@ async def test_nothing_slips_between_snapshot_and_changes(start: Start) -> None:
 
 
 async def _in_two_parts(service: Service, writing: "asyncio.Future[list[None]]") -> list[Follower]:
-    """One who breaks off soon, and goes on from there until all is told."""
+    """Disconnect soon after `synced`, resume from there until everything is received, and return both followers."""
     async with following(service) as first:
         await first.until(is_synced)
         await first.hear()
