@@ -1,4 +1,4 @@
-"""`GET /check` and `POST /check`: what is asked, what is considered, and what is answered."""
+"""`GET /check` and `POST /check`: which requests are valid, which claims count, and what the response says."""
 
 import asyncio
 import time
@@ -16,26 +16,26 @@ EVERYTHING = ["jti", "sid", "sub", "client_id", "all"]
 
 
 def token(**claims: Any) -> str:
-    """A signed token that lives an hour, with the claims given."""
+    """Return a signed token with these claims. It expires in an hour unless they include `exp`."""
     return issuer("HS256").sign({"exp": int(time.time()) + 3600, **claims})
 
 
 async def is_revoked(service: Service, body: dict[str, Any]) -> bool:
-    """The bare verdict."""
+    """Check, and return `revoked` from the response."""
     revoked: bool = (await service.check(body))["revoked"]
     return revoked
 
 
 @pytest.fixture
 async def revoked(service: Service) -> Service:
-    """A service where the `jti` gone is revoked."""
+    """A service where the `jti` "gone" is revoked."""
     await service.revoke({"jti": "gone", "exp": NOW + 3600, "reason": "logout"})
     return service
 
 
 @pytest.mark.parametrize("jti", ["gone", "fine"])
 async def test_all_ways_to_ask_have_one_answer(revoked: Service, jti: str) -> None:
-    """A query, a JSON body and a form, by `jti` or by token, agree."""
+    """A check by `jti` or by token has the same result as a query, as JSON and as a form."""
     raw = token(jti=jti)
     answers = [
         await revoked.get("/check", {"jti": jti}),
@@ -50,7 +50,7 @@ async def test_all_ways_to_ask_have_one_answer(revoked: Service, jti: str) -> No
 
 
 async def test_not_revoked_has_no_revocation(service: Service) -> None:
-    """A verdict of false tells what was considered, whether it was verified, and the source."""
+    """If nothing is revoked, the response says what was considered, whether it was verified, and the source."""
     assert await service.check({"jti": "fine"}) == {
         "revoked": False,
         "considered": ["jti"],
@@ -60,7 +60,7 @@ async def test_not_revoked_has_no_revocation(service: Service) -> None:
 
 
 async def test_revoked_has_the_record(revoked: Service) -> None:
-    """A verdict of true brings the revocation: claim, value, times, reason and who did it."""
+    """If a token is revoked, the response has the record: claim, value, times, reason and actor."""
     said = await revoked.check({"jti": "gone"})
     at = said["revocation"].pop("revoked_at")
     assert abs(at - time.time()) < 10
@@ -80,7 +80,7 @@ async def test_revoked_has_the_record(revoked: Service) -> None:
 
 
 async def test_members_that_say_nothing_are_left_out(service: Service) -> None:
-    """Without a cutoff and a reason the record has neither; with a cutoff it has it."""
+    """A record in a response has no null members: without a cutoff and a reason it has neither."""
     await service.revoke({"jti": "a"})
     assert (await service.check({"jti": "a"}))["revocation"].keys() == {
         "claim",
@@ -94,7 +94,7 @@ async def test_members_that_say_nothing_are_left_out(service: Service) -> None:
 
 
 async def test_scopes(service: Service) -> None:
-    """`check` asks, `admin` includes it, `revoke` does not."""
+    """A key with `check` or `admin` may check, and one with `revoke` alone is 403."""
     for name, status in {"checker": 200, "both": 200, "ops": 200, "revoker": 403}.items():
         for answer in (
             await service.get("/check", {"jti": "a"}, headers=bearer(name)),
@@ -107,7 +107,7 @@ async def test_scopes(service: Service) -> None:
     ("claim", "value"), [("jti", "j"), ("sid", "s"), ("sub", "u"), ("client_id", "c"), ("all", True)]
 )
 async def test_every_claim_revokes_the_tokens_that_carry_it(service: Service, claim: str, value: object) -> None:
-    """A token with the value is revoked, by that very claim; one with another value is not, but for `all`."""
+    """A revocation covers a token with its value and not one with another value, but `all` covers every token."""
     carrying = token(**({} if claim == "all" else {claim: value}), iat=NOW - 60)
     other = token(**({} if claim == "all" else {claim: "other"}), iat=NOW - 60)
     assert not await is_revoked(service, {"token": carrying})
@@ -118,7 +118,7 @@ async def test_every_claim_revokes_the_tokens_that_carry_it(service: Service, cl
 
 @pytest.mark.parametrize("claim", ["sub", "client_id", "all", "sid"])
 async def test_a_cutoff_covers_what_was_issued_at_or_before_it(service: Service, claim: str) -> None:
-    """The very second of the cutoff is covered, the next is not."""
+    """A cutoff covers a token with an equal or earlier `iat`, and none with a later one."""
     value = True if claim == "all" else "v"
     carried = {} if claim == "all" else {claim: "v"}
     await service.revoke({claim: value, "issued_before": NOW})
@@ -130,13 +130,13 @@ async def test_a_cutoff_covers_what_was_issued_at_or_before_it(service: Service,
 
 @pytest.mark.parametrize("iat", [None, "1700000000", True, [], 1e18, pytest.param(NOW + 86_400, id="in a day")])
 async def test_an_iat_that_cannot_be_believed_counts_as_before_every_cutoff(service: Service, iat: object) -> None:
-    """None, no number, or more than 60 s ahead: the token is covered."""
+    """A token whose `iat` is not a number, or is more than 60 s ahead, is covered by a cutoff in the past."""
     await service.revoke({"sub": "alice", "issued_before": NOW - 1000})
     assert await is_revoked(service, {"token": token(sub="alice", iat=iat)})
 
 
 async def test_a_token_without_iat_counts_as_before_every_cutoff(service: Service) -> None:
-    """`iat` that is missing altogether: the token is covered."""
+    """A token without `iat` is covered by a cutoff in the past."""
     await service.revoke({"sub": "alice", "issued_before": NOW - 1000})
     assert await is_revoked(service, {"token": token(sub="alice")})
 
@@ -154,7 +154,7 @@ async def test_the_answer_says_that_the_iat_is_unusable(service: Service, claim:
 
 
 async def test_a_question_without_iat_gets_the_same_answer(service: Service) -> None:
-    """It is judged as a token without `iat`, so the answer says `iat_unusable`; in a query and in a batch too."""
+    """A check by `sub` without `iat` has `iat_unusable` in the response, as JSON, as a query and in a batch."""
     await service.revoke({"sub": "alice"})
     assert (await service.check({"sub": "alice"}))["iat_unusable"] is True
     assert (await service.get("/check", {"sub": "alice"})).json["iat_unusable"] is True
@@ -164,7 +164,7 @@ async def test_a_question_without_iat_gets_the_same_answer(service: Service) -> 
 
 
 async def test_iat_unusable_is_absent_otherwise(service: Service) -> None:
-    """There is no such member where the `iat` is usable, without a cutoff, and where the token is not revoked."""
+    """`iat_unusable` is absent if the `iat` is usable, if no cutoff decides, and if the token is not revoked."""
     await service.revoke({"sub": "alice", "issued_before": NOW})
     await service.revoke({"jti": "gone"})
     await service.revoke({"sid": "family"})
@@ -184,7 +184,7 @@ async def test_iat_unusable_is_absent_otherwise(service: Service) -> None:
 
 
 async def test_an_unusable_iat_is_counted_and_warned_about(service: Service) -> None:
-    """Each check counts. The log has one line a minute, with the claim's name and never with its value."""
+    """Every check with an unusable `iat` is counted. Four in a row log one warning, without the claim's value."""
     await service.revoke({"sub": "alice-4711"})
     batch = {"checks": [{"token": token(sub="alice-4711")}, {"sub": "alice-4711", "iat": NOW - 60}] * 3}
     with capture_logs() as logged:
@@ -198,7 +198,7 @@ async def test_an_unusable_iat_is_counted_and_warned_about(service: Service) -> 
 
 @pytest.mark.parametrize("claim", ["sub", "client_id"])
 async def test_tokens_without_iat_are_accepted_again_when_the_cutoff_ends(service: Service, claim: Any) -> None:
-    """`expires_in` bounds the lock-out: the next login works when the revocation has ended, and not before."""
+    """A token without `iat` is accepted as soon as a revocation with `expires_in` has ended, and not before."""
     ends = (await service.revoke({claim: "v", "expires_in": 1}))["expires_at"]
     assert (await service.check({"token": token(**{claim: "v"})}))["iat_unusable"] is True
 
@@ -211,13 +211,13 @@ async def test_tokens_without_iat_are_accepted_again_when_the_cutoff_ends(servic
 
 
 async def test_a_little_ahead_is_believed(service: Service) -> None:
-    """An `iat` up to 60 s ahead is a clock's difference: the next login is not swept up with the last."""
+    """An `iat` of 50 s ahead is taken for a clock offset, so a cutoff of now does not cover the token."""
     await service.revoke({"sub": "alice"})
     assert not await is_revoked(service, {"token": token(sub="alice", iat=time.time() + 50)})
 
 
 async def test_a_session_is_revoked_for_good(service: Service) -> None:
-    """`sid` without a cutoff covers also what is issued later."""
+    """A revocation by `sid` without a cutoff also covers tokens that are issued later."""
     await service.revoke({"sid": "family"})
     assert await is_revoked(service, {"token": token(sid="family", iat=NOW + 50)})
 
@@ -230,7 +230,7 @@ async def test_azp_stands_in_for_client_id(service: Service) -> None:
 
 
 async def test_any_revocation_that_covers_is_enough(service: Service) -> None:
-    """Of several that apply, one that covers revokes, whatever the others' cutoffs say."""
+    """A token is revoked if any revocation covers it, even if the cutoff of another does not."""
     await service.revoke({"sub": "alice", "issued_before": NOW - 1000})
     await service.revoke({"client_id": "mobile", "issued_before": NOW - 10})
     said = await service.check({"token": token(sub="alice", client_id="mobile", iat=NOW - 500)})
@@ -238,7 +238,7 @@ async def test_any_revocation_that_covers_is_enough(service: Service) -> None:
 
 
 async def test_a_token_is_considered_whole(service: Service) -> None:
-    """A question by token considers everything that the token carries, and `all`."""
+    """A check by token considers every claim that the token carries, and `all`."""
     assert (await service.check({"token": token(jti="j", sid="s", sub="u", azp="c")}))["considered"] == EVERYTHING
     assert (await service.check({"token": token(jti="j")}))["considered"] == ["jti", "all"]
 
@@ -255,12 +255,12 @@ async def test_a_token_is_considered_whole(service: Service) -> None:
     ],
 )
 async def test_claims_are_considered_as_named(service: Service, claims: dict[str, Any], considered: list[str]) -> None:
-    """A question by claims considers only what it names; `all` only with the member `iat`, be it null."""
+    """A check by claims considers only those that it names, and `all` only if it has `iat`, which may be null."""
     assert (await service.check(claims))["considered"] == considered
 
 
 async def test_without_iat_all_is_not_considered(service: Service) -> None:
-    """After `all`, a question that names a `jti` alone is answered by the `jti` alone."""
+    """A check by `jti` is covered by a revocation of `all` only if it has `iat`, which may be null."""
     await service.revoke({"all": True})
     assert not await is_revoked(service, {"jti": "j"})
     assert await is_revoked(service, {"jti": "j", "iat": None})
@@ -269,7 +269,7 @@ async def test_without_iat_all_is_not_considered(service: Service) -> None:
 
 @pytest.mark.parametrize("claim", ["sub", "client_id"])
 async def test_without_iat_a_subject_is_judged_as_without(service: Service, claim: str) -> None:
-    """A question that names `sub` or `client_id` and no `iat` is covered by any cutoff."""
+    """A check by `sub` or `client_id` without `iat` is covered by any cutoff."""
     await service.revoke({claim: "v", "issued_before": NOW - 1000})
     assert await is_revoked(service, {claim: "v"})
     assert not await is_revoked(service, {claim: "v", "iat": NOW})
@@ -296,26 +296,26 @@ async def test_without_iat_a_subject_is_judged_as_without(service: Service, clai
     ],
 )
 async def test_other_questions_are_errors(service: Service, body: dict[str, Any]) -> None:
-    """Nothing, both kinds, unknown members and unfit values are 400 invalid_request."""
+    """A check without a claim, with a token and claims, with an unknown member or with a bad value is 400."""
     answer = await service.post("/check", body)
     assert (answer.status, answer.problem) == (400, "invalid_request")
 
 
 @pytest.mark.parametrize("query", ["", "?", "?jti=a&jti=b", "?jti=a&token=b", "?nonsense=1", "?jti", "?&jti=a&&"])
 async def test_other_queries_are_errors(service: Service, query: str) -> None:
-    """The same holds for a query; nothing in it is silently left out."""
+    """An empty, ambiguous or malformed query is 400 invalid_request."""
     answer = await service.get(f"/check{query}")
     assert (answer.status, answer.problem) == (400, "invalid_request")
 
 
 async def test_a_query_is_decoded_once(service: Service) -> None:
-    """What is percent-encoded in a query is found under the value that it stands for."""
+    """A value in a query is percent-decoded exactly once."""
     await service.revoke({"jti": "a b+c%20é&=#"})
     assert (await service.get("/check?jti=a+b%2Bc%2520%C3%A9%26%3D%23")).json["revoked"]
 
 
 async def test_an_integer_is_its_decimal_string(service: Service) -> None:
-    """In a question, in a token and in a revocation alike."""
+    """An integer `sub`, in a check or in a token, matches the revocation of its decimal string."""
     await service.revoke({"sub": "42"})
     assert await is_revoked(service, {"sub": 42})
     assert await is_revoked(service, {"token": token(sub=42)})
@@ -324,13 +324,13 @@ async def test_an_integer_is_its_decimal_string(service: Service) -> None:
 @pytest.mark.parametrize("value", [True, 1.5, ["a"], {"a": 1}, "", "x" * 257])
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id", "azp"])
 async def test_a_token_with_unfit_claims_is_invalid(service: Service, claim: str, value: object) -> None:
-    """Booleans, floats, lists and objects where a name belongs are 400 invalid_token, never passed over."""
+    """A token with a claim that is neither an integer nor a string of 1 to 256 characters is 400 invalid_token."""
     answer = await service.post("/check", {"token": token(**{claim: value})})
     assert (answer.status, answer.problem) == (400, "invalid_token")
 
 
 async def test_expired_is_said_of_a_token(service: Service) -> None:
-    """For a token: whether its `exp` has passed; a question by claims has no such member."""
+    """`expired` says whether the `exp` of a token has passed. A check by claims has no such member."""
     assert (await service.check({"token": token(jti="a")}))["expired"] is False
     assert (await service.check({"token": token(jti="a", exp=1_000_000_000)}))["expired"] is True
     assert (await service.check({"token": issuer("HS256").sign({"jti": "a"})}))["expired"] is False
@@ -338,7 +338,7 @@ async def test_expired_is_said_of_a_token(service: Service) -> None:
 
 
 async def test_verified_says_whether_a_signature_was_checked(start: Start) -> None:
-    """True for a token where there are signing keys; false without keys, and for claims, which are not signed."""
+    """`verified` is true for a token if there are signing keys, and false without them and for claims."""
     with_keys, without = await start(JWT_SECRET=SECRET), await start()
     raw = token(jti="a")
     assert (await with_keys.check({"token": raw}))["verified"] is True
@@ -347,7 +347,7 @@ async def test_verified_says_whether_a_signature_was_checked(start: Start) -> No
 
 
 async def test_another_writing_of_the_token_is_the_same_token(start: Start) -> None:
-    """Padding, the other alphabet and a scheme lead to the same answer or to 400, with and without `jti`."""
+    """A revoked token with padding, another alphabet, a scheme or white space is still revoked, or is 400."""
     for settings in ({}, {"JWT_SECRET": SECRET}):
         service = await start(**settings)
         for claims in ({"jti": "7d2c1f"}, {"sub": "alice"}):
@@ -360,7 +360,7 @@ async def test_another_writing_of_the_token_is_the_same_token(start: Start) -> N
 
 @pytest.mark.parametrize("value", ["1", "0", "", "garbage", "[]", "null", '{"expires_at": 1}'])
 async def test_a_foreign_blacklist_is_honoured(service: Service, value: str) -> None:
-    """SETEX token_blacklist:<jti> by another application revokes, whatever the value: presence decides."""
+    """A foreign writer's key `token_blacklist:<jti>` revokes the token, whatever its value."""
     await service.blacklist("theirs", 60, value)
     said = await service.check({"token": token(jti="theirs")})
     assert (said["revoked"], said["revocation"]["revoked_at"]) == (True, None)
@@ -368,7 +368,7 @@ async def test_a_foreign_blacklist_is_honoured(service: Service, value: str) -> 
 
 
 async def test_a_foreign_key_of_any_type_is_honoured(service: Service) -> None:
-    """A list, or a key without an expiry, is present all the same."""
+    """A foreign writer's key revokes even if it is a list or has no expiry."""
     await service.redis.rpush(service.keyspace.key("jti", "list"), "x")
     await service.redis.set(service.keyspace.key("jti", "eternal"), "1")
     assert await is_revoked(service, {"jti": "list"})
@@ -376,7 +376,7 @@ async def test_a_foreign_key_of_any_type_is_honoured(service: Service) -> None:
 
 
 async def test_every_instance_answers_alike(start: Start) -> None:
-    """What one instance revoked is revoked on another at once, with the same prefix; under another prefix it is not."""
+    """A revocation holds at once on an instance with the same key prefix, and not on one with another prefix."""
     one = await start(KEY_PREFIX="shared:")
     two = await start(KEY_PREFIX="shared:")
     apart = await start()
@@ -386,7 +386,7 @@ async def test_every_instance_answers_alike(start: Start) -> None:
 
 
 async def test_a_revocation_ends_with_the_token(service: Service) -> None:
-    """It holds until the token's death; then Redis forgets it by itself."""
+    """A revocation holds until its `exp`, and then Redis expires its key."""
     exp = time.time() + 1.5
     await service.revoke({"jti": "short", "exp": exp})
 
@@ -399,7 +399,7 @@ async def test_a_revocation_ends_with_the_token(service: Service) -> None:
 
 
 async def test_an_exp_too_far_is_told_not_refused(service: Service) -> None:
-    """A token that would outlive its revocation is answered; a warning names the setting, and it is counted."""
+    """A check of a token whose `exp` is too far in the future succeeds. It is counted and logged with the setting."""
     with capture_logs() as logged:
         assert not await is_revoked(service, {"token": token(jti="a", exp=NOW + 40 * 86_400)})
     (warning,) = [event for event in logged if event["log_level"] == "warning"]
@@ -409,13 +409,13 @@ async def test_an_exp_too_far_is_told_not_refused(service: Service) -> None:
 
 
 async def test_an_encrypted_token_is_unsupported(service: Service) -> None:
-    """Five parts are 400 unsupported_token; its claims may be asked about instead."""
+    """A token of five parts (a JWE) is 400 unsupported_token."""
     answer = await service.post("/check", {"token": "a.b.c.d.e"})
     assert (answer.status, answer.problem) == (400, "unsupported_token")
 
 
 async def test_unknown_is_never_a_guess(start_without_redis: Start) -> None:
-    """With Redis away, every question is 503 store_unavailable with Retry-After."""
+    """Without Redis, every check is 503 store_unavailable with Retry-After."""
     service = await start_without_redis(API_KEYS=API_KEYS)
     answers = await asyncio.gather(
         service.get("/check", {"jti": "a"}),

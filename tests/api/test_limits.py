@@ -31,7 +31,7 @@ async def test_a_head_that_is_too_large_is_refused(service: Service, sent: bytes
 
 
 async def test_a_head_without_an_end_is_refused_when_it_is_too_large(service: Service) -> None:
-    """A head that is too large closes the connection before its end arrives, so the memory for it is bounded."""
+    """The service closes the connection when a head becomes too large, without waiting for its end."""
     fields = b"".join(b"X-%d: %s\r\n" % (number, b"x" * 4_000) for number in range(1_000))
     raw = await talk(service, BEGUN + fields, answers=2)
     assert raw.closed
