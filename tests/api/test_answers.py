@@ -29,7 +29,7 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", 
 
 
 async def every_kind(service: Service) -> dict[int, Answer]:
-    """Return a response of each of these statuses."""
+    """Return one response for each of several statuses, by status."""
     await service.revoke({"jti": "a"})
     return {
         200: await service.post("/check", {"jti": "a"}),

@@ -21,7 +21,7 @@ def token(**claims: Any) -> str:
 
 
 async def is_revoked(service: Service, body: dict[str, Any]) -> bool:
-    """Check, and return `revoked` from the response."""
+    """Check this body, and return `revoked` from the response."""
     revoked: bool = (await service.check(body))["revoked"]
     return revoked
 
@@ -80,7 +80,7 @@ async def test_revoked_has_the_record(revoked: Service) -> None:
 
 
 async def test_members_that_say_nothing_are_left_out(service: Service) -> None:
-    """A record in a response has no null members: without a cutoff and a reason it has neither."""
+    """A record in a response has `reason` and `issued_before` only if they are set."""
     await service.revoke({"jti": "a"})
     assert (await service.check({"jti": "a"}))["revocation"].keys() == {
         "claim",
@@ -211,7 +211,7 @@ async def test_tokens_without_iat_are_accepted_again_when_the_cutoff_ends(servic
 
 
 async def test_a_little_ahead_is_believed(service: Service) -> None:
-    """An `iat` of 50 s ahead is taken for a clock offset, so a cutoff of now does not cover the token."""
+    """An `iat` 50 s ahead is taken for a clock offset, so a cutoff of now does not cover the token."""
     await service.revoke({"sub": "alice"})
     assert not await is_revoked(service, {"token": token(sub="alice", iat=time.time() + 50)})
 

@@ -563,7 +563,7 @@ async def test_two_cursors_are_none_that_is_known(feeding: Service) -> None:
 async def test_nothing_slips_between_snapshot_and_changes(start: Start) -> None:
     """Subscribers that come and resume during writes at two services get every acknowledged revocation.
 
-    No heartbeat proves a revocation that has not been sent before.
+    No heartbeat covers a revocation that has not been sent yet.
     """
     services = [await in_step(await start(API_KEYS=API_KEYS, KEY_PREFIX="race:")) for _ in range(2)]
     acknowledged: dict[str, float] = {}

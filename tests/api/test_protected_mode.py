@@ -271,7 +271,7 @@ async def test_both_ends_of_the_socket_are_judged(start: Start) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", "127.0.0.1.evil.example", "1"])
 def test_another_address_is_refused_at_the_start(redis: Process, host: str) -> None:
-    """Without API keys, a REVOCATION_HOST other than loopback is an error that names both settings."""
+    """Without API keys, a REVOCATION_HOST other than loopback is an error that names REVOCATION_API_KEYS."""
     with pytest.raises(SettingsError, match=r"REVOCATION_HOST.*REVOCATION_API_KEYS"):
         load(variables(redis, HOST=host))
     load(variables(redis, HOST=host, API_KEYS=API_KEYS))

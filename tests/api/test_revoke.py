@@ -87,7 +87,7 @@ async def test_a_token_is_revoked_by_its_jti(service: Service) -> None:
 
 
 async def test_the_answer_has_the_stated_members_and_no_others(service: Service) -> None:
-    """The response has exactly these members, and `issued_before` only if there is a cutoff."""
+    """The response has only the seven documented members, and `issued_before` if there is a cutoff."""
     members = {"result", "claim", "value", "revoked_at", "expires_at", "reason", "verified"}
     assert (await service.revoke({"jti": "a"})).keys() == members
     assert (await service.revoke({"sub": "a"})).keys() == members | {"issued_before"}
@@ -470,7 +470,7 @@ async def test_what_a_foreign_application_revoked_is_already_revoked(service: Se
 
 
 async def test_nothing_takes_a_revocation_back(service: Service) -> None:
-    """DELETE, PUT and PATCH are 405 on these routes, and the revocation remains."""
+    """DELETE, PUT and PATCH are 405 on /revoke, /revocations and /check, and the revocation remains."""
     await service.revoke({"jti": "a"})
     for path in ("/revoke", "/revocations?claim=jti&value=a", "/check?jti=a"):
         for method in ("DELETE", "PUT", "PATCH"):
