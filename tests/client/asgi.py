@@ -1,4 +1,4 @@
-"""A client for an ASGI application in the test's own event loop, with the application's lifespan around it."""
+"""A client for an ASGI application in the test's own event loop, with the application's lifespan round it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import httpx
 
 @contextlib.asynccontextmanager
 async def asgi(app: Any, *, lifespan: bool = True) -> AsyncIterator[httpx.AsyncClient]:
-    """Start an application as a server does. With `lifespan=False`, do as a test client that forgets it."""
+    """Started as a server starts it; without the lifespan, as a test client that forgets it."""
     async with contextlib.AsyncExitStack() as stack:
         state = await stack.enter_async_context(app.router.lifespan_context(app)) if lifespan else None
 

@@ -1,4 +1,4 @@
-"""A process that asks its memory repeatedly, and writes each answer that differs from the previous one."""
+"""A process that asks its memory again and again, and writes each answer that differs from the one before."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from revocation_client import RevocationClient
 
 
 async def main(url: str) -> None:
-    """Ask until the process is killed."""
+    """Until it is killed."""
     last: object = "nothing yet"
     async with RevocationClient(url, max_staleness_seconds=1.0) as client:
         while True:

@@ -1,4 +1,4 @@
-"""One real Redis for all tests of the client, and the two worlds of the behaviour suite."""
+"""One real Redis for all tests of the client, and the two worlds of its behaviour suite."""
 
 from collections.abc import AsyncIterator
 
@@ -12,14 +12,14 @@ from tests.redis_processes import Process, standalone
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis() -> AsyncIterator[Process]:
-    """A real Redis server."""
+    """The server."""
     async with standalone() as server:
         yield server
 
 
 @pytest.fixture(params=["service", "stand-in"])
 async def world(request: pytest.FixtureRequest, redis: Process) -> AsyncIterator[World]:
-    """A real service with nothing revoked, or the stand-in. Every claim of the suite holds for both."""
+    """A real service with nothing revoked, or the stand-in: every claim of the suite holds for both."""
     if request.param == "stand-in":
         yield MemoryWorld()
         return

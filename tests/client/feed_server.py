@@ -1,4 +1,4 @@
-"""A real HTTP server whose feed a test controls: it cuts, stalls, lies about its age, and sends nonsense."""
+"""A real HTTP server with a feed that does as a test says: it cuts, stalls, lies about its age, and talks nonsense."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.redis_processes import HOST
 
 BEAT_SECONDS = 0.1
 CLOCK = 5_000_000.0
-"""Offset of the sender's monotonic clock, because it is unrelated to the receiver's."""
+"""The sender's clock has nothing to do with the receiver's."""
 
 Script = Callable[[web.StreamResponse], Awaitable[None]]
 
@@ -35,34 +35,34 @@ def snapshots(revocations: Iterable[Revocation]) -> Iterator[bytes]:
 
 
 def revocation(value: str, claim: Any = "jti", *, seconds: float = 600, cutoff: float | None = None) -> Revocation:
-    """Return a revocation that lives for so many seconds from now."""
+    """One that lives for so long from now."""
     return Revocation(claim, value, time.time() + seconds, None, cutoff)
 
 
 class FeedServer:
-    """What is revoked, in order, and how the feed behaves, which may be changed at any time."""
+    """What is revoked, in the order in which it was; and how the feed behaves, which may be changed at any time."""
 
     def __init__(self) -> None:
         self.log: list[Revocation] = []
         self.port = 0
         self.status = 200
         self.answers = True
-        """False if checks and revocations are answered with 503."""
+        """Whether checks and revocations are answered; else they are 503."""
         self.held: asyncio.Event | None = None
         """What each check waits for before it is answered."""
         self.answered = threading.Event()
-        """Set once a check that was held has been answered to the last byte."""
+        """Set once a check that was held has been answered, to the last byte."""
         self.beats = True
         self.behind_seconds: float = 0.0
         self.complete = True
         self.remembers = True
-        """True if a stream can be resumed."""
+        """Whether a stream can be resumed."""
         self.script: Script | None = None
-        """Sent instead of the feed's own events."""
+        """In place of everything that the feed says."""
         self.pace: Script | None = None
-        """Pause between the parts of a snapshot."""
+        """Between the parts of a snapshot."""
         self.asked: list[str | None] = []
-        """The cursor that each stream was requested with."""
+        """The cursor that each stream was asked with."""
         self.questions: list[str] = []
         self._streams: dict[web.StreamResponse, tuple[web.Request, asyncio.Queue[bytes]]] = {}
 
@@ -72,11 +72,11 @@ class FeedServer:
 
     @property
     def streams(self) -> int:
-        """The number of open streams."""
+        """How many there are just now."""
         return len(self._streams)
 
     def client(self, **options: Any) -> RevocationClient:
-        """Return a client of this server."""
+        """A client of it."""
         given: dict[str, Any] = {
             "api_key": "feed-key-0123456789abcdef",
             "max_staleness_seconds": 1.0,
@@ -85,32 +85,32 @@ class FeedServer:
         return RevocationClient(self.url, **given)
 
     def revoke(self, *revocations: Revocation) -> None:
-        """Acknowledge a revocation, and send it on every stream."""
+        """It is acknowledged, and told to every stream."""
         self.log.extend(revocations)
         self.say(Change(self.cursor(), revocations))
 
     def cursor(self) -> str:
-        """The end of the log."""
+        """Where the log ends."""
         return f"{len(self.log)}-0.nonce"
 
     def say(self, *said: Event | bytes) -> None:
-        """Send this on every stream."""
+        """Put this on every stream."""
         for _request, queue in self._streams.values():
             for one in said:
                 queue.put_nowait(one if isinstance(one, bytes) else encode(one))
 
     def beat(self) -> Heartbeat:
-        """Return a heartbeat of this moment."""
+        """A heartbeat of now."""
         return Heartbeat(self.behind_seconds, time.monotonic() + CLOCK, self.complete)
 
     def cut(self) -> None:
-        """Break off every stream."""
+        """Every stream breaks off."""
         for request, _queue in self._streams.values():
             if request.transport is not None:
                 request.transport.abort()
 
     async def feed(self, request: web.Request) -> web.StreamResponse:
-        """Handle `GET /feed`."""
+        """`GET /feed`."""
         self.asked.append(request.headers.get("Last-Event-ID"))
         if self.status != 200:
             problem = {"code": "scripted", "detail": "as the test says", "status": self.status}
@@ -155,7 +155,7 @@ class FeedServer:
         await response.write(encode(Synced(end, self.complete)))
 
     async def check(self, request: web.Request) -> web.StreamResponse:
-        """Handle `POST /check/batch`, by `jti` only."""
+        """`POST /check/batch`, by jti alone."""
         if not self.answers:
             raise web.HTTPServiceUnavailable
         checks = json.loads(await request.read())["checks"]
@@ -178,7 +178,7 @@ class FeedServer:
         return not_revoked(question)
 
     async def revoke_one(self, request: web.Request) -> web.StreamResponse:
-        """Handle `POST /revoke` by one claim. It is acknowledged, but not sent on the feed."""
+        """`POST /revoke`, by one claim; it is acknowledged, and the feed does not hear of it."""
         if not self.answers:
             raise web.HTTPServiceUnavailable
         body = json.loads(await request.read())
@@ -191,7 +191,7 @@ class FeedServer:
 
 
 def merged(log: list[Revocation]) -> dict[tuple[str, str], Revocation]:
-    """Return the revocations that a log amounts to."""
+    """What a log comes to."""
     found: dict[tuple[str, str], Revocation] = {}
     for one in log:
         key = one.claim, one.value
@@ -201,7 +201,7 @@ def merged(log: list[Revocation]) -> dict[tuple[str, str], Revocation]:
 
 @contextlib.asynccontextmanager
 async def serving_feed(server: FeedServer | None = None, port: int = 0) -> AsyncIterator[FeedServer]:
-    """Run a feed server."""
+    """One that runs."""
     server = server or FeedServer()
     app = web.Application(client_max_size=1 << 22)
     app.router.add_get("/feed", server.feed)

@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as a test says: it holds answers back, breaks off, and records the questions."""
+"""A real HTTP server that answers as a test says: it holds answers back, breaks off, and tells what it was asked."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ def not_revoked(element: dict[str, Any]) -> dict[str, Any]:
 
 
 def acknowledged(body: dict[str, Any]) -> dict[str, Any]:
-    """Return the service's answer to a revocation by `jti`."""
+    """The service's answer to a revocation by jti."""
     times = {"revoked_at": 1.0, "expires_at": 2.0}
     return {
         "result": "revoked",
@@ -39,14 +39,14 @@ def acknowledged(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def as_the_service(_request: web.Request, body: Any) -> web.StreamResponse:
-    """Answer as a service in which nothing is revoked."""
+    """What a service with nothing in it says."""
     if "checks" in body:
         return web.json_response({"results": [not_revoked(element) for element in body["checks"]]})
     return web.json_response(acknowledged(body))
 
 
 class Scripted:
-    """The server. `script` may be changed at any time."""
+    """The server; `script` may be changed at any time."""
 
     def __init__(self) -> None:
         self.script: Script = as_the_service
@@ -63,16 +63,16 @@ class Scripted:
 
     @property
     def asked(self) -> list[list[str]]:
-        """The `jti` of each question, batch by batch."""
+        """The jti of each question, batch by batch."""
         return [[element["jti"] for element in body["checks"]] for body in self.bodies]
 
     def client(self, **options: Any) -> RevocationClient:
-        """Return a client of this server, without a feed."""
+        """A client of it, without a feed."""
         given: dict[str, Any] = {"api_key": KEY, "mirror": False} | options
         return RevocationClient(self.url, **given)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Record the request, and answer it as the script says."""
+        """Note the request, and answer it as the script says."""
         raw = await request.read()
         self.sizes.append(len(raw))
         self.bodies.append(json.loads(raw))
@@ -82,7 +82,7 @@ class Scripted:
         return await self.script(request, self.bodies[-1])
 
     async def until_asked(self, requests: int) -> None:
-        """Wait until this many requests have come."""
+        """Wait until so many requests have come."""
         async with asyncio.timeout(10):
             while len(self.requests) < requests:
                 self.came.clear()
@@ -91,7 +91,7 @@ class Scripted:
 
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, port: int) -> AsyncIterator[int]:
-    """Return the port on which the server listens: this one, or for 0 a free one."""
+    """The port on which it is served: this one or, for 0, any."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -103,7 +103,7 @@ async def listening(app: web.Application, port: int) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def scripted(port: int = 0) -> AsyncIterator[Scripted]:
-    """Run a scripted server on this port, or on a free one."""
+    """One that runs, on this port or on any."""
     server = Scripted()
     app = web.Application(client_max_size=1 << 22)
     app.router.add_route("*", "/{path:.*}", server.handle)
@@ -112,7 +112,7 @@ async def scripted(port: int = 0) -> AsyncIterator[Scripted]:
 
 
 class Gate:
-    """A script that holds each answer back until it is opened."""
+    """A script that keeps each answer until it is told to let it go."""
 
     def __init__(self) -> None:
         self.held: list[asyncio.Event] = []
@@ -124,6 +124,6 @@ class Gate:
         return await as_the_service(request, body)
 
     def open(self) -> None:
-        """Release all answers."""
+        """Let all go."""
         for event in self.held:
             event.set()

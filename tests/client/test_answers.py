@@ -1,4 +1,4 @@
-"""Answers to a batch are read strictly: about every claim that the client knows, and about the token in question."""
+"""What an answer to a batch says, read strictly: about every claim that the client knows, and about that token."""
 
 from typing import Any
 
@@ -32,25 +32,25 @@ def revoked_by(claim: str, value: str, considered: list[str]) -> dict[str, Any]:
 
 
 def test_the_usual_answer_is_understood() -> None:
-    """The usual answer is understood. Each test below changes one thing in it."""
+    """The tests below differ from it in one thing each."""
     assert said(USUAL) == Verdict(False, "redis", None, tuple(CONSIDERED))
 
 
 @pytest.mark.parametrize("considered", [[], ["jti"], ["jti", "all"], ["sub", "all"]])
 def test_an_answer_that_considered_less_than_the_token_carries_is_not_understood(considered: list[str]) -> None:
-    """An answer that left a `sub` out is not understood, because the client has read the token."""
+    """The client reads the token itself, so it knows that the token has a `sub`."""
     assert said(USUAL | {"considered": considered}) is UnexpectedAnswer
 
 
 def test_a_service_with_a_newer_table_of_claims_may_consider_more() -> None:
-    """An answer "not revoked" that considered more claims than the client knows is understood."""
+    """It says "not revoked" of more than this client would have asked."""
     verdict = said(USUAL | {"considered": ["jti", "sub", "device_id", "all"]})
     assert isinstance(verdict, Verdict)
     assert not verdict.revoked
 
 
 def test_revoked_by_a_claim_that_this_client_does_not_know_is_revoked() -> None:
-    """A revocation by an unknown claim counts if the service says that it considered that claim."""
+    """If the service says that it considered that claim."""
     verdict = said(revoked_by("device_id", "d-1", ["jti", "sub", "device_id", "all"]))
     assert isinstance(verdict, Verdict)
     assert verdict.revoked
@@ -61,18 +61,18 @@ def test_revoked_by_a_claim_that_this_client_does_not_know_is_revoked() -> None:
 
 @pytest.mark.parametrize(("claim", "value"), [("jti", "b"), ("sub", "bob"), ("sid", "s-1"), ("all", "x")])
 def test_revoked_by_a_value_that_the_token_does_not_carry_is_not_understood(claim: str, value: str) -> None:
-    """A revocation of another value is not understood: it is about another token."""
+    """The answer is about another token."""
     assert said(revoked_by(claim, value, CONSIDERED)) is UnexpectedAnswer
 
 
 @pytest.mark.parametrize("members", [{"revoked": True}, {"revoked": None}, {"verified": 0}, {"expired": 1}], ids=str)
 def test_an_unusual_member_is_not_understood(members: dict[str, Any]) -> None:
-    """Each member must have its type, and "revoked" needs its revocation."""
+    """Each has to be of its type, and "revoked" needs its revocation."""
     assert said(USUAL | members) is UnexpectedAnswer
 
 
 @pytest.mark.parametrize("body", [b'{"results":[],"results":[]}', b'{"results":[NaN]}', b"[]", b"", b"\xff"], ids=str)
 def test_a_body_that_is_no_strict_json_object_is_not_understood(body: bytes) -> None:
-    """Duplicate members and NaN are not understood, because parsers read them differently."""
+    """Duplicate members and NaN are read by others in more than one way."""
     with pytest.raises(UnexpectedAnswer):
         verdicts(Answer(200, "application/json", body), [])

@@ -1,4 +1,4 @@
-"""What the client promises: one suite for the real service and the stand-in, so that they do not drift apart."""
+"""What the client promises: one suite for the real service and the stand-in, so that the two do not drift apart."""
 
 import asyncio
 import functools
@@ -24,13 +24,13 @@ HANG_SECONDS = 20.0
 
 
 def claims(**others: Any) -> dict[str, Any]:
-    """Return all claims of a token that was issued a minute ago."""
+    """A whole token's claims, issued a minute ago."""
     now = int(time.time())
     return {"jti": uuid.uuid4().hex, "sub": "alice", "sid": "s-1", "iat": now - 60, "exp": now + 600} | others
 
 
 async def test_a_token_that_is_not_revoked_is_active(client: RevocationClient) -> None:
-    """By claims and by token, the verdict is "not revoked" with the claims that were considered."""
+    """By claims and by token: not revoked, says the service, and which claims it considered."""
     verdict = await client.check(claims(client_id="web"))
     assert (verdict.revoked, verdict.source, verdict.revocation) == (False, "redis", None)
     assert verdict.considered == ("jti", "sid", "sub", "client_id", "all")
@@ -40,7 +40,7 @@ async def test_a_token_that_is_not_revoked_is_active(client: RevocationClient) -
 
 
 async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: RevocationClient) -> None:
-    """A token that `revoke` acknowledged is revoked at the next question of each form."""
+    """What `revoke` acknowledged holds for the very next question, in each form of it."""
     token = mint(jti="one", sub="alice")
     done = await client.revoke(token, reason="logout")
     assert (done.result, done.claim, done.value, done.reason) == ("revoked", "jti", "one", "logout")
@@ -60,7 +60,7 @@ async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: Revocatio
 
 
 async def test_revoking_again_is_a_success(client: RevocationClient) -> None:
-    """`already_revoked` is a success, keeps the first reason, and never shortens the life."""
+    """`already_revoked` is as good, and keeps the first reason and never shortens the life."""
     first = await client.revoke_jti("again", expires_in=600, reason="logout")
     second = await client.revoke_jti("again", expires_in=60, reason="another")
     assert (first.result, second.result) == ("revoked", "already_revoked")
@@ -68,14 +68,14 @@ async def test_revoking_again_is_a_success(client: RevocationClient) -> None:
 
 
 async def test_a_token_that_has_died_needs_no_revocation(client: RevocationClient) -> None:
-    """The result is `expired`, and nothing is stored."""
+    """It is `expired`, and nothing is stored."""
     done = await client.revoke(mint(jti="dead", exp=int(time.time()) - 10))
     assert (done.result, done.revoked_at) == ("expired", None)
     assert not (await client.check_jti("dead")).revoked
 
 
 async def test_logging_out_everywhere_leaves_the_next_login_alone(client: RevocationClient) -> None:
-    """A cutoff covers what was issued until then, also in whole seconds, and nothing later."""
+    """A subject's cutoff covers what was issued until then, in whole seconds too, and nothing later."""
     done = await client.revoke_subject("alice", reason="phone lost")
     assert done.issued_before is not None
     assert await client.is_revoked(claims())
@@ -85,7 +85,7 @@ async def test_logging_out_everywhere_leaves_the_next_login_alone(client: Revoca
 
 
 async def test_cutoffs_only_move_forward(client: RevocationClient) -> None:
-    """An earlier cutoff changes nothing. A later one, or none, covers more, and the result says so."""
+    """An earlier one changes nothing, a later one and none at all cover more, and the answer says which it was."""
     now = time.time()
     cutoffs = [now - 100, now - 200, now - 50, None, now - 10]
     done = [await client.revoke_session("s-1", issued_before=cutoff) for cutoff in cutoffs]
@@ -96,7 +96,7 @@ async def test_cutoffs_only_move_forward(client: RevocationClient) -> None:
 
 
 async def test_a_cutoff_lives_as_long_as_its_caller_says(client: RevocationClient) -> None:
-    """Each method takes `expires_in`. A shorter one later leaves the end, a longer one moves it."""
+    """Each form takes `expires_in`; again with a shorter one the end stays, with a longer one it moves away."""
     now = time.time()
     for revoke in (
         functools.partial(client.revoke_session, "s-1"),
@@ -113,7 +113,7 @@ async def test_a_cutoff_lives_as_long_as_its_caller_says(client: RevocationClien
 
 
 async def test_a_cutoff_that_has_ended_already_revokes_nothing(client: RevocationClient) -> None:
-    """The result is `expired`, as for an expired token, and nothing is stored."""
+    """It is `expired`, as a token that has died, and nothing is stored."""
     done = await client.revoke_subject("alice", expires_in=0)
     assert (done.result, done.revoked_at, done.issued_before) == ("expired", None, None)
     assert not await client.is_revoked(claims())
@@ -123,7 +123,7 @@ async def test_a_cutoff_that_has_ended_already_revokes_nothing(client: Revocatio
 async def test_an_iat_that_is_no_time_counts_as_issued_before_every_cutoff(
     client: RevocationClient, iat: object
 ) -> None:
-    """A cutoff covers such a token, and the question is still asked."""
+    """It neither spares the token a cutoff, nor keeps the question from being asked."""
     assert not await client.is_revoked(claims(iat=iat))
     await client.revoke_subject("alice", issued_before=time.time() - 3600)
     assert not await client.is_revoked(claims())
@@ -134,7 +134,7 @@ async def test_an_iat_that_is_no_time_counts_as_issued_before_every_cutoff(
 
 @pytest.mark.parametrize("iat", [None, "yesterday", float("inf"), 4e9])
 async def test_the_verdict_says_that_the_iat_is_unusable(client: RevocationClient, iat: object) -> None:
-    """`iat_unusable` is true if a cutoff covers the token only for that reason, by claims and by token."""
+    """It is true, by claims and by token, where a cutoff covers the token for that reason alone; else it is False."""
     await client.revoke_subject("alice", issued_before=time.time() - 3600)
     verdict = await client.check(claims(iat=iat))
     assert (verdict.revoked, verdict.iat_unusable) == (True, True)
@@ -156,7 +156,7 @@ async def test_the_verdict_says_that_the_iat_is_unusable(client: RevocationClien
 
 
 async def test_sessions_clients_and_all_are_revoked_by_their_claims(client: RevocationClient) -> None:
-    """Each method covers the tokens with its claim. `azp` is the client if there is no `client_id`."""
+    """Each form covers the tokens that carry it; `azp` stands for a client where `client_id` is not said."""
     session = await client.revoke_session("s-1")
     assert session.issued_before is None
     assert await client.is_revoked(claims(iat=int(time.time()) + 30))
@@ -174,7 +174,7 @@ async def test_sessions_clients_and_all_are_revoked_by_their_claims(client: Revo
 
 
 async def test_integers_are_taken_as_their_decimal_strings(client: RevocationClient) -> None:
-    """An application may check and revoke with integers."""
+    """An application that mints numbers may ask and revoke with them."""
     await client.revoke_jti(7)
     await client.revoke_subject(42)
     assert await client.is_revoked({"jti": 7})
@@ -185,7 +185,7 @@ async def test_integers_are_taken_as_their_decimal_strings(client: RevocationCli
 
 @pytest.mark.parametrize("jti", [None, "", "sha256:" + "0" * 64])
 async def test_claims_that_do_not_name_their_token_need_the_token(client: RevocationClient, jti: str | None) -> None:
-    """Without a `jti`, `TokenNeeded` is raised unless the token is passed, which then gives the name."""
+    """The name comes from the token then: `TokenNeeded`, and the token itself is answered for."""
     with pytest.raises(TokenNeeded):
         await client.check(claims(jti=jti))
     given = {"jti": jti} if jti else {}
@@ -199,7 +199,7 @@ async def test_claims_that_do_not_name_their_token_need_the_token(client: Revoca
 
 
 async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationClient) -> None:
-    """Opaque tokens need a lifetime, and are found again."""
+    """They need a lifetime, and are found again."""
     with pytest.raises(RequestRefused, match="exp_required"):
         await client.revoke("opaque-1")
     await client.revoke("opaque-1", expires_in=60)
@@ -223,7 +223,7 @@ async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationCl
     ],
 )
 async def test_what_is_no_token_is_refused_to_its_asker_alone(client: RevocationClient, token: str, code: str) -> None:
-    """Its caller gets an error with a code. A check at the same moment is answered."""
+    """Its caller gets an error with a code; a check at the same moment is answered."""
     bad, good = await asyncio.gather(client.check(token), client.check(claims()), return_exceptions=True)
     assert isinstance(bad, RequestRefused)
     assert (bad.status, bad.code) == (400, code)
@@ -236,7 +236,7 @@ async def test_what_is_no_token_is_refused_to_its_asker_alone(client: Revocation
     [{"jti": True}, {"jti": 1.5}, {"jti": ["a"]}, {"jti": "a\nb"}, {"sub": {}}, {"sid": ""}, {"azp": "x" * 300}],
 )
 async def test_claims_that_no_token_may_have_are_refused(client: RevocationClient, wrong: dict[str, Any]) -> None:
-    """Unfit claims are refused as in a token. Claims that are not used may be anything."""
+    """As the service refuses the token that carries them; claims that are not looked at may be anything."""
     with pytest.raises(RequestRefused) as caught:
         await client.check(claims(**wrong))
     assert (caught.value.status, caught.value.code) == (400, "invalid_token")
@@ -245,13 +245,13 @@ async def test_claims_that_no_token_may_have_are_refused(client: RevocationClien
 
 @pytest.mark.parametrize("question", [None, 7, b"token", ["token"]])
 async def test_what_is_no_question_is_a_mistake_in_the_program(client: RevocationClient, question: Any) -> None:
-    """A question of another type is a TypeError."""
+    """It is a TypeError, and not an answer."""
     with pytest.raises(TypeError):
         await client.check(question)
 
 
 async def test_check_many_answers_in_order(client: RevocationClient) -> None:
-    """More checks than fit in a request are answered in order; no checks, no answers."""
+    """More than a request holds, revoked ones among them; nothing asked is nothing answered."""
     await client.revoke_jti("n-3")
     verdicts = await client.check_many([{"jti": f"n-{number}"} for number in range(1200)])
     assert [number for number, verdict in enumerate(verdicts) if verdict.revoked] == [3]
@@ -273,7 +273,7 @@ async def test_check_many_answers_in_order(client: RevocationClient) -> None:
     ],
 )
 async def test_a_wrong_revocation_is_refused_at_once(client: RevocationClient, wrong: dict[str, Any]) -> None:
-    """It raises with status and code, is not retried, and revokes nothing."""
+    """It raises with status and code, is not tried again, and nothing is revoked."""
     with pytest.raises(RequestRefused) as caught:
         await client.revoke_jti(**wrong)
     assert caught.value.status == 400
@@ -282,13 +282,13 @@ async def test_a_wrong_revocation_is_refused_at_once(client: RevocationClient, w
 
 
 async def test_a_cutoff_too_far_ahead_is_refused(client: RevocationClient) -> None:
-    """The error has the service's own code."""
+    """The service's own code comes through."""
     with pytest.raises(RequestRefused, match="issued_before_too_far"):
         await client.revoke_subject("alice", issued_before=time.time() + 3600)
 
 
 async def test_away_and_allow_admits_counts_and_logs(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """The verdict has the source `policy`. Each is counted, and the log has one line with the count."""
+    """The verdict says `policy`, each is counted, and the log has one line with the count, not one for each."""
     async with world.client(timeout_seconds=SHORT_SECONDS) as client:
         await client.revoke_jti("gone")
         async with world.outage():
@@ -303,7 +303,7 @@ async def test_away_and_allow_admits_counts_and_logs(world: World, caplog: pytes
 
 
 async def test_away_and_deny_admits_no_token(world: World) -> None:
-    """The verdict is "revoked" by policy, and `ensure_active` raises ServiceUnavailable."""
+    """The verdict is "revoked" by policy; `ensure_active` raises ServiceUnavailable, and not TokenRevoked."""
     async with world.client(timeout_seconds=SHORT_SECONDS, on_unavailable="deny") as client:
         async with world.outage():
             verdict = await client.check(claims())
@@ -316,7 +316,7 @@ async def test_away_and_deny_admits_no_token(world: World) -> None:
 
 
 async def test_a_service_too_slow_is_away_at_the_callers_deadline(world: World) -> None:
-    """The policy decides at the deadline, not before it, and long before the service answers."""
+    """The policy answers not before the deadline, and long before the service."""
     async with world.client(timeout_seconds=SHORT_SECONDS) as client:
         with world.latency(3 * HANG_SECONDS):
             began = time.monotonic()
@@ -326,7 +326,7 @@ async def test_a_service_too_slow_is_away_at_the_callers_deadline(world: World) 
 
 
 async def test_a_revocation_is_tried_again_until_the_service_is_back(world: World) -> None:
-    """The caller does not notice an outage that is shorter than the deadline."""
+    """An outage shorter than the deadline is not seen by the caller."""
     async with world.client(revoke_timeout_seconds=20) as client:
         async with world.outage():
             logout = asyncio.create_task(client.revoke_jti("patient", expires_in=60))
@@ -338,7 +338,7 @@ async def test_a_revocation_is_tried_again_until_the_service_is_back(world: Worl
 
 
 async def test_a_revocation_in_an_outage_raises_at_its_deadline(world: World) -> None:
-    """It is not retried for ever, and never reports a logout that did not happen."""
+    """It is not retried without end, and never reports a logout that did not happen."""
     async with world.client(revoke_timeout_seconds=SHORT_SECONDS, timeout_seconds=SHORT_SECONDS) as client:
         async with world.outage():
             with pytest.raises(ServiceUnavailable) as caught:
@@ -351,7 +351,7 @@ async def test_a_revocation_in_an_outage_raises_at_its_deadline(world: World) ->
 
 
 async def test_counters_tell_what_happened(client: RevocationClient) -> None:
-    """Each counter grows with what it counts, and a copy does not change."""
+    """Each number moves with what it counts, and a snapshot stands still."""
     before = client.counters
     await client.revoke_jti("counted")
     await asyncio.gather(*(client.check(claims(jti="counted")) for _ in range(3)), client.check(claims()))

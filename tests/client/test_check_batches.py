@@ -22,13 +22,13 @@ async def server() -> AsyncIterator[Scripted]:
 
 @pytest.fixture
 async def client(server: Scripted) -> AsyncIterator[RevocationClient]:
-    """A client of that server with a long timeout."""
+    """A client of it with a long timeout."""
     async with server.client(timeout_seconds=20) as started:
         yield started
 
 
 async def test_concurrent_checks_are_one_request(client: RevocationClient, server: Scripted) -> None:
-    """64 checks make one request, in the order of asking, and each gets its own answer."""
+    """64 checks make one request, in the order in which they were asked; each gets its own answer."""
 
     async def odd_ones(_request: web.Request, body: Any) -> web.StreamResponse:
         return web.json_response({"results": [revoked_if_odd(element) for element in body["checks"]]})
@@ -48,7 +48,7 @@ def revoked_if_odd(element: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_a_check_never_joins_a_request_that_was_sent(client: RevocationClient, server: Scripted) -> None:
-    """A check that is asked while the same one is under way is sent again: it may be revoked by then."""
+    """The same check, asked while the first is under way, is sent again: the token may have been revoked meanwhile."""
     gate = Gate()
     server.script = gate
     first = asyncio.create_task(client.check_jti("same"))
@@ -67,7 +67,7 @@ async def test_batches_split_by_count(client: RevocationClient, server: Scripted
 
 
 async def test_batches_split_by_bytes(client: RevocationClient, server: Scripted) -> None:
-    """No request is larger than the mebibyte that the service accepts, and each is as full as possible."""
+    """No request is larger than the mebibyte that the service accepts, and each is as full as it can be."""
     tokens = [f"{number:04d}" + "x" * 99_996 for number in range(25)]
     assert len(await client.check_many(tokens)) == 25
     assert sorted(len(body["checks"]) for body in server.bodies) == [5, 10, 10]
@@ -77,7 +77,7 @@ async def test_batches_split_by_bytes(client: RevocationClient, server: Scripted
 async def test_a_token_that_fills_a_request_is_sent_alone_and_a_larger_one_is_refused(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """The largest token that the service accepts is sent. With one more byte it is refused, as by the service."""
+    """The largest token that the service accepts is sent; one byte more is refused as the service would refuse it."""
     largest = "x" * (BODY_MAX_BYTES - len(b'{"checks":[{"token":""}]}'))
     found = await asyncio.gather(
         client.check_jti("small"), client.check(largest), client.check(largest + "x"), return_exceptions=True
@@ -90,7 +90,7 @@ async def test_a_token_that_fills_a_request_is_sent_alone_and_a_larger_one_is_re
 
 
 async def test_an_error_reaches_only_its_own_check(client: RevocationClient, server: Scripted) -> None:
-    """Of one request, one check is refused, one unavailable, one not understood; the others are answered."""
+    """One check is refused, one unavailable, one not understood: each gets its own error, and the rest an answer."""
     problem = {"type": "about:blank", "title": "t", "detail": "d"}
     bad: dict[str, Any] = {
         "refused": {"error": problem | {"status": 400, "code": "invalid_token"}},
@@ -118,7 +118,7 @@ async def test_an_error_reaches_only_its_own_check(client: RevocationClient, ser
 async def test_an_error_of_the_whole_request_is_a_separate_object_for_each_check(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """Each caller raises its own object, because a shared one would collect all tracebacks."""
+    """Each caller raises an object of its own: a shared one would collect the tracebacks of all of them."""
 
     async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=401)
@@ -130,7 +130,7 @@ async def test_an_error_of_the_whole_request_is_a_separate_object_for_each_check
 
 
 async def test_a_cancelled_check_cancels_no_other(client: RevocationClient, server: Scripted) -> None:
-    """If the first check of a request is cancelled, the request still answers the others."""
+    """The first check of a request is cancelled while it is under way; the same request answers the others."""
     gate = Gate()
     server.script = gate
     tasks = [asyncio.create_task(client.check_jti(str(number))) for number in range(3)]
@@ -144,7 +144,7 @@ async def test_a_cancelled_check_cancels_no_other(client: RevocationClient, serv
 
 
 async def test_closing_ends_the_checks_under_way_with_not_started(server: Scripted) -> None:
-    """They neither wait for ever nor are admitted by the policy."""
+    """They are neither left waiting nor admitted by the policy."""
     server.script = Gate()
     client = server.client()
     await client.start()
@@ -160,7 +160,7 @@ async def test_closing_ends_the_checks_under_way_with_not_started(server: Script
 
 
 async def test_closing_that_is_cancelled_still_ends_every_check_and_every_connection(server: Scripted) -> None:
-    """Even if `aclose` is cancelled, no check waits for ever and no connection stays open."""
+    """An application may cancel the closing: no check waits for ever, and no connection stays open."""
     slow = SlowToEnd(server.url)
     await slow.start()
     check = asyncio.create_task(slow.check_jti("under way"))
@@ -187,7 +187,7 @@ class SlowToEnd(RevocationClient):
         return self
 
     async def post(self, *_request: object, **_options: object) -> None:
-        """Send a request that is never answered."""
+        """A request that is never answered."""
         self.asked.set()
         try:
             await asyncio.Event().wait()
@@ -203,7 +203,7 @@ class SlowToEnd(RevocationClient):
 
 
 async def test_connections_are_kept(client: RevocationClient, server: Scripted) -> None:
-    """Fifty consecutive checks, with revocations in between, use one connection."""
+    """Fifty checks one after the other, with revocations between them, use one connection."""
     for number in range(50):
         await client.check_jti(str(number))
         await client.revoke_jti(str(number))
@@ -211,7 +211,7 @@ async def test_connections_are_kept(client: RevocationClient, server: Scripted) 
 
 
 async def test_a_kept_connection_that_breaks_off_is_no_outage(client: RevocationClient, server: Scripted) -> None:
-    """If the service restarts during a request, the request is sent again, and the policy does not decide."""
+    """The service restarts during a request: the request is sent again, and the policy does not decide."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -229,7 +229,7 @@ async def test_a_kept_connection_that_breaks_off_is_no_outage(client: Revocation
 async def test_where_connections_break_off_another_instance_may_still_answer(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """Behind a balancer with a dead instance, a check is sent until another instance answers."""
+    """Behind a balancer that goes on sending to an instance that died, a check is sent until one answers in time."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -244,7 +244,7 @@ async def test_where_connections_break_off_another_instance_may_still_answer(
 
 
 async def test_a_service_that_always_breaks_off_is_unavailable(server: Scripted) -> None:
-    """The check is sent again until its deadline. Then the policy decides."""
+    """The check is sent again until its time is over; then the policy decides."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -258,7 +258,7 @@ async def test_a_service_that_always_breaks_off_is_unavailable(server: Scripted)
 
 
 async def test_a_fault_of_the_client_itself_admits_no_token(server: Scripted) -> None:
-    """It is raised, and does not count as an outage, in which the policy may admit tokens."""
+    """It is raised, and never looks like an outage, for which the policy may admit tokens."""
 
     class Broken(RevocationClient):
         _feeds = False
@@ -293,7 +293,7 @@ async def test_deny_raises_unavailable_for_each_of_a_batch(server: Scripted) -> 
 
 
 async def test_a_cancelled_check_many_sends_nothing_more(client: RevocationClient, server: Scripted) -> None:
-    """The checks that were not sent yet are never sent."""
+    """Its checks that were not sent yet are never sent."""
     gate = Gate()
     server.script = gate
     many = asyncio.create_task(client.check_many([{"jti": str(number)} for number in range(3000)]))

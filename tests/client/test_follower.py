@@ -1,4 +1,4 @@
-"""The follower keeps what the feed sent, and memory says "not revoked" only while the feed proves it complete."""
+"""The follower keeps what the feed said, and memory says "not revoked" only while the feed proves it complete."""
 
 import asyncio
 import logging
@@ -71,7 +71,7 @@ def last_error(client: RevocationClient) -> str | None:
 
 
 async def test_a_snapshot_then_changes(client: RevocationClient, server: FeedServer) -> None:
-    """What was revoked before and after the stream began is revoked, and nothing else. The service is not asked."""
+    """What was revoked before and after the stream began is revoked, the rest is not, and the service is not asked."""
     assert (says(client, "first"), says(client, "second")) == (True, False)
     server.revoke(revocation("second"))
     await until(lambda: says(client, "second"))
@@ -82,14 +82,14 @@ async def test_a_snapshot_then_changes(client: RevocationClient, server: FeedSer
 
 
 async def test_a_stream_that_breaks_off_is_resumed(server: FeedServer) -> None:
-    """It resumes at the last cursor, without a snapshot. Missed changes come before "not revoked" is said."""
+    """From the last cursor, without another snapshot; what was missed is known before memory says "not revoked"."""
     async with server.client(max_staleness_seconds=HANG_SECONDS) as client:
         assert await client.mirror_ready(HANG_SECONDS)
         await _cut_and_resumed(client, server)
 
 
 async def until_streams(client: RevocationClient, number: int) -> None:
-    """Wait until this many streams have begun."""
+    """Wait until so many streams have begun."""
     await until(lambda: client.counters.streams == number)
 
 
@@ -110,7 +110,7 @@ async def _cut_and_resumed(client: RevocationClient, server: FeedServer) -> None
 async def test_an_unknown_cursor_means_a_new_snapshot_and_unlearns_nothing(
     client: RevocationClient, server: FeedServer
 ) -> None:
-    """If the service lost everything and sends an empty snapshot, known revocations stay."""
+    """The service lost everything, and its new snapshot is empty: what was revoked before stays revoked."""
     server.remembers = False
     server.log.clear()
     server.cut()
@@ -123,7 +123,7 @@ async def test_an_unknown_cursor_means_a_new_snapshot_and_unlearns_nothing(
 
 @pytest.mark.parametrize("reason", ["too_slow", "lost"])
 async def test_a_reset_begins_again(client: RevocationClient, server: FeedServer, reason: Any) -> None:
-    """After a reset the stream is closed, and the next one begins with a snapshot."""
+    """The stream is closed, and the next one begins with a snapshot."""
     server.say(Reset(reason))
     await until(lambda: len(server.asked) == 2)
     assert server.asked[1] is None
@@ -131,7 +131,7 @@ async def test_a_reset_begins_again(client: RevocationClient, server: FeedServer
 
 
 async def test_a_cursor_before_the_snapshot_is_whole_is_none(server: FeedServer) -> None:
-    """A stream that breaks off within a snapshot is not resumed, even after changes."""
+    """A stream that breaks off in the middle of a snapshot is not resumed, though changes came meanwhile."""
     server.log += [revocation(str(number)) for number in range(2000)]
 
     async def break_off(response: web.StreamResponse) -> None:
@@ -149,7 +149,7 @@ async def test_a_cursor_before_the_snapshot_is_whole_is_none(server: FeedServer)
 
 
 async def test_half_a_snapshot_says_only_what_is_revoked(server: FeedServer) -> None:
-    """Until the end of the snapshot arrives, the service is asked about everything that is not known."""
+    """While its parts and heartbeats arrive but not its end, the service is asked about everything else."""
     server.log += [revocation(str(number)) for number in range(2000)]
     go_on = asyncio.Event()
 
@@ -173,7 +173,7 @@ async def test_half_a_snapshot_says_only_what_is_revoked(server: FeedServer) -> 
 
 
 async def test_without_heartbeats_the_service_is_asked(client: RevocationClient, server: FeedServer) -> None:
-    """Changes prove nothing: soon after the last heartbeat, memory no longer says "not revoked"."""
+    """Changes alone prove nothing: a second after the last heartbeat, memory no longer says "not revoked"."""
     server.beats = False
     synced_at = time.time()
 
@@ -202,7 +202,7 @@ async def test_without_heartbeats_the_service_is_asked(client: RevocationClient,
 async def test_a_sender_that_is_behind_the_store_makes_no_mirror_fresh(
     client: RevocationClient, server: FeedServer
 ) -> None:
-    """Heartbeats of a service that is cut off from its store arrive in time, but prove nothing."""
+    """Heartbeats arrive on time, from a service that is cut off from its store."""
     server.behind_seconds = 5.0
     await until(lambda: says(client, "never") is None)
     assert name(client) == "stale"
@@ -214,7 +214,7 @@ async def test_a_sender_that_is_behind_the_store_makes_no_mirror_fresh(
 
 
 async def test_an_incomplete_feed_says_only_what_is_revoked(client: RevocationClient, server: FeedServer) -> None:
-    """While foreign applications write to Redis, memory does not say "not revoked"; afterwards it does."""
+    """While foreign applications write to the same Redis, memory does not say "not revoked"; afterwards it does."""
     server.complete = False
     await until(lambda: says(client, "never") is None)
     assert says(client, "first")
@@ -227,7 +227,7 @@ async def test_an_incomplete_feed_says_only_what_is_revoked(client: RevocationCl
 
 
 async def test_a_silent_connection_is_dead(server: FeedServer) -> None:
-    """After three seconds without data on an open connection, another one is opened."""
+    """It stays open, and nothing arrives: after three seconds another one is opened."""
     over = asyncio.Event()
 
     async def say_nothing(response: web.StreamResponse) -> None:
@@ -258,7 +258,7 @@ async def test_a_silent_connection_is_dead(server: FeedServer) -> None:
 async def test_nonsense_ends_the_stream_and_takes_nothing_back(
     client: RevocationClient, server: FeedServer, garbage: bytes
 ) -> None:
-    """Revocations stay. The next stream begins with a snapshot, because the last one is not trusted."""
+    """What was revoked stays revoked; the next stream begins with a snapshot, for the last one is not trusted."""
     server.say(garbage)
     await until(lambda: len(server.asked) == 2)
     assert says(client, "first")
@@ -268,7 +268,7 @@ async def test_nonsense_ends_the_stream_and_takes_nothing_back(
 
 
 async def test_order_and_repetition_do_no_harm(client: RevocationClient, server: FeedServer) -> None:
-    """A repeated change, an older cutoff and an old snapshot narrow nothing."""
+    """A change twice, an older cutoff after a later one, an old snapshot after both: the widest of them holds."""
     later, earlier = revocation("bob", "sub", cutoff=2000.0), revocation("bob", "sub", cutoff=1000.0)
     shorter = revocation("first", seconds=1)
     server.say(Change("5-0.n", [later]), Change("4-0.n", [earlier]), Change("5-0.n", [later]), Snapshot([earlier]))
@@ -280,7 +280,7 @@ async def test_order_and_repetition_do_no_harm(client: RevocationClient, server:
 
 
 async def test_the_mirror_uses_the_clock_skew_of_the_service(client: RevocationClient, server: FeedServer) -> None:
-    """An `iat` further ahead than the service allows counts as before every cutoff in memory too."""
+    """An `iat` further ahead than the service allows counts as before every cutoff, in memory as there."""
     now = time.time()
     server.revoke(revocation("alice", "sub", cutoff=now))
     ahead = {"jti": "x", "sub": "alice", "iat": now + 30}
@@ -294,7 +294,7 @@ async def test_the_mirror_uses_the_clock_skew_of_the_service(client: RevocationC
 async def test_a_feed_that_is_refused_does_not_spin(
     server: FeedServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is retried with growing backoff and logged once a minute. Checks go on."""
+    """It is retried with growing backoff, and logged once a minute; checks go on."""
     server.status = status
     caplog.set_level(logging.WARNING, "revocation_client")
     async with server.client() as client:
@@ -316,7 +316,7 @@ async def test_a_feed_that_is_refused_does_not_spin(
 
 
 async def test_what_is_no_event_stream_is_none(server: FeedServer) -> None:
-    """The page of a captive portal with status 200 is reported as such, and changes nothing."""
+    """A captive page with status 200 is reported as such, and teaches nothing."""
 
     async def page(request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"".join(snapshots([revocation("taught")])), content_type="text/html")
@@ -329,7 +329,7 @@ async def test_what_is_no_event_stream_is_none(server: FeedServer) -> None:
 
 
 async def test_a_service_that_is_away_at_the_start_is_retried_until_it_answers() -> None:
-    """The client starts without it. When it starts, the mirror syncs and `mirror_ready` returns."""
+    """The client starts without the service; when that starts, the mirror is synced and `mirror_ready` returns."""
     port = free_port()
     server = FeedServer()
     server.port = port
@@ -345,7 +345,7 @@ async def test_a_service_that_is_away_at_the_start_is_retried_until_it_answers()
 
 
 async def test_nothing_is_left_when_the_client_is_closed(server: FeedServer) -> None:
-    """No task and no stream is left. After a second start the client syncs again, with what it knew."""
+    """No task and no stream. A client that is started again is synced again, and knows what it knew."""
     before = asyncio.all_tasks()
     client = server.client()
     for _ in range(3):
@@ -403,14 +403,14 @@ async def turns_for(feed: OneChunk, revocations: int) -> int:
 
 
 async def test_a_large_snapshot_lets_the_application_breathe() -> None:
-    """The event loop gets a turn whenever `TURN_SECONDS` have passed, even if all data has arrived."""
+    """Although a whole snapshot has arrived, the event loop gets a turn whenever `TURN_SECONDS` have passed."""
     number = scaled(20_000, 1_000_000)
     events = snapshots(revocation(f"{one:032x}") for one in range(number))
     assert await turns_for(OneChunk(events, TURN_SECONDS), number) > number / 2_000
 
 
 async def test_a_busy_application_does_not_hold_up_its_mirror() -> None:
-    """A thousand changes that have arrived need few turns of the event loop, not one each."""
+    """A thousand changes that have arrived are applied together: where a turn is long, one each would take minutes."""
     events = [encode(Change(f"{one}-0.n", [revocation(f"{one:032x}")])) for one in range(1_000)]
     assert await turns_for(OneChunk(events, 0.0), 1_000) < 100
 
@@ -437,14 +437,14 @@ class SlowClock:
 
 
 class Asleep(SlowClock):
-    """The same with equal clocks, on a machine that may be suspended: then only its wall clock goes on."""
+    """The same with clocks that agree, on a machine that may be suspended: then only its wall clock goes on."""
 
     rate = 1.0
     slept = 0.0
 
 
 async def test_a_heartbeat_from_before_the_machine_was_suspended_proves_nothing() -> None:
-    """It waited in a buffer. Memory admits nothing until a new stream has proven that nothing is missing."""
+    """It lay in a buffer meanwhile: memory admits nothing until a new stream has proven that nothing is missing."""
     clock = Asleep()
     memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now + clock.slept, monotonic=lambda: clock.now)
     follower = Follower(
@@ -468,7 +468,7 @@ async def test_a_heartbeat_from_before_the_machine_was_suspended_proves_nothing(
 
 
 async def test_a_stream_is_resumed_when_the_clocks_have_drifted_apart() -> None:
-    """On a long stream heartbeats look ever older. It is resumed before memory becomes stale."""
+    """Heartbeats look older and older on a long stream; it is resumed before that makes memory stale."""
     clock = SlowClock()
     memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
     follower = Follower(clock.feed, memory, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
@@ -485,7 +485,7 @@ async def test_a_stream_is_resumed_when_the_clocks_have_drifted_apart() -> None:
 
 
 class Leaving:
-    """A feed in memory that ends with a shutdown as soon as it has synced."""
+    """A feed in memory that says goodbye whenever it has synced."""
 
     def __init__(self) -> None:
         self.asked: list[str | None] = []
@@ -497,7 +497,7 @@ class Leaving:
 
 
 async def test_a_stream_that_a_leaving_service_ends_is_resumed_at_once() -> None:
-    """The first time there is no pause. If the next streams end at once too, there are pauses."""
+    """Without a pause: the event loop only takes turns. If the next streams end at once too, there are pauses."""
     leaving = Leaving()
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 100.0)
     follower = Follower(leaving.feed, memory, Counters(), wall=lambda: 100.0, monotonic=lambda: 100.0)
@@ -512,7 +512,7 @@ async def test_a_stream_that_a_leaving_service_ends_is_resumed_at_once() -> None
 
 
 class LongSnapshot(SlowClock):
-    """A feed whose snapshot takes fifteen seconds. The heartbeats of this time come after it."""
+    """A feed whose snapshot takes fifteen seconds to arrive; heartbeats were sent meanwhile, and stand behind it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -528,7 +528,7 @@ class LongSnapshot(SlowClock):
 
 
 async def test_old_heartbeats_behind_a_long_snapshot_do_not_end_the_stream() -> None:
-    """Each heartbeat proves its own time, and the last one syncs the mirror."""
+    """They are proofs of their own time; the last one syncs the mirror."""
     clock = LongSnapshot()
     memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
     follower = Follower(clock.feed, memory, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)

@@ -32,7 +32,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def aiohttp_app(revocations: RevocationClient) -> web.Application:
-    """A plain aiohttp application with the middleware, the cleanup context and a logout."""
+    """A plain aiohttp application: a middleware, a cleanup context, and a logout."""
 
     async def hello(request: web.Request) -> web.Response:
         await request.app[REVOCATIONS].ensure_active(request.headers["Authorization"])
@@ -103,7 +103,7 @@ def fastapi_app(revocations: RevocationClient) -> FastAPI:
 
 
 class Answer:
-    """What both kinds of HTTP clients return."""
+    """What both kinds of client bring back."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
@@ -111,7 +111,7 @@ class Answer:
 
 
 class Http:
-    """One way to send requests to all three applications."""
+    """One way to ask all three."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -123,7 +123,7 @@ class Http:
 
 @asynccontextmanager
 async def running(kind: str, revocations: RevocationClient) -> AsyncIterator[Http]:
-    """Start an application of that kind, and yield a client for it."""
+    """An application of that kind, started, and a client for it."""
     if kind == "aiohttp":
         async with TestClient(TestServer(aiohttp_app(revocations))) as client:
             yield Http(client)
@@ -135,13 +135,13 @@ async def running(kind: str, revocations: RevocationClient) -> AsyncIterator[Htt
 
 @pytest.fixture(params=["aiohttp", "starlette", "fastapi"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each of the three kinds of applications."""
+    """Each of the three."""
     name: str = request.param
     return name
 
 
 async def test_a_logged_out_token_is_refused_on_the_next_request(kind: str) -> None:
-    """It is 401 with a challenge. Other tokens still pass, and the client closes with the application."""
+    """401 with a challenge; another token of the same user goes on, and the client is closed with the application."""
     revocations = InMemoryRevocationClient()
     mine, other = mint(jti="mine"), mint(jti="other")
     async with running(kind, revocations) as http:
@@ -159,7 +159,7 @@ async def test_a_logged_out_token_is_refused_on_the_next_request(kind: str) -> N
 
 
 async def test_every_spelling_of_the_header_is_the_same_token(kind: str) -> None:
-    """A revoked token is refused with any case of the scheme and with white space around it."""
+    """The client takes the whole header: a revoked token is refused in another case and with white space around it."""
     revocations = InMemoryRevocationClient()
     token = mint(jti="mine")
     async with running(kind, revocations) as http:
@@ -169,20 +169,20 @@ async def test_every_spelling_of_the_header_is_the_same_token(kind: str) -> None
 
 
 async def test_claims_without_a_name_are_401(kind: str) -> None:
-    """`TokenNeeded` is answered with 401: the application should have passed the token."""
+    """`TokenNeeded`: the application should have passed the token."""
     async with running(kind, InMemoryRevocationClient()) as http:
         assert (await http.ask("GET", "/claims/sha256:0")).status == 401
 
 
 async def test_a_token_that_is_none_is_401(kind: str) -> None:
-    """A malformed token is a 401, and not an error of the application."""
+    """Garbage is the caller's fault, and not an error of the application."""
     async with running(kind, InMemoryRevocationClient()) as http:
         for token in ("a.b.c", "a.b.c.d.e", '{"a":1}'):
             assert (await http.ask("GET", "/", bearer(token))).status == 401
 
 
 async def test_an_outage_under_deny_is_503(kind: str) -> None:
-    """It is 503 with Retry-After, by token and by claims, and not a 401 that would end a session."""
+    """With Retry-After, for tokens and for claims, and no 401 that would end a session."""
     revocations = InMemoryRevocationClient(on_unavailable="deny", **QUICK)
     async with running(kind, revocations) as http:
         with revocations.outage():
@@ -193,7 +193,7 @@ async def test_an_outage_under_deny_is_503(kind: str) -> None:
 
 
 async def test_an_outage_under_allow_lets_in_and_no_logout_succeeds(kind: str) -> None:
-    """Requests pass. A logout that is not stored is 503, and its token still works."""
+    """Requests go on; a logout that could not be stored says 503, and the token goes on working."""
     revocations = InMemoryRevocationClient(**QUICK)
     headers = bearer(mint(jti="x"))
     async with running(kind, revocations) as http:
@@ -206,7 +206,7 @@ async def test_an_outage_under_allow_lets_in_and_no_logout_succeeds(kind: str) -
 
 
 async def test_a_wrong_key_is_an_error_of_the_application(kind: str) -> None:
-    """A refusal for another reason than the token is a 500, also under "allow"."""
+    """A refusal that is not about the token is a 500, not a 401, and admits no request under "allow" either."""
 
     async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=401)
@@ -221,7 +221,7 @@ async def test_a_wrong_key_is_an_error_of_the_application(kind: str) -> None:
 
 
 async def test_a_test_client_without_lifespan_is_told() -> None:
-    """A client that was not started admits no request. The error says what is missing."""
+    """A client that is not started admits no request; the error says what is missing."""
     async with asgi(fastapi_app(InMemoryRevocationClient()), lifespan=False) as http:
         with pytest.raises(NotStarted, match=r"with TestClient\(app\)"):
             await http.get("/", headers=bearer(mint(jti="x")))

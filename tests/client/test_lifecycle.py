@@ -1,4 +1,4 @@
-"""Starting, stopping, event loops, settings, and the public names of the package."""
+"""Starting, stopping, event loops, settings, and the names that the package shows."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ CALLS: dict[str, Callable[[RevocationClient], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 async def test_a_client_that_was_not_started_says_how(call: Callable[[RevocationClient], Any]) -> None:
-    """Before the start and after the end it raises, also under "allow", and says how to start it."""
+    """Before the start and after the end it raises, under "allow" too, and names the lifespan and the TestClient."""
     client = InMemoryRevocationClient(on_unavailable="allow")
     for _ in range(2):
         with pytest.raises(NotStarted) as caught:
@@ -62,7 +62,7 @@ async def test_a_client_that_was_not_started_says_how(call: Callable[[Revocation
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 def test_another_event_loop_is_refused(call: Callable[[RevocationClient], Any]) -> None:
-    """On another loop than its own a client raises. It neither hangs nor answers."""
+    """A client belongs to the loop that it was started on; it neither hangs nor answers on another."""
     client = RevocationClient(f"http://127.0.0.1:{free_port()}")
     with asyncio.Runner() as home:
         home.run(client.start())
@@ -78,7 +78,7 @@ def test_another_event_loop_is_refused(call: Callable[[RevocationClient], Any]) 
 
 
 def test_a_loop_may_be_run_by_another_thread() -> None:
-    """A client belongs to a loop and not to a thread, so another thread may run the loop."""
+    """The client belongs to the loop, not to the thread: a synchronous application starts it, and hands the loop on."""
     client, loop = InMemoryRevocationClient(), asyncio.new_event_loop()
     loop.run_until_complete(client.start())
     running = threading.Thread(target=loop.run_forever)
@@ -102,7 +102,7 @@ def _in_thread(act: Callable[[], None]) -> None:
 
 
 def test_a_closed_client_starts_again_on_another_loop() -> None:
-    """A closed client works on each new loop, with a real server each time."""
+    """As tests with a loop for each do it, over a real server each time."""
     port = free_port()
     client = RevocationClient(f"http://127.0.0.1:{port}", on_unavailable="deny")
 
@@ -116,7 +116,7 @@ def test_a_closed_client_starts_again_on_another_loop() -> None:
 
 
 def test_a_client_whose_loop_died_can_be_closed_and_started() -> None:
-    """A test that forgot to close the client does not break the next test."""
+    """A test that forgot to close it does not spoil the next one."""
     client = InMemoryRevocationClient()
     asyncio.run(client.start())
 
@@ -135,7 +135,7 @@ def test_a_client_whose_loop_died_can_be_closed_and_started() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the transports that the loop left
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_a_feed_on_a_closed_loop_proved_counts_no_more() -> None:
-    """If its loop was closed, the client asks the service after the next start, until its feed is synced."""
+    """A client whose loop was closed under it asks the service at its next start, until its new feed is synced."""
     with feed_in_a_thread() as server:
         client = server.client(max_staleness_seconds=5.0)
         abandoned = asyncio.new_event_loop()
@@ -155,7 +155,7 @@ def test_what_a_feed_on_a_closed_loop_proved_counts_no_more() -> None:
 
 @contextlib.contextmanager
 def feed_in_a_thread() -> Iterator[FeedServer]:
-    """A service on an event loop that another thread runs."""
+    """A service whose event loop is that of another thread."""
     loop, running = asyncio.new_event_loop(), contextlib.AsyncExitStack()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -169,7 +169,7 @@ def feed_in_a_thread() -> Iterator[FeedServer]:
 
 
 async def test_starting_and_closing_twice_changes_nothing() -> None:
-    """Both can be repeated, and the lifespan does the same as `async with`."""
+    """Both are safe to repeat, and the lifespan is the same as `async with`."""
     client = InMemoryRevocationClient()
     await client.start()
     await client.start()
@@ -183,7 +183,7 @@ async def test_starting_and_closing_twice_changes_nothing() -> None:
 
 
 async def test_a_close_ends_the_wait_for_the_first_synchronization() -> None:
-    """Closing ends `mirror_ready`, which would wait for ever without a service."""
+    """Without a service it would never end."""
     client = RevocationClient(f"http://127.0.0.1:{free_port()}")
     await client.start()
     ready = asyncio.create_task(client.mirror_ready())
@@ -193,7 +193,7 @@ async def test_a_close_ends_the_wait_for_the_first_synchronization() -> None:
 
 
 async def test_a_start_does_not_wait_for_the_service() -> None:
-    """The client starts without a service, and the policy decides, so the application runs."""
+    """Without a service the client starts, and the policy decides: the application runs."""
     async with RevocationClient(f"http://127.0.0.1:{free_port()}") as client:
         assert (await client.check({"jti": "x"})).source == "policy"
 
@@ -228,7 +228,7 @@ async def test_a_start_does_not_wait_for_the_service() -> None:
     ],
 )
 def test_a_wrong_setting_is_named_and_no_secret_shown(setting: str, options: dict[str, Any]) -> None:
-    """The error names the setting, and shows nothing of a key or a password."""
+    """The client is not made; the error has the setting's name, and nothing of a key or a password."""
     with pytest.raises(ConfigurationError) as caught:
         RevocationClient(**{"url": "http://revocation:8080"} | options)
     assert caught.value.setting == setting
@@ -249,7 +249,7 @@ async def key_sent() -> str | None:
 
 
 async def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The URL and the key come from the environment or a file. A missing or double setting is named."""
+    """REVOCATION_URL and the key, from its variable or its file; what is missing or double is named."""
     for name in ("REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="REVOCATION_URL"):
@@ -272,7 +272,7 @@ async def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 async def test_a_path_before_the_services_own_is_kept() -> None:
-    """A service below a path of a gateway is reached."""
+    """A service behind a gateway's path is found there."""
     async with scripted() as server, RevocationClient(f"{server.url}/below/") as client:
         await client.check_jti("x")
         await client.revoke_jti("x")
@@ -293,7 +293,7 @@ ERRORS: list[RevocationError] = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_can_be_pickled_and_raised_again(error: RevocationError) -> None:
-    """All fields survive a process pool, and callers that share an error get separate copies."""
+    """All fields survive a process pool, and one that several are told is each one's own."""
     for copy in (pickle.loads(pickle.dumps(error)), error.again()):
         assert copy is not error
         assert (type(copy), copy.__dict__, str(copy)) == (type(error), error.__dict__, str(error))
@@ -301,14 +301,14 @@ def test_errors_can_be_pickled_and_raised_again(error: RevocationError) -> None:
 
 
 def test_every_error_is_exported_and_has_an_example() -> None:
-    """Every error class is exported, and is among the examples above."""
+    """Every error of the module is in the package, and among the examples above."""
     found = {name for name, one in vars(errors).items() if inspect.isclass(one) and issubclass(one, RevocationError)}
     assert found <= set(revocation_client.__all__)
     assert {type(error).__name__ for error in ERRORS} | {"RevocationError"} == found
 
 
 def test_every_public_name_is_exported_and_documented() -> None:
-    """`__all__` is complete, and each class has a docstring."""
+    """`__all__` is what the package shows, nothing is missing from it, and each class says what it is."""
     shown = {
         name for name, one in vars(revocation_client).items() if not name.startswith("_") and not inspect.ismodule(one)
     }
@@ -324,7 +324,7 @@ def test_every_public_name_is_exported_and_documented() -> None:
 
 
 def test_frameworks_are_not_imported_unless_asked_for() -> None:
-    """No module outside `integrations` mentions a framework."""
+    """No module outside `integrations` mentions one."""
     for path in Path(revocation_client.__path__[0]).rglob("*.py"):
         if "integrations" not in path.parts:
             source = path.read_text()

@@ -39,7 +39,7 @@ async def server() -> AsyncIterator[FeedServer]:
 
 @contextlib.asynccontextmanager
 async def synced(server: FeedServer, **options: Any) -> AsyncIterator[RevocationClient]:
-    """A client whose memory is synced, and may decide for longer than a test takes."""
+    """A client whose memory is synced, and may decide for as long as a test takes."""
     async with server.client(
         **{"max_staleness_seconds": HANG_SECONDS, "timeout_seconds": HANG_SECONDS} | options
     ) as it:
@@ -48,7 +48,7 @@ async def synced(server: FeedServer, **options: Any) -> AsyncIterator[Revocation
 
 
 async def test_a_disconnected_client_asks_the_service_which_knows_the_latest_logout(server: FeedServer) -> None:
-    """Just after its stream broke off, memory is fresh, but the service is asked, and knows the new logout."""
+    """The stream broke off a moment ago, and the token was revoked since: memory is fresh, and not believed."""
     async with synced(server) as client:
         assert (await client.check({"jti": "late"})).source == "mirror"
         server.status = 503
@@ -62,7 +62,7 @@ async def test_a_disconnected_client_asks_the_service_which_knows_the_latest_log
 
 
 async def test_what_the_service_said_is_revoked_stays_revoked_when_it_goes_away(server: FeedServer) -> None:
-    """Memory learns from the service's answers too, and not only from the feed."""
+    """Memory learns it from the answer, not only from the feed; otherwise it would deny it while it may decide."""
     async with synced(server) as client:
         server.status = 503
         server.cut()
@@ -76,7 +76,7 @@ async def test_what_the_service_said_is_revoked_stays_revoked_when_it_goes_away(
 
 
 async def test_ended_revocations_are_removed_where_no_feed_ever_comes(server: FeedServer) -> None:
-    """If the feed is refused, revocations learned from answers do not fill the memory."""
+    """What the answers of the service teach does not fill the memory of a client whose feed is refused."""
     ahead = 0.0
 
     class Ahead(RevocationClient):
@@ -91,7 +91,7 @@ async def test_ended_revocations_are_removed_where_no_feed_ever_comes(server: Fe
 
 
 async def test_memory_asks_once_its_follower_was_cancelled_from_outside(server: FeedServer) -> None:
-    """If something cancels the follower, as the end of a loop does, memory is no longer connected."""
+    """As the end of an event loop does to a client that was not closed: no stream is connected any more."""
     async with synced(server) as client:
         assert client.is_revoked_now({"jti": "other"}) is False
         (follower,) = [task for task in asyncio.all_tasks() if task.get_name() == "revocation-follower"]
@@ -105,7 +105,7 @@ async def test_memory_asks_once_its_follower_was_cancelled_from_outside(server: 
 async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_feed_to_its_end(
     server: FeedServer,
 ) -> None:
-    """Later revocations still reach memory, for the time after; the next stream is resumed."""
+    """What is acknowledged meanwhile still reaches memory, for when nothing answers; the next stream is resumed."""
     async with synced(server) as client:
         server.say(Reset("shutdown"))
         await until(lambda: name(client) == "stale")
@@ -127,7 +127,7 @@ async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_fe
 
 
 async def test_one_probe_at_a_time_asks_a_service_that_hangs_and_memory_decides_all_others(server: FeedServer) -> None:
-    """Memory decides while the probe waits. When the probe is answered, all checks ask again."""
+    """They are decided while the probe still waits; when the probe is answered, all are asked again."""
     async with synced(server) as client:
         server.status, server.held = 503, asyncio.Event()
         server.cut()
@@ -149,7 +149,7 @@ async def test_one_probe_at_a_time_asks_a_service_that_hangs_and_memory_decides_
 
 
 async def test_a_service_that_refuses_connections_is_asked_by_every_check() -> None:
-    """It may be back at any moment, so none of several checks is decided without asking."""
+    """It may be back at any moment: none of several checks at once is decided without asking it."""
     async with contextlib.AsyncExitStack() as running:
         async with serving_feed() as away:
             client = await running.enter_async_context(synced(away))
@@ -188,7 +188,7 @@ async def test_a_silence_that_is_over_is_not_remembered(server: FeedServer) -> N
 
 
 async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> None:
-    """If the caller of the probe leaves, another check becomes the probe."""
+    """A caller that leaves does not keep the others from asking."""
     async with synced(server) as client:
         server.status, server.held = 503, asyncio.Event()
         server.cut()
@@ -205,7 +205,7 @@ async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> N
 
 
 async def test_memory_decides_at_once_where_the_service_says_that_it_cannot(server: FeedServer) -> None:
-    """After a 5xx memory decides, and a known revocation stays revoked."""
+    """A 5xx is no answer to the question; what memory knows to be revoked stays so."""
     async with synced(server) as client:
         server.status, server.answers = 503, False
         server.cut()
@@ -249,7 +249,7 @@ async def test_what_the_client_does_not_understand_makes_its_memory_ask(
 
 
 async def test_a_snapshot_with_an_unknown_claim_does_not_keep_the_mirror_down(server: FeedServer) -> None:
-    """The stream goes on, because a new one would have the same claim. Memory says only "revoked"."""
+    """The stream goes on: a new one would meet the same claim. Memory says only what is revoked."""
 
     async def newer(response: web.StreamResponse) -> None:
         await response.write(encode(server.beat()))
@@ -270,7 +270,7 @@ async def test_a_snapshot_with_an_unknown_claim_does_not_keep_the_mirror_down(se
 
 
 async def test_verify_access_raises_for_a_key_that_is_refused(redis: Process) -> None:
-    """A wrong key is 401, one without the scope 403, a good one returns. A service that is away raises."""
+    """A wrong key is 401, one without the scope 403, a good one returns; a service that is away raises too."""
     async with serving(redis, API_KEYS=API_KEYS) as service:
         for key, status in (("a-wrong-key-0123456789", 401), (KEYS["revoker"], 403)):
             async with RevocationClient(str(service.url), api_key=key, mirror=False) as client:
@@ -289,7 +289,7 @@ async def test_verify_access_raises_for_a_key_that_is_refused(redis: Process) ->
 async def test_a_feed_that_refuses_the_key_is_an_error_in_the_log_at_once(
     server: FeedServer, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
-    """It is logged even if another reason for the end of a stream was logged just before."""
+    """Also where the last stream ended for another reason, which was logged already."""
     async with synced(server) as client:
         server.status = 503
         server.cut()
@@ -302,14 +302,14 @@ async def test_a_feed_that_refuses_the_key_is_an_error_in_the_log_at_once(
 
 
 def unsigned(**claims: Any) -> str:
-    """Return an unsigned JWT."""
+    """An unsigned JWT."""
     parts = ({"alg": "HS256"}, claims)
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
 
 
 async def test_claims_without_a_jti_are_named_by_their_token_and_answered_from_memory(server: FeedServer) -> None:
-    """The client computes the same name as the service. Without the token it raises TokenNeeded."""
+    """`ensure_active(claims, token)`: the client computes the service's own name; without the token it is needed."""
     claims = {"sub": "alice", "iat": 5}
     token = unsigned(**claims)
     server.log.append(revocation(read_token(token).name))
@@ -335,7 +335,7 @@ async def test_claims_without_a_jti_are_named_by_their_token_and_answered_from_m
 async def test_an_unusable_iat_is_counted_and_logged_where_the_token_is_checked(
     server: FeedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Memory answers most checks, so the application's log and counters tell of it."""
+    """Memory answers most checks, and the service does not hear of those: the application's log tells."""
     server.log.append(revocation("alice", "sub", cutoff=5.0))
     async with synced(server) as client:
         for _ in range(3):
@@ -348,7 +348,7 @@ async def test_an_unusable_iat_is_counted_and_logged_where_the_token_is_checked(
 
 @contextlib.contextmanager
 def in_a_thread() -> Iterator[tuple[FeedServer, Callable[[], object]]]:
-    """Run a feed server on its own event loop. Its checks wait until the returned function is called."""
+    """A feed server on an event loop of its own, whose checks wait until the returned function is called."""
     server, ready, over = FeedServer(), threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 

@@ -1,4 +1,4 @@
-"""A client that answers from memory: as the service would, and never against what it knows to be revoked."""
+"""The client that answers from memory: as the service would, and never against what it knows to be revoked."""
 
 import asyncio
 import base64
@@ -43,7 +43,7 @@ IAT = 1_700_000_000.0
 
 @pytest.fixture
 async def server() -> AsyncIterator[FeedServer]:
-    """A feed with the revocations of a token, a session and a cutoff in it."""
+    """A feed with a token, a session and a cutoff in it."""
     async with serving_feed() as running:
         running.log += [revocation("gone"), revocation("s-1", "sid"), revocation("bob", "sub", cutoff=IAT)]
         yield running
@@ -80,7 +80,7 @@ ACTIVE: list[dict[str, Any]] = [
 
 
 async def test_claims_are_answered_from_memory_in_every_way(client: RevocationClient, server: FeedServer) -> None:
-    """All methods agree, name the revocation and the age of memory, and send no request."""
+    """All ways of asking agree, name the revocation and the age of memory, and send no request."""
     for question, revoked in [(one, True) for one in REVOKED] + [(one, False) for one in ACTIVE]:
         verdict = await client.check(question)
         assert (verdict.revoked, verdict.source, verdict.expired, verdict.verified) == (revoked, "mirror", None, False)
@@ -105,7 +105,7 @@ async def test_claims_are_answered_from_memory_in_every_way(client: RevocationCl
 async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_any_thread(
     client: RevocationClient,
 ) -> None:
-    """A check that is awaited on another loop raises, even if memory knows the answer."""
+    """A check that is awaited on another loop raises, although memory could tell."""
 
     def elsewhere() -> bool | None:
         for ask in (client.is_revoked, client.ensure_active):
@@ -120,7 +120,7 @@ async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_
 
 
 async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClient, server: FeedServer) -> None:
-    """A whole token that memory does not know is checked by the service, which can tell whether it is genuine."""
+    """Only the service can tell whether a token is genuine, so it is asked about one that memory knows nothing of."""
     for claims in REVOKED:
         assert (await client.check("Bearer " + jwt(**claims))).source == "mirror"
         assert client.is_revoked_now(jwt(**claims)) is True
@@ -137,7 +137,7 @@ async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClien
 
 
 async def test_a_list_is_answered_from_both(client: RevocationClient, server: FeedServer) -> None:
-    """The service is asked only what memory cannot answer, and the results are in order."""
+    """The service is asked only what memory cannot say, and the order is the caller's."""
     token = jwt(jti="here")
     verdicts = await client.check_many([ACTIVE[0], token, REVOKED[0]])
     assert [(one.revoked, one.source) for one in verdicts] == [(False, "mirror"), (False, "redis"), (True, "mirror")]
@@ -150,7 +150,7 @@ async def test_a_list_is_answered_from_both(client: RevocationClient, server: Fe
     + [{"jti": "x", claim: value} for claim in ("sub", "sid", "azp") for value in ("", "a\0", "x" * 257, ["x"], True)],
 )
 async def test_a_bad_question_is_as_bad_as_without_memory(client: RevocationClient, question: dict[str, Any]) -> None:
-    """What the service would refuse raises in every method, and admits no token."""
+    """What the service would refuse admits no token: every way of asking raises."""
     with pytest.raises((TokenNeeded, RequestRefused)):
         await client.is_revoked(question)
     with pytest.raises((TokenNeeded, RequestRefused)):
@@ -162,7 +162,7 @@ async def test_a_bad_question_is_as_bad_as_without_memory(client: RevocationClie
 async def test_own_revocations_are_known_at_once_and_never_unlearned(
     client: RevocationClient, server: FeedServer
 ) -> None:
-    """Memory knows them when `revoke_*` returns, although this feed and its snapshot never have them."""
+    """Before `revoke_*` returns; this feed never hears of them, and its next snapshot holds none of them."""
     await client.revoke_jti("mine")
     assert says(client, "mine")
     await client.revoke_session("my-session")
@@ -181,7 +181,7 @@ async def test_own_revocations_are_known_at_once_and_never_unlearned(
 
 @pytest.mark.parametrize("policy", ["allow", "deny"])
 async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> None:
-    """Without feed and service, what is revoked stays so under either policy, which later decides the rest."""
+    """Feed and service are away: what is revoked stays revoked under either policy, which later decides the rest."""
     async with server.client(on_unavailable=policy) as client:
         assert await client.mirror_ready(HANG_SECONDS)
         server.answers, server.status = False, 503
@@ -205,7 +205,7 @@ async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> 
 
 
 async def test_what_is_learned_while_a_question_is_under_way_counts(server: FeedServer) -> None:
-    """A revocation from the feed counts, even if the service just said "not revoked" or nothing."""
+    """The service did not answer, or said "not revoked"; meanwhile the feed told of the revocation."""
     server.complete = False
     async with server.client(timeout_seconds=HANG_SECONDS) as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -222,7 +222,7 @@ async def test_what_is_learned_while_a_question_is_under_way_counts(server: Feed
 
 
 async def test_without_a_mirror_the_service_is_asked_each_time(server: FeedServer) -> None:
-    """With `mirror=False` there is no stream, no memory and no status."""
+    """`mirror=False`: no stream, no memory, no status."""
     async with server.client(mirror=False) as client:
         assert await client.is_revoked({"jti": "gone"})
         assert await client.is_revoked({"jti": "gone"})
@@ -233,7 +233,7 @@ async def test_without_a_mirror_the_service_is_asked_each_time(server: FeedServe
 
 
 async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
-    """`is_revoked_now` needs no event loop, for worker threads. A closed client raises NotStarted."""
+    """A framework's worker threads need no event loop; a closed client raises NotStarted."""
     found: list[bool | None] = []
     threads = [threading.Thread(target=lambda: found.append(client.is_revoked_now({"jti": "gone"}))) for _ in range(8)]
     for thread in threads:
@@ -249,7 +249,7 @@ async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
 
 
 async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
-    """An outage undoes no logout, and the policy decides everything else."""
+    """An outage takes away no logout, and the policy decides everything else."""
     now = 1000.0
     async with InMemoryRevocationClient(clock=lambda: now) as client:
         assert await client.mirror_ready(1)
@@ -263,7 +263,7 @@ async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
 
 
 async def test_memory_ends_a_cutoff_when_its_lifetime_is_over() -> None:
-    """Until then tokens without `iat` are revoked with `iat_unusable`; afterwards they are accepted."""
+    """Until then its verdicts on tokens without `iat` say `iat_unusable`; afterwards those tokens are accepted."""
     now = 1000.0
     async with InMemoryRevocationClient(clock=lambda: now) as client:
         await client.revoke_subject("alice", expires_in=900)
@@ -280,7 +280,7 @@ async def test_memory_ends_a_cutoff_when_its_lifetime_is_over() -> None:
 
 
 class Named(StrEnum):
-    """Texts whose hash is that of their name."""
+    """Texts whose hash is their name's."""
 
     FIRST = "a"
     BROKEN = "\n"
@@ -311,7 +311,7 @@ _HELD = st.lists(
 def test_the_fast_path_never_says_more_than_the_rule(
     question: dict[str, Any], held: list[Revocation], fresh: bool
 ) -> None:
-    """For any claims, the fast path agrees with `verdict` and the rule, or says nothing. Bad claims raise."""
+    """For any claims: fast path, `verdict` and the rule over a list agree, or it says nothing; bad ones raise."""
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     for one in held:
         memory.learn(one)
@@ -342,7 +342,7 @@ def test_the_fast_path_never_says_more_than_the_rule(
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None:
-    """It admits none of thousands of revoked values, all others, and nothing that the service would refuse."""
+    """It admits no value of thousands that are held, and all others; what the service would refuse is not admitted."""
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.mark_fresh(0.0, complete=True, connected=True)
     usual = {"jti": "x", "sid": "x", "sub": "x", "client_id": "x"}
@@ -359,7 +359,7 @@ def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None
 
 
 def test_an_enumerations_member_is_its_text() -> None:
-    """Memory looks an enumeration's member up as its string, although its hash differs."""
+    """Memory looks for the string that the service would be asked about, although the member's hash is another."""
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.learn(Revocation("sub", "a", None, None))
     memory.mark_fresh(0.0, complete=True, connected=True)
@@ -374,7 +374,7 @@ def test_an_enumerations_member_is_its_text() -> None:
 @pytest.mark.parametrize("clock", ["wall", "monotonic"])
 @pytest.mark.parametrize("age", [0.0, 3.5])
 def test_a_proof_that_arrives_during_a_check_does_not_count_for_it(claim: ClaimName, clock: str, age: float) -> None:
-    """Another thread adds a revocation and a proof while the check reads the clocks."""
+    """Another thread adds a revocation, and a proof that nothing else is missing, while the clocks are read."""
     waiting: list[str] = []
 
     def read(name: str, seconds: float) -> float:
@@ -393,17 +393,17 @@ def test_a_proof_that_arrives_during_a_check_does_not_count_for_it(claim: ClaimN
 
 
 class Clocks:
-    """Two clocks that a test sets."""
+    """Two, set by hand."""
 
     def __init__(self) -> None:
         self.wall, self.monotonic = 1000.0, 5.0
 
     def memory(self) -> LocalMirror:
-        """A memory that uses these clocks."""
+        """One that goes by them."""
         return LocalMirror(5.0, Counters(), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
 
     def go(self, seconds: float) -> None:
-        """Let time pass."""
+        """Time passes."""
         self.wall += seconds
         self.monotonic += seconds
 
@@ -413,7 +413,7 @@ QUESTION = {"jti": "x"}
 
 @pytest.mark.parametrize("age", [0.0, 1.0, 2.9])
 def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_old(age: float) -> None:
-    """After exactly three seconds it decides only without an answer of the service, until five."""
+    """To the moment; from then on it is asked only where the service does not answer, until five seconds."""
     clocks = Clocks()
     memory = clocks.memory()
     asked = check_request(QUESTION)
@@ -440,7 +440,7 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
 
 
 def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> None:
-    """A disconnected memory says no "not revoked" by itself, but may decide without an answer."""
+    """Not connected, or told that the service is leaving: no "not revoked" by itself, and it may still decide."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.learn(Revocation("jti", "gone", None, None))
@@ -464,7 +464,7 @@ def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> No
 
 
 def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
-    """Even if the service does not answer: what memory lacks may revoke the token."""
+    """Also if the service does not answer: what it lacks may be what revokes the token."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.mark_fresh(0.0, complete=False, connected=True)
@@ -473,7 +473,7 @@ def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
 
 
 def test_a_suspended_machine_makes_the_proof_old() -> None:
-    """The monotonic clock may have stopped meanwhile, but the wall clock shows the time."""
+    """The monotonic clock may have stopped meanwhile; the wall clock tells."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.mark_fresh(0.0, complete=True, connected=True)
@@ -487,7 +487,7 @@ def test_a_suspended_machine_makes_the_proof_old() -> None:
 
 
 class ClockedClient(RevocationClient):
-    """A client whose clocks a test sets, by how many seconds each is ahead."""
+    """A client whose clocks the test sets: seconds that each is ahead of the real one."""
 
     wall_ahead = uptime_ahead = 0.0
 
@@ -506,7 +506,7 @@ def entries(client: RevocationClient) -> int:
 
 
 async def test_a_wall_clock_that_jumps_ahead_and_back_forgets_no_revocation(server: FeedServer) -> None:
-    """A revocation that ended by both clocks is removed. One that ended by the wall clock alone stays."""
+    """What has ended by both clocks is removed meanwhile; what has ended by the wall clock alone stays revoked."""
     server.log += [revocation("long", seconds=7200), revocation("brief", seconds=60)]
     async with ClockedClient(server.url) as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -523,7 +523,7 @@ async def test_a_wall_clock_that_jumps_ahead_and_back_forgets_no_revocation(serv
 async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_it_is_set_back(
     server: FeedServer,
 ) -> None:
-    """Live revocations seemed ended. Memory admits no token until a new snapshot is complete."""
+    """Live revocations seemed to have ended: until a new snapshot is complete, memory admits no token."""
 
     class Ahead(ClockedClient):
         wall_ahead = 3600.0
@@ -539,7 +539,7 @@ async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_
 
 
 def test_heartbeats_that_are_read_late_count_for_when_they_were_sent() -> None:
-    """After ten frozen seconds, the newest heartbeat in the buffer counts as eight seconds old."""
+    """A process frozen for ten seconds reads buffered heartbeats at once: the newest is eight seconds old."""
     sender = SenderClock(100.0)
     for second in range(2):
         sender.to_local(CLOCK + 100.01 + second, 100.02 + second)
@@ -548,7 +548,7 @@ def test_heartbeats_that_are_read_late_count_for_when_they_were_sent() -> None:
 
 
 async def test_the_real_service_and_its_feed(redis: Process) -> None:
-    """A client learns within a second what another one revokes, keeps it while cut off, and resumes."""
+    """A client knows within a second what another one revokes, keeps it while it is cut off, and resumes."""
     options: dict[str, Any] = {"mirror": True, "max_staleness_seconds": 1.0}
     async with real_world(redis) as world, world.client(**options) as one, world.client(**options) as other:
         assert await one.mirror_ready(HANG_SECONDS)

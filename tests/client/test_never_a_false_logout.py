@@ -1,4 +1,4 @@
-"""Logouts while the service and its Redis are killed and frozen at random are acknowledged and true, or raise."""
+"""Logouts while the service is killed and frozen at random, and its Redis too: acknowledged and true, or an error."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ KEY = "logout-key-0123456789abcdef"
 
 
 class Disorder:
-    """Disturbs the service or its Redis repeatedly. Afterwards both work."""
+    """Does something to the service or its Redis, again and again; afterwards both are well."""
 
     def __init__(self, service: ServiceProcess, redis: Process) -> None:
         self.kills = self.freezes = 0
@@ -56,7 +56,7 @@ class Disorder:
 
 
 async def test_a_logout_is_acknowledged_and_holds_or_raises_in_time(redis: Process, tmp_path: pathlib.Path) -> None:
-    """Each logout returns or raises in time, and an acknowledged one is never denied afterwards."""
+    """Each of them, whatever happens to the service meanwhile; and what is acknowledged is never unsaid after it."""
     settings = {
         "REVOCATION_REDIS_URL": redis.url,
         "REVOCATION_KEY_PREFIX": "logouts:",

@@ -1,4 +1,4 @@
-"""A claim that is added only to the table `CLAIMS` is honoured by every part (contract, section 1)."""
+"""A claim that is added to the table `CLAIMS`, and to nothing else, is honoured by every part (contract, section 1)."""
 
 import base64
 import json
@@ -57,7 +57,7 @@ def client_of(service: Service) -> RevocationClient:
 
 
 async def test_revoke_stores_it_with_a_cutoff_that_defaults_to_now(service: Service) -> None:
-    """The cutoff is as the row says. The record in Redis is found by its claim and value."""
+    """As the row says; it is one of the service's records in Redis, and is found by its claim and value."""
     done = await service.revoke({"device_id": "lost"})
     assert (done["result"], done["claim"], done["value"]) == ("revoked", "device_id", "lost")
     assert abs(done["issued_before"] - time.time()) < HANG_SECONDS
@@ -67,7 +67,7 @@ async def test_revoke_stores_it_with_a_cutoff_that_defaults_to_now(service: Serv
 
 
 async def test_check_by_claims_and_by_token_considers_it(service: Service) -> None:
-    """Another device, and a token issued after the cutoff, are not revoked."""
+    """Another device, and a token that was issued after the cutoff, are not revoked."""
     await revoke(service, "lost")
     for revoked, device, iat in ((True, "lost", CUTOFF), (False, "kept", CUTOFF), (False, "lost", CUTOFF + 1)):
         for question in ({"device_id": device, "iat": iat}, {"token": token(device, iat)}):
@@ -77,7 +77,7 @@ async def test_check_by_claims_and_by_token_considers_it(service: Service) -> No
 
 
 async def test_the_feed_carries_it(service: Service) -> None:
-    """The feed has it in the snapshot and as a change."""
+    """In the snapshot, and as a change."""
     await revoke(service, "lost")
     events: list[Event | None] = []
     parser = Parser()
@@ -98,7 +98,7 @@ async def test_the_feed_carries_it(service: Service) -> None:
 
 
 async def test_the_clients_mirror_answers_by_it(service: Service) -> None:
-    """Memory learns one device from the snapshot and another from a change, and asks nothing."""
+    """It hears of one device in the snapshot and of another in a change, and asks the service nothing."""
     await revoke(service, "lost")
     async with client_of(service) as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -117,7 +117,7 @@ async def test_the_clients_mirror_answers_by_it(service: Service) -> None:
 
 
 async def test_a_client_without_a_mirror_asks_by_it(service: Service) -> None:
-    """The question that the client sends has the claim."""
+    """The claim is part of the question that it sends."""
     await revoke(service, "lost")
     async with RevocationClient(str(service.url), api_key=KEYS["checker"], mirror=False) as client:
         assert await client.is_revoked(claims("lost"))
@@ -125,7 +125,7 @@ async def test_a_client_without_a_mirror_asks_by_it(service: Service) -> None:
 
 
 async def test_the_stand_in_revokes_and_checks_by_it() -> None:
-    """It does so by claims and by token, with a cutoff that defaults to now."""
+    """By claims and by token, with the cutoff that defaults to now."""
     async with InMemoryRevocationClient() as client:
         await client._revoke(device_id="lost")
         (record,) = client.revocations
@@ -141,7 +141,7 @@ async def test_the_stand_in_revokes_and_checks_by_it() -> None:
 
 @pytest.mark.parametrize("value", ["", "a\n", "x" * 257, 1.5, True, ["lost"]])
 def test_the_fast_path_looks_it_up(value: object) -> None:
-    """It admits another device, but neither a revoked one nor a value that the service would refuse."""
+    """It admits another device, and neither a revoked one nor a value that the service would refuse."""
     memory = LocalMirror(5.0, Counters(), time.time, time.monotonic)
     memory.learn(Revocation("device_id", "lost", None, None, CUTOFF))
     memory.mark_fresh(0.0, complete=True, connected=True)

@@ -1,4 +1,4 @@
-"""A real service process that is killed, frozen or restarted, or that does not know the key."""
+"""A real service process that is killed, frozen, restarted, or does not know the key."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ QUESTION = {"jti": "outage", "sub": "alice", "iat": 5}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def process(redis: Process, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServiceProcess]:
-    """A service process with an admin's key and a checker's key."""
+    """One service, with an admin's key and a checker's."""
     settings = {
         "REVOCATION_REDIS_URL": redis.url,
         "REVOCATION_KEY_PREFIX": "outage:",
@@ -35,7 +35,7 @@ async def process(redis: Process, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 async def service(process: ServiceProcess) -> ServiceProcess:
-    """The service, running at the start of each test."""
+    """It runs when the test begins, whatever the one before did to it."""
     if not process.alive:
         await process.start()
     return process
@@ -50,7 +50,7 @@ def client_of(service: ServiceProcess, **options: object) -> RevocationClient:
 async def test_an_outage_is_the_policys_and_over_when_the_service_is_back(
     service: ServiceProcess, disorder: str
 ) -> None:
-    """Within the deadline checks get the policy, and logouts raise. Afterwards the same client works again."""
+    """Within the deadline each: checks by policy, logouts by an error; afterwards the same client goes on as before."""
     async with client_of(service) as allows, client_of(service, on_unavailable="deny") as denies:
         await allows.revoke_jti("outage", expires_in=600)
         assert await denies.is_revoked(QUESTION)
@@ -81,7 +81,7 @@ async def test_an_outage_is_the_policys_and_over_when_the_service_is_back(
 
 
 async def test_a_restart_under_load_loses_no_question(service: ServiceProcess) -> None:
-    """During an orderly restart the service calls no revoked token active, and no check hangs."""
+    """An orderly restart while checks run: no revoked token is said to be active by the service, and none hangs."""
     async with client_of(service, on_unavailable="deny") as client:
         await client.revoke_jti("outage", expires_in=600)
         stop = asyncio.Event()
@@ -109,7 +109,7 @@ async def test_a_restart_under_load_loses_no_question(service: ServiceProcess) -
 async def test_a_wrong_key_admits_no_token(
     service: ServiceProcess, key: str | None, status: int, code: str, policy: str
 ) -> None:
-    """Under either policy each call raises and says why, without the key."""
+    """Under either policy each call raises, and says why, without the key."""
     async with client_of(service, api_key=key, on_unavailable=policy) as client:
         for call in (client.check(QUESTION), client.ensure_active("token"), client.revoke_jti("x", expires_in=5)):
             with pytest.raises(RequestRefused) as caught:
@@ -119,7 +119,7 @@ async def test_a_wrong_key_admits_no_token(
 
 
 async def test_a_key_without_the_scope_revokes_nothing(service: ServiceProcess) -> None:
-    """Such a key may check. A revocation is 403, and nothing is revoked."""
+    """It checks; what it may not do is 403, and is not done."""
     async with client_of(service, api_key=CHECK_KEY) as client:
         assert not await client.is_revoked({"jti": "scoped"})
         with pytest.raises(RequestRefused) as caught:
@@ -129,7 +129,7 @@ async def test_a_key_without_the_scope_revokes_nothing(service: ServiceProcess) 
 
 
 async def test_a_token_too_large_for_revoke_is_refused(service: ServiceProcess) -> None:
-    """It raises with 413, and is not retried."""
+    """413 raises, and is not tried again."""
     async with client_of(service) as client:
         with pytest.raises(RequestRefused) as caught:
             await client.revoke("x" * 70_000, expires_in=5)
@@ -137,7 +137,7 @@ async def test_a_token_too_large_for_revoke_is_refused(service: ServiceProcess) 
 
 
 async def test_a_service_without_its_redis_is_away(service: ServiceProcess, redis: Process) -> None:
-    """For checks its 503 counts as an outage. A logout is retried, and acknowledged when Redis is back."""
+    """Its 503 is the policy's for checks; a logout waits for it, and is acknowledged when it is back."""
     async with client_of(service, timeout_seconds=3, revoke_timeout_seconds=20) as client:
         redis.freeze()
         try:

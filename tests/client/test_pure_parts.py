@@ -1,4 +1,4 @@
-"""What the client decides without I/O: the pause before a retry, warnings in the log, and questions."""
+"""What the client decides without any I/O: the pause before a retry, the warnings in its log, and its questions."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from revocation_client.schema import dumps, loads, parse_question
 
 
 def test_pauses_grow_to_a_bound_and_are_drawn_from_zero_up() -> None:
-    """The jitter is full, from 0 to the exponential bound. The service's Retry-After is added in full."""
+    """Full jitter: from 0 to the exponential bound. The service's Retry-After comes on top, and is never shortened."""
     assert [backoff_seconds(attempts, 1.6, None, lambda: 1.0) for attempts in range(1, 5)] == [0.1, 0.2, 0.4, 0.8]
     assert backoff_seconds(50, 1.6, None, lambda: 1.0) == 1.6
     assert backoff_seconds(1, 1.6, None, lambda: 0.0) == 0
@@ -40,14 +40,14 @@ def test_pauses_grow_to_a_bound_and_are_drawn_from_zero_up() -> None:
     ],
 )
 def test_retry_after_is_a_number_of_seconds(header: str | None, seconds: float | None) -> None:
-    """Any other value is ignored. The service never sends a date."""
+    """Any other value says nothing; a date is what the service never sends."""
     failed = failure(Answer(503, "text/plain", b"", header))
     assert isinstance(failed, ServiceUnavailable)
     assert failed.retry_after_seconds == seconds
 
 
 def test_a_recurring_warning_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """The first occurrence is logged at once, then one line a minute for each event, with the number."""
+    """The first occurrence at once, then one line a minute with the number since the last; each event by itself."""
     caplog.set_level(logging.INFO)
     now = 0.0
     warnings = Warnings(lambda: now)
@@ -70,7 +70,7 @@ _IATS = st.one_of(st.none(), st.floats(), st.integers(), st.booleans(), st.text(
 
 @given(_VALUES, st.one_of(st.none(), _VALUES), st.one_of(st.none(), _VALUES), _IATS)
 def test_a_question_by_claims_is_always_one_that_the_service_takes(jti: Any, sub: Any, azp: Any, iat: Any) -> None:
-    """For any claims, the service can parse the question, and considers what the client expects."""
+    """Whatever texts, numbers and times the claims have: it parses there, and considers what the client expects."""
     asked = check_request({"jti": jti, "sub": sub, "azp": azp, "iat": iat, "aud": object()})
     claims = parse_question(loads(dumps(asked.form)))
     assert not isinstance(claims, str)
@@ -90,7 +90,7 @@ def _is_time(iat: float) -> bool:
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="."), max_size=50))
 def test_a_question_by_token_carries_the_token(text: str) -> None:
-    """Every character of the token arrives."""
+    """Every character of it survives the journey."""
     asked = check_request(f"x{text}x")
     assert parse_question(loads(dumps(asked.form))) == f"x{text}x"
     assert parse_question(check_request_by_jti("a").form) == parse_question({"jti": "a"})

@@ -1,4 +1,4 @@
-"""Something other than the service may answer. Only the service's plain "not revoked" admits a token."""
+"""What answers is not always the service: only its plain "not revoked" admits a token."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[Scripted]:
 
 @pytest.fixture(params=["allow", "deny"])
 async def client(server: Scripted, request: pytest.FixtureRequest) -> AsyncIterator[RevocationClient]:
-    """A client of that server, under each policy."""
+    """A client of it, under either policy."""
     async with server.client(on_unavailable=request.param, revoke_timeout_seconds=0.2) as started:
         yield started
 
@@ -42,7 +42,7 @@ async def client(server: Scripted, request: pytest.FixtureRequest) -> AsyncItera
 def answering(
     status: int = 200, body: bytes = b"", content_type: str = "application/json", headers: dict[str, str] | None = None
 ) -> Script:
-    """Return a script that always gives this answer."""
+    """Always this answer."""
 
     async def script(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=status, body=body, content_type=content_type, headers=headers)
@@ -103,7 +103,7 @@ STRANGE_CHECKS: dict[str, Script] = {
 
 @pytest.mark.parametrize("script", STRANGE_CHECKS.values(), ids=list(STRANGE_CHECKS))
 async def test_a_strange_answer_admits_no_token(client: RevocationClient, server: Scripted, script: Script) -> None:
-    """Under either policy it raises, and counts neither as a revocation nor as an outage."""
+    """Under either policy it raises, for a question by claims; and it is no revocation and no outage either."""
     server.script = script
     for ask in (client.check, client.is_revoked, client.ensure_active):
         with pytest.raises(UnexpectedAnswer):
@@ -116,7 +116,7 @@ async def test_a_strange_answer_admits_no_token(client: RevocationClient, server
 async def test_a_usual_answer_vouches_for_no_strange_one(
     client: RevocationClient, server: Scripted, strange: dict[str, Any]
 ) -> None:
-    """Python treats 0 as False, but a member of another type is refused, also after usual answers."""
+    """Python takes 0 for False; a member of another type is refused also after usual answers."""
     for usual in ({}, {"expired": False}):
         server.script = answering(body=results(GOOD | usual))
         assert not (await client.check(QUESTION)).revoked
@@ -126,7 +126,7 @@ async def test_a_usual_answer_vouches_for_no_strange_one(
 
 
 async def test_the_answers_that_these_are_near_to_are_understood(client: RevocationClient, server: Scripted) -> None:
-    """The service's own answers, and ones with new members, are understood, so the tests above are sharp."""
+    """The services' own, members that a later one may add, and a mirror's: so the tests above test what they say."""
     server.script = answering(body=results(GOOD | {"new": 1}, also="new"))
     assert not (await client.check(QUESTION)).revoked
     server.script = answering(body=results(REVOKED))
@@ -140,7 +140,7 @@ async def test_the_answers_that_these_are_near_to_are_understood(client: Revocat
 async def test_an_answer_about_a_token_looked_at_all_of_it(
     client: RevocationClient, server: Scripted, considered: list[str]
 ) -> None:
-    """An answer about a token that did not consider its name and `all` is not understood."""
+    """By token, its name and `all` are always looked at; an answer that did not is none."""
     server.script = answering(body=results(GOOD | {"considered": considered}))
     with pytest.raises(UnexpectedAnswer):
         await client.check(TOKEN)
@@ -148,7 +148,7 @@ async def test_an_answer_about_a_token_looked_at_all_of_it(
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 408, 413, 415, 421, 429, 431, 451])
 async def test_every_4xx_admits_no_token(client: RevocationClient, server: Scripted, status: int) -> None:
-    """A 4xx of the service or an intermediary raises under either policy, and a revocation is not retried."""
+    """The service's or an intermediary's, under either policy: it raises, and revocations are not tried again."""
     server.script = answering(status, b"Too Many Requests", "text/plain", headers={"Retry-After": "1"})
     for call in (
         client.check(QUESTION),
@@ -164,7 +164,7 @@ async def test_every_4xx_admits_no_token(client: RevocationClient, server: Scrip
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 async def test_every_5xx_is_an_outage(client: RevocationClient, server: Scripted, status: int) -> None:
-    """The policy decides checks. A revocation raises at its deadline, with the last answer."""
+    """The policy decides for checks; a revocation raises at its deadline, and says what the last answer was."""
     server.script = answering(status, b"<h1>Bad Gateway</h1>", "text/html")
     assert (await client.check(QUESTION)).source == "policy"
     with pytest.raises(ServiceUnavailable) as caught:
@@ -194,7 +194,7 @@ STRANGE_REVOCATIONS: dict[str, Callable[[dict[str, Any]], bytes]] = {
 async def test_a_strange_answer_is_no_logout(
     client: RevocationClient, server: Scripted, body: Callable[[dict[str, Any]], bytes]
 ) -> None:
-    """A 200 that does not name this revocation raises, and so does another success or a redirect."""
+    """A 200 that does not say that this very revocation is stored raises; so does any other success, or a redirect."""
     server.script = answering(body=body(acknowledged({"jti": "a"})))
     with pytest.raises(UnexpectedAnswer):
         await client.revoke_jti("a")
@@ -209,7 +209,7 @@ async def test_a_strange_answer_is_no_logout(
 async def test_the_answer_to_a_tokens_revocation_is_about_that_token(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """If the token has a `jti`, the answer must name it."""
+    """Where the token plainly says its jti, the answer has to name it."""
     token = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJtaW5lIn0.c2ln"
     server.script = answering(body=json.dumps(acknowledged({"jti": "yours"})).encode())
     with pytest.raises(UnexpectedAnswer, match="another"):
@@ -219,7 +219,7 @@ async def test_the_answer_to_a_tokens_revocation_is_about_that_token(
 
 
 async def test_redirects_are_not_followed(client: RevocationClient, server: Scripted) -> None:
-    """Neither the key nor a token is sent to another address."""
+    """Neither the key nor a token goes where the service did not stand."""
     server.script = answering(307, headers={"Location": f"{server.url}/elsewhere"})
     with pytest.raises(UnexpectedAnswer):
         await client.check(QUESTION)
@@ -229,7 +229,7 @@ async def test_redirects_are_not_followed(client: RevocationClient, server: Scri
 async def test_cookies_and_proxies_of_the_environment_count_for_nothing(
     client: RevocationClient, server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No cookie is sent back, and a proxy named by the environment is not used."""
+    """No cookie comes back, and a proxy that the environment names is not asked."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     server.script = answering(body=results(GOOD), headers={"Set-Cookie": "session=1; Path=/"})
     for _ in range(2):
@@ -239,7 +239,7 @@ async def test_cookies_and_proxies_of_the_environment_count_for_nothing(
 
 
 async def test_retry_after_is_honoured(server: Scripted) -> None:
-    """The next attempt waits as long as the service asks. If that is too long, it is given up at once."""
+    """The next attempt does not come before the service asked for; one that asks for too long is given up at once."""
     loop = asyncio.get_running_loop()
     times = []
 
@@ -270,7 +270,7 @@ async def test_retry_after_is_honoured(server: Scripted) -> None:
 async def test_an_error_tells_what_was_last_heard(
     server: Scripted, then: str, timeout_seconds: float, status: int | None
 ) -> None:
-    """After a 503, silence or a broken connection is the new reason; a lack of time is not."""
+    """After a 503, a service that falls silent or breaks off is news; that there was no time to hear it is not."""
     never = asyncio.Event()
 
     async def away(request: web.Request, _body: Any) -> web.StreamResponse:
@@ -293,7 +293,7 @@ async def test_an_error_tells_what_was_last_heard(
 
 
 async def speaks(lines: bytes) -> asyncio.Server:
-    """Run a server that sends this to every client."""
+    """A server that says this to everybody, whatever they say."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -321,7 +321,7 @@ async def speaks(lines: bytes) -> asyncio.Server:
 async def test_what_speaks_no_http_raises_and_what_breaks_off_is_away(
     lines: bytes, kind: type[RevocationError] | None
 ) -> None:
-    """Another protocol is a wrong address, not an outage. Half an answer is never believed."""
+    """Another kind of server is a wrong address, and not an outage; half an answer is none, and is never believed."""
     server = await speaks(lines)
     port = server.sockets[0].getsockname()[1]
     async with server, RevocationClient(f"http://{HOST}:{port}", revoke_timeout_seconds=0.3) as client:
@@ -338,7 +338,7 @@ async def test_what_speaks_no_http_raises_and_what_breaks_off_is_away(
 async def test_neither_key_nor_token_is_in_any_error_log_or_repr(
     server: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither is shown whatever goes wrong, even if the answer echoes the request."""
+    """Whatever goes wrong, and also where the answer echoes the request, nothing of either is to be found."""
     caplog.set_level(logging.DEBUG)
 
     async def echo(request: web.Request, body: Any) -> web.StreamResponse:
@@ -367,7 +367,7 @@ async def test_neither_key_nor_token_is_in_any_error_log_or_repr(
 
 @pytest.mark.parametrize("on_unavailable", ["allow", "deny"])
 async def test_a_server_without_tls_is_no_absence(on_unavailable: OnUnavailable) -> None:
-    """https to a plain HTTP port is a wrong setting, which no policy may treat as an outage."""
+    """https to a port that speaks plain HTTP: a wrong setting, which no policy may turn into an open door."""
     async with scripted() as server:
         client = RevocationClient(server.url.replace("http:", "https:"), mirror=False, on_unavailable=on_unavailable)
         async with client:

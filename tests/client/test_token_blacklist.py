@@ -1,4 +1,4 @@
-"""The drop-in behaves as an in-process blacklist does, where that is safe."""
+"""The drop-in behaves as a blacklist inside the process does, where that is safe."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ async def world(redis: Process) -> AsyncIterator[RealWorld]:
 
 @pytest.fixture
 async def blacklist(world: RealWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TokenBlacklist]:
-    """A blacklist that was initialised with that service's address."""
+    """One that was initialised with that service's address."""
     monkeypatch.delenv("REVOCATION_URL", raising=False)
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     made = TokenBlacklist(timeout_seconds=0.5, revoke_timeout_seconds=0.5)
@@ -35,12 +35,12 @@ async def blacklist(world: RealWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> set[str]:
-    """Return the events that the client has logged."""
+    """The events that the client has logged."""
     return {record.getMessage().split()[0] for record in caplog.records if record.name == "revocation_client"}
 
 
 async def test_the_four_methods(blacklist: TokenBlacklist) -> None:
-    """A blacklisted `jti` is blacklisted, another one is not, and blacklisting again succeeds."""
+    """A blacklisted jti is blacklisted, another one is not, and again is a success."""
     assert await blacklist.blacklist_token("one", 60) is True
     assert await blacklist.blacklist_token("one", 60) is True
     assert await blacklist.is_blacklisted("one") is True
@@ -50,7 +50,7 @@ async def test_the_four_methods(blacklist: TokenBlacklist) -> None:
 
 
 async def test_it_shares_the_keys_of_the_old_module(redis: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the two modules sees what the other one writes."""
+    """What the old module still writes is seen, and the old module sees what is written here."""
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     async with serving(redis, API_KEYS=API_KEYS, FOREIGN_WRITERS="true") as service, redis.client() as old:
         prefix = service.settings.store.key_prefix
@@ -67,7 +67,7 @@ async def test_it_shares_the_keys_of_the_old_module(redis: Process, monkeypatch:
 async def test_away_is_false_and_a_line_in_the_log(
     blacklist: TokenBlacklist, world: RealWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """While the service is away both methods return False and log a line. Known revocations stay True."""
+    """Both methods say False while the service is away, and each leaves a line; what was revoked here stays revoked."""
     await blacklist.blacklist_token("one", 60)
     caplog.set_level(logging.WARNING)
     async with world.outage():
@@ -86,7 +86,7 @@ async def test_away_is_false_and_a_line_in_the_log(
 async def test_a_service_that_is_away_at_the_start_is_tried_again(
     world: RealWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`init` succeeds, and the blacklist works as soon as the service does."""
+    """`init` succeeds, and the blacklist works as soon as the service does: it is never switched off for good."""
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     blacklist = TokenBlacklist(timeout_seconds=0.5, revoke_timeout_seconds=0.5)
     async with world.outage():
@@ -99,7 +99,7 @@ async def test_a_service_that_is_away_at_the_start_is_tried_again(
 
 @pytest.mark.parametrize("url", ["redis://redis:6379/0", "rediss://redis", "unix:///run/redis", "redis+sentinel://a/b"])
 async def test_a_redis_url_stands_for_the_services(world: RealWorld, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """With the old Redis URL, REVOCATION_URL is used. Without it, `init` raises."""
+    """As the application's settings still have it; without REVOCATION_URL it raises, rather than to be off."""
     blacklist = TokenBlacklist()
     monkeypatch.delenv("REVOCATION_URL", raising=False)
     with pytest.raises(ConfigurationError, match="REVOCATION_URL"):
@@ -116,7 +116,7 @@ async def test_a_redis_url_stands_for_the_services(world: RealWorld, monkeypatch
 async def test_what_the_service_refuses_is_false_and_a_line_in_the_log(
     world: RealWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wrong key, too long a life or a bad value returns False, and never raises."""
+    """A wrong key, too long a life, a value that is none: False, as the old module said, and never an exception."""
     monkeypatch.setenv("REVOCATION_API_KEY", "a-wrong-key-0123456789")
     blacklist = TokenBlacklist()
     await blacklist.init(world.url)
@@ -140,7 +140,7 @@ async def test_what_the_service_refuses_is_false_and_a_line_in_the_log(
 async def test_an_answer_that_is_not_understood_is_false_and_a_line_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """If a web page answers in the service's place, the result is False."""
+    """A web page in the service's place."""
     monkeypatch.delenv("REVOCATION_API_KEY", raising=False)
 
     async def page(_request: object, _body: object) -> web.StreamResponse:
@@ -157,7 +157,7 @@ async def test_an_answer_that_is_not_understood_is_false_and_a_line_in_the_log(
 
 
 async def test_without_init_and_after_close_it_is_false_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The log line says to call `init`. Closing twice is allowed."""
+    """The line says to call `init`; closing what is not open is fine."""
     assert await token_blacklist.is_blacklisted("one") is False
     assert await token_blacklist.blacklist_token("one", 60) is False
     assert logged(caplog) == {"token_not_checked", "token_not_blacklisted"}
@@ -196,5 +196,5 @@ async def test_a_call_gives_up_within_two_seconds_in_all(monkeypatch: pytest.Mon
 
 
 def test_its_prefix_is_that_of_the_keys_in_redis() -> None:
-    """Applications that build the old key from `prefix` find the service's keys."""
+    """Applications that build the old key from it find the service's."""
     assert TokenBlacklist.prefix + "one" == Keyspace().key("jti", "one")

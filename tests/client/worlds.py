@@ -16,20 +16,20 @@ from tests.system.slow_proxy import SlowProxy
 
 
 class World(Protocol):
-    """What the suite needs of a world."""
+    """What the suite needs of it."""
 
     def client(self, **options: Any) -> RevocationClient:
-        """Return a client that is not started yet."""
+        """A client that is not started yet."""
 
     def outage(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Make the service unavailable inside the block."""
+        """The service is away for the time of the block."""
 
     def latency(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        """Delay every answer by so many seconds inside the block."""
+        """Every answer takes so much longer for the time of the block."""
 
 
 class RealWorld:
-    """A service with its own keys in a real Redis, over HTTP through a TCP line."""
+    """A service with keys of its own in a real Redis, over HTTP through a TCP line."""
 
     def __init__(self, target_port: int) -> None:
         self._line = SlowProxy(target_port)
@@ -37,7 +37,7 @@ class RealWorld:
 
     @property
     def url(self) -> str:
-        """The address of the line."""
+        """Where the line begins."""
         return f"http://{HOST}:{self._line.port}"
 
     def client(self, **options: Any) -> RevocationClient:
@@ -46,11 +46,11 @@ class RealWorld:
         return RevocationClient(self.url, **given)
 
     async def open(self) -> None:
-        """Let connections pass."""
+        """Let connections in."""
         self._listener = await asyncio.start_server(self._line.serve, HOST, self._line.port)
 
     async def cut(self) -> None:
-        """Cut all connections, and let none pass."""
+        """Cut all connections, and let none in."""
         if self._listener is not None:
             self._listener.close()
             await self._line.aclose()
@@ -77,7 +77,7 @@ class RealWorld:
 
 
 class MemoryWorld:
-    """Stand-ins. The last one made is the one that is cut off or slow."""
+    """Stand-ins; the last one made is the one that is cut off or slow."""
 
     def __init__(self) -> None:
         self._client = InMemoryRevocationClient()
@@ -105,7 +105,7 @@ class MemoryWorld:
 
 @contextlib.asynccontextmanager
 async def real_world(redis: Process) -> AsyncIterator[RealWorld]:
-    """Run a new service over this Redis."""
+    """A fresh one, over this Redis."""
     async with serving(redis, API_KEYS=API_KEYS) as service:
         world = RealWorld(service.port)
         await world.open()
