@@ -1,4 +1,4 @@
-"""A client for an ASGI application in the test's own event loop, with the application's lifespan round it."""
+"""An HTTP client for an ASGI application that runs in the test's own event loop."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import httpx
 
 @contextlib.asynccontextmanager
 async def asgi(app: Any, *, lifespan: bool = True) -> AsyncIterator[httpx.AsyncClient]:
-    """Started as a server starts it; without the lifespan, as a test client that forgets it."""
+    """Yield an HTTP client for an application. With `lifespan=False`, the application's startup code does not run."""
     async with contextlib.AsyncExitStack() as stack:
         state = await stack.enter_async_context(app.router.lifespan_context(app)) if lifespan else None
 

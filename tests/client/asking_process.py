@@ -1,4 +1,4 @@
-"""A process that asks its memory again and again, and writes each answer that differs from the one before."""
+"""A process that keeps asking a client's memory about one token, and prints each answer that differs from the last."""
 
 import asyncio
 import sys
@@ -7,7 +7,7 @@ from revocation_client import RevocationClient
 
 
 async def main(url: str) -> None:
-    """Until it is killed."""
+    """Ask and print until the process is killed."""
     last: object = "nothing yet"
     async with RevocationClient(url, max_staleness_seconds=1.0) as client:
         while True:

@@ -1,4 +1,4 @@
-"""A real HTTP server with a feed that does as a test says: it cuts, stalls, lies about its age, and talks nonsense."""
+"""A real HTTP server with a feed that a test controls: it can break off, stall, fall behind, and send garbage."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.redis_processes import HOST
 
 BEAT_SECONDS = 0.1
 CLOCK = 5_000_000.0
-"""The sender's clock has nothing to do with the receiver's."""
+"""Seconds by which the sender's monotonic clock is ahead of the receiver's."""
 
 Script = Callable[[web.StreamResponse], Awaitable[None]]
 
@@ -28,41 +28,41 @@ PART_REVOCATIONS = 250
 
 
 def snapshots(revocations: Iterable[Revocation]) -> Iterator[bytes]:
-    """Yield the text of a snapshot, in parts as the service makes them."""
+    """Yield a snapshot as encoded events of at most `PART_REVOCATIONS` revocations each."""
     rest = iter(revocations)
     while part := [*itertools.islice(rest, PART_REVOCATIONS)]:
         yield encode(Snapshot(part))
 
 
 def revocation(value: str, claim: Any = "jti", *, seconds: float = 600, cutoff: float | None = None) -> Revocation:
-    """One that lives for so long from now."""
+    """Return a revocation that ends this many seconds from now."""
     return Revocation(claim, value, time.time() + seconds, None, cutoff)
 
 
 class FeedServer:
-    """What is revoked, in the order in which it was; and how the feed behaves, which may be changed at any time."""
+    """A server with a log of revocations. Its attributes control how it behaves, and may be changed at any time."""
 
     def __init__(self) -> None:
         self.log: list[Revocation] = []
         self.port = 0
         self.status = 200
         self.answers = True
-        """Whether checks and revocations are answered; else they are 503."""
+        """False to answer every check and revocation with 503."""
         self.held: asyncio.Event | None = None
-        """What each check waits for before it is answered."""
+        """If set, every check waits for this event before it is answered."""
         self.answered = threading.Event()
-        """Set once a check that was held has been answered, to the last byte."""
+        """Set once a check has been answered, to the last byte."""
         self.beats = True
         self.behind_seconds: float = 0.0
         self.complete = True
         self.remembers = True
-        """Whether a stream can be resumed."""
+        """True while a stream can be resumed from a cursor."""
         self.script: Script | None = None
-        """In place of everything that the feed says."""
+        """If set, it writes the whole stream in place of the usual events."""
         self.pace: Script | None = None
-        """Between the parts of a snapshot."""
+        """If set, it is called after each part of a snapshot."""
         self.asked: list[str | None] = []
-        """The cursor that each stream was asked with."""
+        """The cursor in each request for a stream; None if there was none."""
         self.questions: list[str] = []
         self._streams: dict[web.StreamResponse, tuple[web.Request, asyncio.Queue[bytes]]] = {}
 
@@ -72,11 +72,11 @@ class FeedServer:
 
     @property
     def streams(self) -> int:
-        """How many there are just now."""
+        """Number of streams that are open now."""
         return len(self._streams)
 
     def client(self, **options: Any) -> RevocationClient:
-        """A client of it."""
+        """Return a client of this server."""
         given: dict[str, Any] = {
             "api_key": "feed-key-0123456789abcdef",
             "max_staleness_seconds": 1.0,
@@ -85,32 +85,32 @@ class FeedServer:
         return RevocationClient(self.url, **given)
 
     def revoke(self, *revocations: Revocation) -> None:
-        """It is acknowledged, and told to every stream."""
+        """Add revocations to the log, and send them on every stream."""
         self.log.extend(revocations)
         self.say(Change(self.cursor(), revocations))
 
     def cursor(self) -> str:
-        """Where the log ends."""
+        """Return the cursor of the log's end."""
         return f"{len(self.log)}-0.nonce"
 
     def say(self, *said: Event | bytes) -> None:
-        """Put this on every stream."""
+        """Send events, or raw bytes, on every stream."""
         for _request, queue in self._streams.values():
             for one in said:
                 queue.put_nowait(one if isinstance(one, bytes) else encode(one))
 
     def beat(self) -> Heartbeat:
-        """A heartbeat of now."""
+        """Return a heartbeat that is sent now."""
         return Heartbeat(self.behind_seconds, time.monotonic() + CLOCK, self.complete)
 
     def cut(self) -> None:
-        """Every stream breaks off."""
+        """Break off every stream."""
         for request, _queue in self._streams.values():
             if request.transport is not None:
                 request.transport.abort()
 
     async def feed(self, request: web.Request) -> web.StreamResponse:
-        """`GET /feed`."""
+        """Serve `GET /feed`."""
         self.asked.append(request.headers.get("Last-Event-ID"))
         if self.status != 200:
             problem = {"code": "scripted", "detail": "as the test says", "status": self.status}
@@ -155,7 +155,7 @@ class FeedServer:
         await response.write(encode(Synced(end, self.complete)))
 
     async def check(self, request: web.Request) -> web.StreamResponse:
-        """`POST /check/batch`, by jti alone."""
+        """Serve `POST /check/batch`. Only the `jti` is looked up."""
         if not self.answers:
             raise web.HTTPServiceUnavailable
         checks = json.loads(await request.read())["checks"]
@@ -178,7 +178,7 @@ class FeedServer:
         return not_revoked(question)
 
     async def revoke_one(self, request: web.Request) -> web.StreamResponse:
-        """`POST /revoke`, by one claim; it is acknowledged, and the feed does not hear of it."""
+        """Serve `POST /revoke` by one claim: acknowledge the revocation, but do not add it to the log or the feed."""
         if not self.answers:
             raise web.HTTPServiceUnavailable
         body = json.loads(await request.read())
@@ -191,7 +191,7 @@ class FeedServer:
 
 
 def merged(log: list[Revocation]) -> dict[tuple[str, str], Revocation]:
-    """What a log comes to."""
+    """Return the merged record of each claim and value in a log."""
     found: dict[tuple[str, str], Revocation] = {}
     for one in log:
         key = one.claim, one.value
@@ -201,7 +201,7 @@ def merged(log: list[Revocation]) -> dict[tuple[str, str], Revocation]:
 
 @contextlib.asynccontextmanager
 async def serving_feed(server: FeedServer | None = None, port: int = 0) -> AsyncIterator[FeedServer]:
-    """One that runs."""
+    """Start a feed server. With `port=0`, it takes any free port."""
     server = server or FeedServer()
     app = web.Application(client_max_size=1 << 22)
     app.router.add_get("/feed", server.feed)

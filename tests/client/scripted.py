@@ -1,4 +1,4 @@
-"""A real HTTP server that answers as a test says: it holds answers back, breaks off, and tells what it was asked."""
+"""A real HTTP server whose answers are scripted by a test. It records the requests."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ def not_revoked(element: dict[str, Any]) -> dict[str, Any]:
 
 
 def acknowledged(body: dict[str, Any]) -> dict[str, Any]:
-    """The service's answer to a revocation by jti."""
+    """Return the service's answer to a revocation by jti."""
     times = {"revoked_at": 1.0, "expires_at": 2.0}
     return {
         "result": "revoked",
@@ -39,14 +39,14 @@ def acknowledged(body: dict[str, Any]) -> dict[str, Any]:
 
 
 async def as_the_service(_request: web.Request, body: Any) -> web.StreamResponse:
-    """What a service with nothing in it says."""
+    """Answer as a service in which nothing is revoked: checks are "not revoked", and revocations are acknowledged."""
     if "checks" in body:
         return web.json_response({"results": [not_revoked(element) for element in body["checks"]]})
     return web.json_response(acknowledged(body))
 
 
 class Scripted:
-    """The server; `script` may be changed at any time."""
+    """A server that answers every request with `script`, which may be changed at any time."""
 
     def __init__(self) -> None:
         self.script: Script = as_the_service
@@ -63,16 +63,16 @@ class Scripted:
 
     @property
     def asked(self) -> list[list[str]]:
-        """The jti of each question, batch by batch."""
+        """The `jti` of each check, one list for each batch."""
         return [[element["jti"] for element in body["checks"]] for body in self.bodies]
 
     def client(self, **options: Any) -> RevocationClient:
-        """A client of it, without a feed."""
+        """Return a client of this server. By default it has no mirror."""
         given: dict[str, Any] = {"api_key": KEY, "mirror": False} | options
         return RevocationClient(self.url, **given)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Note the request, and answer it as the script says."""
+        """Record the request, and answer it with the script."""
         raw = await request.read()
         self.sizes.append(len(raw))
         self.bodies.append(json.loads(raw))
@@ -82,7 +82,7 @@ class Scripted:
         return await self.script(request, self.bodies[-1])
 
     async def until_asked(self, requests: int) -> None:
-        """Wait until so many requests have come."""
+        """Wait until this many requests have arrived."""
         async with asyncio.timeout(10):
             while len(self.requests) < requests:
                 self.came.clear()
@@ -91,7 +91,7 @@ class Scripted:
 
 @contextlib.asynccontextmanager
 async def listening(app: web.Application, port: int) -> AsyncIterator[int]:
-    """The port on which it is served: this one or, for 0, any."""
+    """Serve an application, and yield its port. With `port=0`, any free port is taken."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:
@@ -103,7 +103,7 @@ async def listening(app: web.Application, port: int) -> AsyncIterator[int]:
 
 @contextlib.asynccontextmanager
 async def scripted(port: int = 0) -> AsyncIterator[Scripted]:
-    """One that runs, on this port or on any."""
+    """Start a scripted server. With `port=0`, it takes any free port."""
     server = Scripted()
     app = web.Application(client_max_size=1 << 22)
     app.router.add_route("*", "/{path:.*}", server.handle)
@@ -112,7 +112,7 @@ async def scripted(port: int = 0) -> AsyncIterator[Scripted]:
 
 
 class Gate:
-    """A script that keeps each answer until it is told to let it go."""
+    """A script that holds back each answer until `open` is called."""
 
     def __init__(self) -> None:
         self.held: list[asyncio.Event] = []
@@ -124,6 +124,6 @@ class Gate:
         return await as_the_service(request, body)
 
     def open(self) -> None:
-        """Let all go."""
+        """Release all answers that are held back."""
         for event in self.held:
             event.set()

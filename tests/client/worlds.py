@@ -1,6 +1,6 @@
-"""Where a client lives in the behaviour suite: with a real service behind a line that can be cut, or with the stand-in.
+"""The two worlds in which the behaviour suite runs: a real service behind a TCP proxy, and the stand-in.
 
-Both offer the same: clients, an outage, and latency.
+Each makes clients, and can simulate an outage and latency.
 """
 
 import asyncio
@@ -16,20 +16,20 @@ from tests.system.slow_proxy import SlowProxy
 
 
 class World(Protocol):
-    """What the suite needs of it."""
+    """The interface of both worlds."""
 
     def client(self, **options: Any) -> RevocationClient:
-        """A client that is not started yet."""
+        """Return a client that is not started yet."""
 
     def outage(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """The service is away for the time of the block."""
+        """Make the service unreachable inside the block."""
 
     def latency(self, seconds: float) -> contextlib.AbstractContextManager[None]:
-        """Every answer takes so much longer for the time of the block."""
+        """Delay every answer by this many seconds inside the block."""
 
 
 class RealWorld:
-    """A service with keys of its own in a real Redis, over HTTP through a TCP line."""
+    """A real service with its own key prefix in a real Redis. Clients reach it through a TCP proxy."""
 
     def __init__(self, target_port: int) -> None:
         self._line = SlowProxy(target_port)
@@ -37,20 +37,20 @@ class RealWorld:
 
     @property
     def url(self) -> str:
-        """Where the line begins."""
+        """The URL of the proxy."""
         return f"http://{HOST}:{self._line.port}"
 
     def client(self, **options: Any) -> RevocationClient:
-        """A client with the key of ops, that asks the service each time."""
+        """Return a client with the API key of `ops`. By default it has no mirror, and asks the service each time."""
         given: dict[str, Any] = {"api_key": KEYS["ops"], "mirror": False} | options
         return RevocationClient(self.url, **given)
 
     async def open(self) -> None:
-        """Let connections in."""
+        """Accept connections."""
         self._listener = await asyncio.start_server(self._line.serve, HOST, self._line.port)
 
     async def cut(self) -> None:
-        """Cut all connections, and let none in."""
+        """Cut all connections, and accept no new ones."""
         if self._listener is not None:
             self._listener.close()
             await self._line.aclose()
@@ -59,7 +59,7 @@ class RealWorld:
 
     @contextlib.asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
-        """The line is cut."""
+        """Keep the proxy closed inside the block."""
         await self.cut()
         try:
             yield
@@ -68,7 +68,7 @@ class RealWorld:
 
     @contextlib.contextmanager
     def latency(self, seconds: float) -> Iterator[None]:
-        """The line is slow."""
+        """Delay everything that the service sends inside the block."""
         self._line.delay_seconds = seconds
         try:
             yield
@@ -77,25 +77,25 @@ class RealWorld:
 
 
 class MemoryWorld:
-    """Stand-ins; the last one made is the one that is cut off or slow."""
+    """Stand-ins. Outages and latency apply to the one that was made last."""
 
     def __init__(self) -> None:
         self._client = InMemoryRevocationClient()
 
     def client(self, **options: Any) -> RevocationClient:
-        """A stand-in of its own."""
+        """Return a new stand-in."""
         self._client = InMemoryRevocationClient(**{"mirror": False} | options)
         return self._client
 
     @contextlib.asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
-        """As an application's test writes it."""
+        """Simulate an outage as an application's test does."""
         with self._client.outage():
             yield
 
     @contextlib.contextmanager
     def latency(self, seconds: float) -> Iterator[None]:
-        """As an application's test writes it."""
+        """Simulate latency as an application's test does."""
         self._client.service.latency_seconds = seconds
         try:
             yield
@@ -105,7 +105,7 @@ class MemoryWorld:
 
 @contextlib.asynccontextmanager
 async def real_world(redis: Process) -> AsyncIterator[RealWorld]:
-    """A fresh one, over this Redis."""
+    """Start a service over this Redis, and yield its world."""
     async with serving(redis, API_KEYS=API_KEYS) as service:
         world = RealWorld(service.port)
         await world.open()
