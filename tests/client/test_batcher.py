@@ -1,4 +1,4 @@
-"""The Batcher by itself: what is sent together, what each asker gets, and that nothing outlives it."""
+"""The Batcher by itself: what it sends together, what each asker gets, and that it leaves no task behind."""
 
 import asyncio
 import time
@@ -10,13 +10,13 @@ import uvloop
 from revocation_client.batcher import LATE_SECONDS, TURNS, Batcher, BatcherClosed, BatchLimits
 
 SECONDS = 5.0
-"""Longer than a test may take."""
+"""A deadline that no test should reach."""
 
 LIMITS = BatchLimits(questions=5, size=100, under_way=2, overtake_seconds=0.02)
 
 
 class Recorder:
-    """Sends batches nowhere: it records them, and returns each question in capitals when a test lets it."""
+    """A fake sender. It records the batches, and returns each question in capital letters once the test lets it."""
 
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
@@ -27,7 +27,7 @@ class Recorder:
         self._sent = asyncio.Condition()
 
     async def send(self, questions: list[str]) -> list[str]:
-        """Record the batch; wait for its gate while `held`."""
+        """Record the batch, wait for its gate if `held`, and return the answers."""
         self.batches.append(questions)
         gate = asyncio.Event()
         self.gates.append(gate)
@@ -42,27 +42,27 @@ class Recorder:
         return self.answers(questions)
 
     async def until_sent(self, batches: int) -> None:
-        """Wait until so many batches have left."""
+        """Wait until this many batches have been sent."""
         async with asyncio.timeout(SECONDS), self._sent:
             await self._sent.wait_for(lambda: len(self.batches) >= batches)
 
 
 @pytest.fixture
 def recorder() -> Recorder:
-    """The send function of the batcher."""
+    """The sender that the batcher uses."""
     return Recorder()
 
 
 @pytest.fixture
 async def batcher(recorder: Recorder) -> AsyncIterator[Batcher[str, str]]:
-    """A batcher of at most five questions and a hundred characters, with two batches under way."""
+    """A batcher with `LIMITS`: five questions and 100 characters a batch, and two batches under way, at most."""
     made: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
     yield made
     await made.aclose()
 
 
 async def test_concurrent_questions_leave_as_one_batch(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """Tasks that ask in the same turn of the loop share a batch, in their order; each gets its own answer."""
+    """Questions asked in the same turn of the event loop are sent as one batch, in order. Each gets its own answer."""
 
     async def ask(question: str) -> str:
         return await batcher.ask(question, SECONDS)
@@ -72,7 +72,7 @@ async def test_concurrent_questions_leave_as_one_batch(batcher: Batcher[str, str
 
 
 async def test_a_question_never_joins_a_batch_that_left_before(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """The same question, asked while a batch with it is under way, leaves in another batch beside it."""
+    """A question that repeats one under way is sent in another batch, without waiting for the first."""
     recorder.held = True
     first = batcher.ask("same", SECONDS)
     await recorder.until_sent(1)
@@ -86,7 +86,7 @@ async def test_a_question_never_joins_a_batch_that_left_before(batcher: Batcher[
 async def test_what_is_asked_during_a_round_trip_leaves_when_it_ends(
     batcher: Batcher[str, str], recorder: Recorder
 ) -> None:
-    """The batch under way comes back before the overtaking time: all that waits leaves as one batch."""
+    """Questions that wait while a batch is under way are sent as one batch when it returns."""
     recorder.held = True
     asked = [batcher.ask("first", SECONDS)]
     await recorder.until_sent(1)
@@ -98,7 +98,7 @@ async def test_what_is_asked_during_a_round_trip_leaves_when_it_ends(
 
 
 async def test_what_an_asker_asks_next_joins_what_waits_already(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """So under load there are fewer and larger batches: Redis and the service pay for each."""
+    """The next question of an asker joins those that wait, so that batches are fewer and larger under load."""
     recorder.held = True
     first = batcher.ask("first", SECONDS)
     await recorder.until_sent(1)
@@ -111,7 +111,7 @@ async def test_what_an_asker_asks_next_joins_what_waits_already(batcher: Batcher
 
 
 async def test_no_more_batches_are_under_way_than_the_limit(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """While as many as may be are under way, questions wait, however long; the first that returns makes way."""
+    """While the allowed number of batches is under way, questions wait. They are sent when one batch returns."""
     recorder.held = True
     asked = []
     for number in range(LIMITS.under_way):
@@ -128,7 +128,7 @@ async def test_no_more_batches_are_under_way_than_the_limit(batcher: Batcher[str
 
 
 async def test_a_batch_is_bounded_by_count_and_size(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """Each batch is as full as the limits allow; a question larger than a batch leaves alone."""
+    """Each batch is as full as the limits allow. A question that exceeds the size limit is sent alone."""
     sizes = [1, 1, 1, 1, 1, 1, 60, 39, 1, 60, 60, 200, 1]
     await asyncio.gather(*(batcher.ask("x" * size, SECONDS) for size in sizes))
     assert [[len(question) for question in batch] for batch in recorder.batches] == [
@@ -142,7 +142,7 @@ async def test_a_batch_is_bounded_by_count_and_size(batcher: Batcher[str, str], 
 
 
 async def test_each_asker_has_its_own_deadline(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """Of one batch, one asker's deadline passes while the others wait; also in the queue, and out of order."""
+    """Each question times out at its own deadline, in a batch or in the queue, whatever the order of the deadlines."""
     recorder.held = True
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -166,7 +166,7 @@ async def test_each_asker_has_its_own_deadline(batcher: Batcher[str, str], recor
 
 
 async def test_an_overdue_batch_is_cancelled_if_its_limits_say_so(recorder: Recorder) -> None:
-    """Only when the deadline of its last question has passed; by default a batch goes on."""
+    """With `cancel_overdue`, a batch is cancelled when the deadlines of all its questions have passed, not before."""
     recorder.held = True
     limits = BatchLimits(questions=5, size=100, cancel_overdue=True)
     batcher: Batcher[str, str] = Batcher(recorder.send, len, limits)
@@ -182,7 +182,7 @@ async def test_an_overdue_batch_is_cancelled_if_its_limits_say_so(recorder: Reco
 
 
 async def test_a_late_deadline_lets_the_loop_read_what_has_arrived(batcher: Batcher[str, str]) -> None:
-    """If the loop was blocked, the answer of the next turns still counts; a deadline that is not late is exact."""
+    """If the event loop was blocked past a deadline, an answer in one of its next turns still counts."""
     loop = asyncio.get_running_loop()
     clock, late = loop.time, 0.0
     with pytest.MonkeyPatch.context() as patch:
@@ -193,7 +193,7 @@ async def test_a_late_deadline_lets_the_loop_read_what_has_arrived(batcher: Batc
 
 
 async def test_a_cancelled_asker_cancels_no_other(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """Its batch goes on for the others."""
+    """If one asker of a batch is cancelled, the others still get their answers."""
     recorder.held = True
     asked = [batcher.ask(question, SECONDS) for question in "abc"]
     await recorder.until_sent(1)
@@ -204,7 +204,7 @@ async def test_a_cancelled_asker_cancels_no_other(batcher: Batcher[str, str], re
 
 
 async def test_a_withdrawn_question_is_not_sent(batcher: Batcher[str, str], recorder: Recorder) -> None:
-    """It counts neither as a question nor by its size; a batch of withdrawn questions alone is not sent at all."""
+    """A withdrawn question takes no room in a batch. A batch of withdrawn questions alone is not sent."""
     gone = [batcher.ask("x" * 99, SECONDS) for _ in range(LIMITS.questions)]
     here = [batcher.ask(question, SECONDS) for question in "ab"]
     for future in gone:
@@ -219,7 +219,7 @@ async def test_a_withdrawn_question_is_not_sent(batcher: Batcher[str, str], reco
 async def test_an_error_of_send_reaches_the_askers_of_its_batch_alone(
     batcher: Batcher[str, str], recorder: Recorder
 ) -> None:
-    """The batch after it is answered."""
+    """If `send` raises, the askers of its batch get the error, and the next batch is answered."""
 
     def fail(_questions: list[str]) -> list[str]:
         raise ZeroDivisionError
@@ -235,14 +235,14 @@ async def test_an_error_of_send_reaches_the_askers_of_its_batch_alone(
 async def test_a_wrong_number_of_answers_is_an_error(
     batcher: Batcher[str, str], recorder: Recorder, number: int
 ) -> None:
-    """No asker gets an answer that may be another's."""
+    """If `send` returns the wrong number of answers, every asker gets an error, not the answer of another."""
     recorder.answers = lambda _questions: ["answer"] * number
     found = await asyncio.gather(*(batcher.ask(question, SECONDS) for question in "abc"), return_exceptions=True)
     assert [type(one) for one in found] == [ValueError] * 3
 
 
 async def test_closing_ends_what_waits_and_what_is_under_way(recorder: Recorder) -> None:
-    """Every asker gets BatcherClosed, no task is left, and nothing can be asked afterwards."""
+    """When the batcher is closed, every asker gets BatcherClosed, no task is left, and new questions are refused."""
     before = asyncio.all_tasks()
     batcher: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
     recorder.held = True
@@ -259,7 +259,7 @@ async def test_closing_ends_what_waits_and_what_is_under_way(recorder: Recorder)
 
 
 async def test_closing_that_is_cancelled_leaves_no_asker_waiting(recorder: Recorder) -> None:
-    """The askers are told before the closing waits for the first time."""
+    """If `aclose` is cancelled, the asker still gets BatcherClosed."""
     batcher: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
     recorder.held = True
     asked = batcher.ask("under way", SECONDS)
@@ -275,7 +275,7 @@ async def test_closing_that_is_cancelled_leaves_no_asker_waiting(recorder: Recor
 async def test_an_error_after_the_asker_has_gone_is_not_logged(
     recorder: Recorder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The loop would report a future whose error was never retrieved."""
+    """If the asker has gone, the error of its question is not logged as "never retrieved"."""
     batcher: Batcher[str, str] = Batcher(recorder.send, len, LIMITS)
     recorder.held = True
     batcher.ask("dropped", SECONDS)
@@ -286,7 +286,7 @@ async def test_an_error_after_the_asker_has_gone_is_not_logged(
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
 def test_a_question_may_be_asked_while_a_late_deadline_waits_its_turns(run: Callable[..., None]) -> None:
-    """After the event loop was blocked the late one fails, and the new ones are answered, on both event loops."""
+    """After the event loop was blocked, the late question times out, and new questions are answered."""
 
     async def blocked() -> None:
         recorder = Recorder()

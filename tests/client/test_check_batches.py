@@ -22,13 +22,13 @@ async def server() -> AsyncIterator[Scripted]:
 
 @pytest.fixture
 async def client(server: Scripted) -> AsyncIterator[RevocationClient]:
-    """A client of it with a long timeout."""
+    """A client of that server, with a long timeout."""
     async with server.client(timeout_seconds=20) as started:
         yield started
 
 
 async def test_concurrent_checks_are_one_request(client: RevocationClient, server: Scripted) -> None:
-    """64 checks make one request, in the order in which they were asked; each gets its own answer."""
+    """64 concurrent checks are sent as one request, in the order in which they were asked. Each gets its own answer."""
 
     async def odd_ones(_request: web.Request, body: Any) -> web.StreamResponse:
         return web.json_response({"results": [revoked_if_odd(element) for element in body["checks"]]})
@@ -48,7 +48,7 @@ def revoked_if_odd(element: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_a_check_never_joins_a_request_that_was_sent(client: RevocationClient, server: Scripted) -> None:
-    """The same check, asked while the first is under way, is sent again: the token may have been revoked meanwhile."""
+    """A check that repeats one under way is sent again, because the token may have been revoked meanwhile."""
     gate = Gate()
     server.script = gate
     first = asyncio.create_task(client.check_jti("same"))
@@ -90,7 +90,7 @@ async def test_a_token_that_fills_a_request_is_sent_alone_and_a_larger_one_is_re
 
 
 async def test_an_error_reaches_only_its_own_check(client: RevocationClient, server: Scripted) -> None:
-    """One check is refused, one unavailable, one not understood: each gets its own error, and the rest an answer."""
+    """A refused, an unavailable and a malformed result affect only their own checks. The others get their answers."""
     problem = {"type": "about:blank", "title": "t", "detail": "d"}
     bad: dict[str, Any] = {
         "refused": {"error": problem | {"status": 400, "code": "invalid_token"}},
@@ -118,7 +118,7 @@ async def test_an_error_reaches_only_its_own_check(client: RevocationClient, ser
 async def test_an_error_of_the_whole_request_is_a_separate_object_for_each_check(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """Each caller raises an object of its own: a shared one would collect the tracebacks of all of them."""
+    """Each check of a refused request raises its own exception. A shared one would collect the tracebacks of all."""
 
     async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=401)
@@ -130,7 +130,7 @@ async def test_an_error_of_the_whole_request_is_a_separate_object_for_each_check
 
 
 async def test_a_cancelled_check_cancels_no_other(client: RevocationClient, server: Scripted) -> None:
-    """The first check of a request is cancelled while it is under way; the same request answers the others."""
+    """If one check of a request under way is cancelled, the same request still answers the others."""
     gate = Gate()
     server.script = gate
     tasks = [asyncio.create_task(client.check_jti(str(number))) for number in range(3)]
@@ -144,7 +144,7 @@ async def test_a_cancelled_check_cancels_no_other(client: RevocationClient, serv
 
 
 async def test_closing_ends_the_checks_under_way_with_not_started(server: Scripted) -> None:
-    """They are neither left waiting nor admitted by the policy."""
+    """Closing the client ends checks and revocations with NotStarted. The policy admits none of them."""
     server.script = Gate()
     client = server.client()
     await client.start()
@@ -160,7 +160,7 @@ async def test_closing_ends_the_checks_under_way_with_not_started(server: Script
 
 
 async def test_closing_that_is_cancelled_still_ends_every_check_and_every_connection(server: Scripted) -> None:
-    """An application may cancel the closing: no check waits for ever, and no connection stays open."""
+    """If `aclose` is cancelled, the check under way still raises NotStarted, and the connections are still closed."""
     slow = SlowToEnd(server.url)
     await slow.start()
     check = asyncio.create_task(slow.check_jti("under way"))
@@ -187,7 +187,7 @@ class SlowToEnd(RevocationClient):
         return self
 
     async def post(self, *_request: object, **_options: object) -> None:
-        """A request that is never answered."""
+        """Wait without an answer until the request is cancelled."""
         self.asked.set()
         try:
             await asyncio.Event().wait()
@@ -211,7 +211,7 @@ async def test_connections_are_kept(client: RevocationClient, server: Scripted) 
 
 
 async def test_a_kept_connection_that_breaks_off_is_no_outage(client: RevocationClient, server: Scripted) -> None:
-    """The service restarts during a request: the request is sent again, and the policy does not decide."""
+    """A check whose connection breaks off is sent again, and the policy does not decide it."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -229,7 +229,7 @@ async def test_a_kept_connection_that_breaks_off_is_no_outage(client: Revocation
 async def test_where_connections_break_off_another_instance_may_still_answer(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """Behind a balancer that goes on sending to an instance that died, a check is sent until one answers in time."""
+    """A check is sent again after each broken connection: behind a load balancer, another instance may answer."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -244,7 +244,7 @@ async def test_where_connections_break_off_another_instance_may_still_answer(
 
 
 async def test_a_service_that_always_breaks_off_is_unavailable(server: Scripted) -> None:
-    """The check is sent again until its time is over; then the policy decides."""
+    """If every connection breaks off, a check is sent again until its timeout. Then the policy decides."""
 
     async def break_off(request: web.Request, _body: Any) -> web.StreamResponse:
         assert request.transport is not None
@@ -258,7 +258,7 @@ async def test_a_service_that_always_breaks_off_is_unavailable(server: Scripted)
 
 
 async def test_a_fault_of_the_client_itself_admits_no_token(server: Scripted) -> None:
-    """It is raised, and never looks like an outage, for which the policy may admit tokens."""
+    """An unexpected exception in the client is raised. It is not taken for an outage, so the policy admits no token."""
 
     class Broken(RevocationClient):
         _feeds = False
@@ -280,7 +280,7 @@ async def test_a_fault_of_the_client_itself_admits_no_token(server: Scripted) ->
 
 
 async def test_deny_raises_unavailable_for_each_of_a_batch(server: Scripted) -> None:
-    """With `on_unavailable="deny"`, every check of a failed request raises."""
+    """With `on_unavailable="deny"`, every `ensure_active` of a failed request raises ServiceUnavailable."""
 
     async def away(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=503, headers={"Retry-After": "7"})
@@ -293,7 +293,7 @@ async def test_deny_raises_unavailable_for_each_of_a_batch(server: Scripted) -> 
 
 
 async def test_a_cancelled_check_many_sends_nothing_more(client: RevocationClient, server: Scripted) -> None:
-    """Its checks that were not sent yet are never sent."""
+    """If `check_many` is cancelled, those of its checks that were not sent yet are never sent."""
     gate = Gate()
     server.script = gate
     many = asyncio.create_task(client.check_many([{"jti": str(number)} for number in range(3000)]))

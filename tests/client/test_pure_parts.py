@@ -1,4 +1,4 @@
-"""What the client decides without any I/O: the pause before a retry, the warnings in its log, and its questions."""
+"""The parts of the client without I/O: the backoff, the limit on log warnings, and the questions to the service."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ from revocation_client.schema import dumps, loads, parse_question
 
 
 def test_pauses_grow_to_a_bound_and_are_drawn_from_zero_up() -> None:
-    """Full jitter: from 0 to the exponential bound. The service's Retry-After comes on top, and is never shortened."""
+    """The backoff is drawn from 0 to an exponential bound (full jitter). A Retry-After is added to it in full."""
     assert [backoff_seconds(attempts, 1.6, None, lambda: 1.0) for attempts in range(1, 5)] == [0.1, 0.2, 0.4, 0.8]
     assert backoff_seconds(50, 1.6, None, lambda: 1.0) == 1.6
     assert backoff_seconds(1, 1.6, None, lambda: 0.0) == 0
@@ -40,14 +40,14 @@ def test_pauses_grow_to_a_bound_and_are_drawn_from_zero_up() -> None:
     ],
 )
 def test_retry_after_is_a_number_of_seconds(header: str | None, seconds: float | None) -> None:
-    """Any other value says nothing; a date is what the service never sends."""
+    """Retry-After counts only if it is a plain, plausible number of seconds. Dates and other values are ignored."""
     failed = failure(Answer(503, "text/plain", b"", header))
     assert isinstance(failed, ServiceUnavailable)
     assert failed.retry_after_seconds == seconds
 
 
 def test_a_recurring_warning_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
-    """The first occurrence at once, then one line a minute with the number since the last; each event by itself."""
+    """Each event is logged at once, then at most once a minute with the number of occurrences since the last line."""
     caplog.set_level(logging.INFO)
     now = 0.0
     warnings = Warnings(lambda: now)
@@ -70,7 +70,7 @@ _IATS = st.one_of(st.none(), st.floats(), st.integers(), st.booleans(), st.text(
 
 @given(_VALUES, st.one_of(st.none(), _VALUES), st.one_of(st.none(), _VALUES), _IATS)
 def test_a_question_by_claims_is_always_one_that_the_service_takes(jti: Any, sub: Any, azp: Any, iat: Any) -> None:
-    """Whatever texts, numbers and times the claims have: it parses there, and considers what the client expects."""
+    """The service's parser reads the same claims and `iat` from a question as the client, whatever their values."""
     asked = check_request({"jti": jti, "sub": sub, "azp": azp, "iat": iat, "aud": object()})
     claims = parse_question(loads(dumps(asked.form)))
     assert not isinstance(claims, str)
@@ -90,7 +90,7 @@ def _is_time(iat: float) -> bool:
 
 @given(st.text(st.characters(categories=["L", "N", "P", "S"], exclude_characters="."), max_size=50))
 def test_a_question_by_token_carries_the_token(text: str) -> None:
-    """Every character of it survives the journey."""
+    """The service's parser reads exactly the token that the client put into the question."""
     asked = check_request(f"x{text}x")
     assert parse_question(loads(dumps(asked.form))) == f"x{text}x"
     assert parse_question(check_request_by_jti("a").form) == parse_question({"jti": "a"})

@@ -1,4 +1,4 @@
-"""What answers is not always the service: only its plain "not revoked" admits a token."""
+"""Something other than the service may answer. Only a well-formed "not revoked" of the service admits a token."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ async def server() -> AsyncIterator[Scripted]:
 
 @pytest.fixture(params=["allow", "deny"])
 async def client(server: Scripted, request: pytest.FixtureRequest) -> AsyncIterator[RevocationClient]:
-    """A client of it, under either policy."""
+    """A client of that server, under each policy in turn."""
     async with server.client(on_unavailable=request.param, revoke_timeout_seconds=0.2) as started:
         yield started
 
@@ -42,7 +42,7 @@ async def client(server: Scripted, request: pytest.FixtureRequest) -> AsyncItera
 def answering(
     status: int = 200, body: bytes = b"", content_type: str = "application/json", headers: dict[str, str] | None = None
 ) -> Script:
-    """Always this answer."""
+    """Return a script that always gives this answer."""
 
     async def script(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=status, body=body, content_type=content_type, headers=headers)
@@ -103,7 +103,7 @@ STRANGE_CHECKS: dict[str, Script] = {
 
 @pytest.mark.parametrize("script", STRANGE_CHECKS.values(), ids=list(STRANGE_CHECKS))
 async def test_a_strange_answer_admits_no_token(client: RevocationClient, server: Scripted, script: Script) -> None:
-    """Under either policy it raises, for a question by claims; and it is no revocation and no outage either."""
+    """A malformed answer to a question by claims raises UnexpectedAnswer under either policy. It is not an outage."""
     server.script = script
     for ask in (client.check, client.is_revoked, client.ensure_active):
         with pytest.raises(UnexpectedAnswer):
@@ -116,7 +116,7 @@ async def test_a_strange_answer_admits_no_token(client: RevocationClient, server
 async def test_a_usual_answer_vouches_for_no_strange_one(
     client: RevocationClient, server: Scripted, strange: dict[str, Any]
 ) -> None:
-    """Python takes 0 for False; a member of another type is refused also after usual answers."""
+    """A member of the wrong type is refused even after usual answers, although 0 equals False in Python."""
     for usual in ({}, {"expired": False}):
         server.script = answering(body=results(GOOD | usual))
         assert not (await client.check(QUESTION)).revoked
@@ -126,7 +126,7 @@ async def test_a_usual_answer_vouches_for_no_strange_one(
 
 
 async def test_the_answers_that_these_are_near_to_are_understood(client: RevocationClient, server: Scripted) -> None:
-    """The services' own, members that a later one may add, and a mirror's: so the tests above test what they say."""
+    """Well-formed answers are accepted, also with unknown members. So each answer above is refused for its own flaw."""
     server.script = answering(body=results(GOOD | {"new": 1}, also="new"))
     assert not (await client.check(QUESTION)).revoked
     server.script = answering(body=results(REVOKED))
@@ -140,7 +140,7 @@ async def test_the_answers_that_these_are_near_to_are_understood(client: Revocat
 async def test_an_answer_about_a_token_looked_at_all_of_it(
     client: RevocationClient, server: Scripted, considered: list[str]
 ) -> None:
-    """By token, its name and `all` are always looked at; an answer that did not is none."""
+    """An answer about a whole token is refused unless it considered the token's name and `all`."""
     server.script = answering(body=results(GOOD | {"considered": considered}))
     with pytest.raises(UnexpectedAnswer):
         await client.check(TOKEN)
@@ -148,7 +148,7 @@ async def test_an_answer_about_a_token_looked_at_all_of_it(
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 408, 413, 415, 421, 429, 431, 451])
 async def test_every_4xx_admits_no_token(client: RevocationClient, server: Scripted, status: int) -> None:
-    """The service's or an intermediary's, under either policy: it raises, and revocations are not tried again."""
+    """Every 4xx, also of an intermediary, raises RequestRefused under either policy, and no revocation is retried."""
     server.script = answering(status, b"Too Many Requests", "text/plain", headers={"Retry-After": "1"})
     for call in (
         client.check(QUESTION),
@@ -164,7 +164,7 @@ async def test_every_4xx_admits_no_token(client: RevocationClient, server: Scrip
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 599])
 async def test_every_5xx_is_an_outage(client: RevocationClient, server: Scripted, status: int) -> None:
-    """The policy decides for checks; a revocation raises at its deadline, and says what the last answer was."""
+    """After a 5xx, the policy decides checks. A revocation is retried, and then raises with the status of the 5xx."""
     server.script = answering(status, b"<h1>Bad Gateway</h1>", "text/html")
     assert (await client.check(QUESTION)).source == "policy"
     with pytest.raises(ServiceUnavailable) as caught:
@@ -194,7 +194,7 @@ STRANGE_REVOCATIONS: dict[str, Callable[[dict[str, Any]], bytes]] = {
 async def test_a_strange_answer_is_no_logout(
     client: RevocationClient, server: Scripted, body: Callable[[dict[str, Any]], bytes]
 ) -> None:
-    """A 200 that does not say that this very revocation is stored raises; so does any other success, or a redirect."""
+    """A revocation succeeds only if a 200 confirms that very revocation. Other 2xx and redirects raise, too."""
     server.script = answering(body=body(acknowledged({"jti": "a"})))
     with pytest.raises(UnexpectedAnswer):
         await client.revoke_jti("a")
@@ -209,7 +209,7 @@ async def test_a_strange_answer_is_no_logout(
 async def test_the_answer_to_a_tokens_revocation_is_about_that_token(
     client: RevocationClient, server: Scripted
 ) -> None:
-    """Where the token plainly says its jti, the answer has to name it."""
+    """If the revoked token carries a `jti`, the answer must name it."""
     token = "eyJhbGciOiJIUzI1NiJ9.eyJqdGkiOiJtaW5lIn0.c2ln"
     server.script = answering(body=json.dumps(acknowledged({"jti": "yours"})).encode())
     with pytest.raises(UnexpectedAnswer, match="another"):
@@ -219,7 +219,7 @@ async def test_the_answer_to_a_tokens_revocation_is_about_that_token(
 
 
 async def test_redirects_are_not_followed(client: RevocationClient, server: Scripted) -> None:
-    """Neither the key nor a token goes where the service did not stand."""
+    """Redirects are not followed, so neither the key nor a token is sent to another address."""
     server.script = answering(307, headers={"Location": f"{server.url}/elsewhere"})
     with pytest.raises(UnexpectedAnswer):
         await client.check(QUESTION)
@@ -229,7 +229,7 @@ async def test_redirects_are_not_followed(client: RevocationClient, server: Scri
 async def test_cookies_and_proxies_of_the_environment_count_for_nothing(
     client: RevocationClient, server: Scripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No cookie comes back, and a proxy that the environment names is not asked."""
+    """The client returns no cookies, and does not use the proxy in HTTP_PROXY."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     server.script = answering(body=results(GOOD), headers={"Set-Cookie": "session=1; Path=/"})
     for _ in range(2):
@@ -239,7 +239,7 @@ async def test_cookies_and_proxies_of_the_environment_count_for_nothing(
 
 
 async def test_retry_after_is_honoured(server: Scripted) -> None:
-    """The next attempt does not come before the service asked for; one that asks for too long is given up at once."""
+    """A retry waits for the Retry-After. If that exceeds the deadline, the revocation raises after one attempt."""
     loop = asyncio.get_running_loop()
     times = []
 
@@ -270,7 +270,7 @@ async def test_retry_after_is_honoured(server: Scripted) -> None:
 async def test_an_error_tells_what_was_last_heard(
     server: Scripted, then: str, timeout_seconds: float, status: int | None
 ) -> None:
-    """After a 503, a service that falls silent or breaks off is news; that there was no time to hear it is not."""
+    """The error has the status of the last attempt; or of the one before, if the deadline cut the last one short."""
     never = asyncio.Event()
 
     async def away(request: web.Request, _body: Any) -> web.StreamResponse:
@@ -293,7 +293,7 @@ async def test_an_error_tells_what_was_last_heard(
 
 
 async def speaks(lines: bytes) -> asyncio.Server:
-    """A server that says this to everybody, whatever they say."""
+    """Start a server that sends these bytes on every connection once it has read something."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -321,7 +321,7 @@ async def speaks(lines: bytes) -> asyncio.Server:
 async def test_what_speaks_no_http_raises_and_what_breaks_off_is_away(
     lines: bytes, kind: type[RevocationError] | None
 ) -> None:
-    """Another kind of server is a wrong address, and not an outage; half an answer is none, and is never believed."""
+    """A server that does not speak HTTP raises UnexpectedAnswer. An empty or incomplete response is an outage."""
     server = await speaks(lines)
     port = server.sockets[0].getsockname()[1]
     async with server, RevocationClient(f"http://{HOST}:{port}", revoke_timeout_seconds=0.3) as client:
@@ -338,7 +338,7 @@ async def test_what_speaks_no_http_raises_and_what_breaks_off_is_away(
 async def test_neither_key_nor_token_is_in_any_error_log_or_repr(
     server: Scripted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever goes wrong, and also where the answer echoes the request, nothing of either is to be found."""
+    """Even if an answer echoes the request, neither the key nor the token is in an error, a log line or a repr."""
     caplog.set_level(logging.DEBUG)
 
     async def echo(request: web.Request, body: Any) -> web.StreamResponse:
@@ -367,7 +367,7 @@ async def test_neither_key_nor_token_is_in_any_error_log_or_repr(
 
 @pytest.mark.parametrize("on_unavailable", ["allow", "deny"])
 async def test_a_server_without_tls_is_no_absence(on_unavailable: OnUnavailable) -> None:
-    """https to a port that speaks plain HTTP: a wrong setting, which no policy may turn into an open door."""
+    """An https URL for a plain HTTP server raises under either policy: it is a wrong setting and not an outage."""
     async with scripted() as server:
         client = RevocationClient(server.url.replace("http:", "https:"), mirror=False, on_unavailable=on_unavailable)
         async with client:
