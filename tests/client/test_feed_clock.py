@@ -1,4 +1,4 @@
-"""When a heartbeat counts as sent: never later than it was, whatever the clocks and the network between say."""
+"""The estimate of when a heartbeat was sent is never too late, whatever the clocks and the network do."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ TINY = 1e-6
 
 @dataclass(frozen=True)
 class Beat:
-    """A heartbeat: how long after the last one it is sent, and how long it takes to be read."""
+    """A heartbeat: seconds from the last one until it is sent, and from then until it is read."""
 
     after: float
     underway: float
@@ -28,7 +28,7 @@ beats = st.builds(Beat, st.floats(0, 100), st.floats(0, 400))
 def test_a_heartbeat_never_counts_as_sent_later_than_it_was(
     distance: float, asked_before: float, told: list[Beat]
 ) -> None:
-    """Whatever the sender's clock shows, and however late a heartbeat is read."""
+    """The estimate is not too late, whatever the sender's clock shows and however late heartbeats are read."""
     sender = SenderClock(1000.0)
     sent, now = 1000.0 + asked_before, 0.0
     for beat in told:
@@ -40,7 +40,7 @@ def test_a_heartbeat_never_counts_as_sent_later_than_it_was(
 @many
 @given(distance=st.floats(-1e6, 1e6))
 def test_on_a_quick_network_it_counts_as_sent_when_it_was(distance: float) -> None:
-    """Except for the time from the request of the stream to its first heartbeat."""
+    """On a fast network, the estimate is early by at most the time from the stream's request to its first heartbeat."""
     sender = SenderClock(50.0)
     for second in range(1, 100):
         sent = 50.001 + second
@@ -48,7 +48,7 @@ def test_on_a_quick_network_it_counts_as_sent_when_it_was(distance: float) -> No
 
 
 def test_a_process_that_was_frozen_finds_old_heartbeats_in_its_buffer() -> None:
-    """One frozen for five minutes reads the heartbeats that waited for it: each is as old as it is."""
+    """Heartbeats that waited while the process was frozen for five minutes count as sent when they were sent."""
     sender = SenderClock(0.0)
     for second in range(10):
         sender.to_local(5000.0 + second, second + 0.001)
@@ -58,7 +58,7 @@ def test_a_process_that_was_frozen_finds_old_heartbeats_in_its_buffer() -> None:
 
 
 def test_a_steady_delay_is_never_forgotten() -> None:
-    """A heartbeat that is always read four seconds late is four seconds old, after hours too."""
+    """If every heartbeat is read four seconds late, each counts as at least four seconds old, even after hours."""
     sender = SenderClock(0.0)
     for second in range(20_000):
         sent = sender.to_local(float(second), second + 4.0)

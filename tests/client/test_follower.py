@@ -22,7 +22,7 @@ from tests.scale import scaled
 HANG_SECONDS = 20.0
 
 LEAST_PAUSES_SECONDS = 0.005
-"""Three pauses take longer: with their jitter, 0.7 s on average. Three streams without pauses take less."""
+"""Three backoffs take longer than this: 0.7 s on average, with jitter. Three streams without backoff take less."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def last_error(client: RevocationClient) -> str | None:
 
 
 async def test_a_snapshot_then_changes(client: RevocationClient, server: FeedServer) -> None:
-    """What was revoked before and after the stream began is revoked, the rest is not, and the service is not asked."""
+    """Memory knows what was revoked before and after the stream began, and the service is not asked."""
     assert (says(client, "first"), says(client, "second")) == (True, False)
     server.revoke(revocation("second"))
     await until(lambda: says(client, "second"))
@@ -82,14 +82,14 @@ async def test_a_snapshot_then_changes(client: RevocationClient, server: FeedSer
 
 
 async def test_a_stream_that_breaks_off_is_resumed(server: FeedServer) -> None:
-    """From the last cursor, without another snapshot; what was missed is known before memory says "not revoked"."""
+    """A broken stream is resumed from its last cursor. Memory says "not revoked" only once it knows what was missed."""
     async with server.client(max_staleness_seconds=HANG_SECONDS) as client:
         assert await client.mirror_ready(HANG_SECONDS)
         await _cut_and_resumed(client, server)
 
 
 async def until_streams(client: RevocationClient, number: int) -> None:
-    """Wait until so many streams have begun."""
+    """Wait until this many streams have begun."""
     await until(lambda: client.counters.streams == number)
 
 
@@ -98,7 +98,7 @@ async def _cut_and_resumed(client: RevocationClient, server: FeedServer) -> None
     await until(lambda: says(client, "second"))
     for number in range(5):
         wanted = f"missed-{number}"
-        server.log.append(revocation(wanted))  # and no stream is told
+        server.log.append(revocation(wanted))  # no stream is told of it
         server.cut()
         await until_streams(client, number + 2)
         await until(lambda: says(client, "never") is False)
@@ -110,7 +110,7 @@ async def _cut_and_resumed(client: RevocationClient, server: FeedServer) -> None
 async def test_an_unknown_cursor_means_a_new_snapshot_and_unlearns_nothing(
     client: RevocationClient, server: FeedServer
 ) -> None:
-    """The service lost everything, and its new snapshot is empty: what was revoked before stays revoked."""
+    """If the service has lost its data, the client takes an empty snapshot, and keeps the revocations that it knew."""
     server.remembers = False
     server.log.clear()
     server.cut()
@@ -123,7 +123,7 @@ async def test_an_unknown_cursor_means_a_new_snapshot_and_unlearns_nothing(
 
 @pytest.mark.parametrize("reason", ["too_slow", "lost"])
 async def test_a_reset_begins_again(client: RevocationClient, server: FeedServer, reason: Any) -> None:
-    """The stream is closed, and the next one begins with a snapshot."""
+    """After a reset, the client opens a stream without a cursor, and is synced again."""
     server.say(Reset(reason))
     await until(lambda: len(server.asked) == 2)
     assert server.asked[1] is None
@@ -131,7 +131,7 @@ async def test_a_reset_begins_again(client: RevocationClient, server: FeedServer
 
 
 async def test_a_cursor_before_the_snapshot_is_whole_is_none(server: FeedServer) -> None:
-    """A stream that breaks off in the middle of a snapshot is not resumed, though changes came meanwhile."""
+    """A stream that breaks off within its snapshot is not resumed, even if a change with a cursor came meanwhile."""
     server.log += [revocation(str(number)) for number in range(2000)]
 
     async def break_off(response: web.StreamResponse) -> None:
@@ -149,7 +149,7 @@ async def test_a_cursor_before_the_snapshot_is_whole_is_none(server: FeedServer)
 
 
 async def test_half_a_snapshot_says_only_what_is_revoked(server: FeedServer) -> None:
-    """While its parts and heartbeats arrive but not its end, the service is asked about everything else."""
+    """Until a snapshot is complete, memory says only what is revoked, and the service is asked about all else."""
     server.log += [revocation(str(number)) for number in range(2000)]
     go_on = asyncio.Event()
 
@@ -202,7 +202,7 @@ async def test_without_heartbeats_the_service_is_asked(client: RevocationClient,
 async def test_a_sender_that_is_behind_the_store_makes_no_mirror_fresh(
     client: RevocationClient, server: FeedServer
 ) -> None:
-    """Heartbeats arrive on time, from a service that is cut off from its store."""
+    """Heartbeats do not make the mirror fresh while they say that the service is behind its store."""
     server.behind_seconds = 5.0
     await until(lambda: says(client, "never") is None)
     assert name(client) == "stale"
@@ -227,7 +227,7 @@ async def test_an_incomplete_feed_says_only_what_is_revoked(client: RevocationCl
 
 
 async def test_a_silent_connection_is_dead(server: FeedServer) -> None:
-    """It stays open, and nothing arrives: after three seconds another one is opened."""
+    """If nothing arrives on an open stream for three seconds, the client opens another one."""
     over = asyncio.Event()
 
     async def say_nothing(response: web.StreamResponse) -> None:
@@ -258,7 +258,7 @@ async def test_a_silent_connection_is_dead(server: FeedServer) -> None:
 async def test_nonsense_ends_the_stream_and_takes_nothing_back(
     client: RevocationClient, server: FeedServer, garbage: bytes
 ) -> None:
-    """What was revoked stays revoked; the next stream begins with a snapshot, for the last one is not trusted."""
+    """Malformed data ends the stream. Known revocations are kept, and the next stream begins with a snapshot."""
     server.say(garbage)
     await until(lambda: len(server.asked) == 2)
     assert says(client, "first")
@@ -268,7 +268,7 @@ async def test_nonsense_ends_the_stream_and_takes_nothing_back(
 
 
 async def test_order_and_repetition_do_no_harm(client: RevocationClient, server: FeedServer) -> None:
-    """A change twice, an older cutoff after a later one, an old snapshot after both: the widest of them holds."""
+    """Events that are repeated, reordered or outdated take nothing back: the latest cutoff and the latest end hold."""
     later, earlier = revocation("bob", "sub", cutoff=2000.0), revocation("bob", "sub", cutoff=1000.0)
     shorter = revocation("first", seconds=1)
     server.say(Change("5-0.n", [later]), Change("4-0.n", [earlier]), Change("5-0.n", [later]), Snapshot([earlier]))
@@ -280,7 +280,7 @@ async def test_order_and_repetition_do_no_harm(client: RevocationClient, server:
 
 
 async def test_the_mirror_uses_the_clock_skew_of_the_service(client: RevocationClient, server: FeedServer) -> None:
-    """An `iat` further ahead than the service allows counts as before every cutoff, in memory as there."""
+    """In memory, an `iat` further ahead than the clock skew of the service counts as issued before every cutoff."""
     now = time.time()
     server.revoke(revocation("alice", "sub", cutoff=now))
     ahead = {"jti": "x", "sub": "alice", "iat": now + 30}
@@ -294,7 +294,7 @@ async def test_the_mirror_uses_the_clock_skew_of_the_service(client: RevocationC
 async def test_a_feed_that_is_refused_does_not_spin(
     server: FeedServer, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is retried with growing backoff, and logged once a minute; checks go on."""
+    """A refused feed is retried with backoff, and logged once. Checks are still answered by the service."""
     server.status = status
     caplog.set_level(logging.WARNING, "revocation_client")
     async with server.client() as client:
@@ -316,7 +316,7 @@ async def test_a_feed_that_is_refused_does_not_spin(
 
 
 async def test_what_is_no_event_stream_is_none(server: FeedServer) -> None:
-    """A captive page with status 200 is reported as such, and teaches nothing."""
+    """A 200 response that is not an event stream is reported as an error, and nothing is learned from it."""
 
     async def page(request: web.Request) -> web.StreamResponse:
         return web.Response(body=b"".join(snapshots([revocation("taught")])), content_type="text/html")
@@ -329,7 +329,7 @@ async def test_what_is_no_event_stream_is_none(server: FeedServer) -> None:
 
 
 async def test_a_service_that_is_away_at_the_start_is_retried_until_it_answers() -> None:
-    """The client starts without the service; when that starts, the mirror is synced and `mirror_ready` returns."""
+    """The client starts while the service is away, and its mirror is synced once the service has started."""
     port = free_port()
     server = FeedServer()
     server.port = port
@@ -345,7 +345,7 @@ async def test_a_service_that_is_away_at_the_start_is_retried_until_it_answers()
 
 
 async def test_nothing_is_left_when_the_client_is_closed(server: FeedServer) -> None:
-    """No task and no stream. A client that is started again is synced again, and knows what it knew."""
+    """A closed client leaves no task and no stream. Started again, it is synced again, and knows its revocations."""
     before = asyncio.all_tasks()
     client = server.client()
     for _ in range(3):
@@ -363,7 +363,7 @@ async def test_nothing_is_left_when_the_client_is_closed(server: FeedServer) -> 
 
 
 class OneChunk:
-    """A feed in memory: all its events are one chunk. Each reading of its clock takes `tick_seconds`."""
+    """An in-memory feed whose events arrive as one chunk. Each reading of its clock takes `tick_seconds`."""
 
     def __init__(self, events: Iterable[bytes], tick_seconds: float) -> None:
         self.now = 100.0
@@ -403,20 +403,20 @@ async def turns_for(feed: OneChunk, revocations: int) -> int:
 
 
 async def test_a_large_snapshot_lets_the_application_breathe() -> None:
-    """Although a whole snapshot has arrived, the event loop gets a turn whenever `TURN_SECONDS` have passed."""
+    """While a large snapshot is applied, the event loop gets a turn whenever `TURN_SECONDS` have passed."""
     number = scaled(20_000, 1_000_000)
     events = snapshots(revocation(f"{one:032x}") for one in range(number))
     assert await turns_for(OneChunk(events, TURN_SECONDS), number) > number / 2_000
 
 
 async def test_a_busy_application_does_not_hold_up_its_mirror() -> None:
-    """A thousand changes that have arrived are applied together: where a turn is long, one each would take minutes."""
+    """A thousand changes that have arrived are applied in few turns, because in a busy application a turn is long."""
     events = [encode(Change(f"{one}-0.n", [revocation(f"{one:032x}")])) for one in range(1_000)]
     assert await turns_for(OneChunk(events, 0.0), 1_000) < 100
 
 
 class SlowClock:
-    """A feed in memory whose sender's clock runs two per cent slow. Two seconds pass at each heartbeat."""
+    """An in-memory feed whose sender's clock runs two per cent slow. Two seconds pass at each heartbeat."""
 
     rate = 0.98
 
@@ -437,14 +437,14 @@ class SlowClock:
 
 
 class Asleep(SlowClock):
-    """The same with clocks that agree, on a machine that may be suspended: then only its wall clock goes on."""
+    """A feed with clocks that agree. While the machine is suspended (`slept` seconds), only its wall clock runs."""
 
     rate = 1.0
     slept = 0.0
 
 
 async def test_a_heartbeat_from_before_the_machine_was_suspended_proves_nothing() -> None:
-    """It lay in a buffer meanwhile: memory admits nothing until a new stream has proven that nothing is missing."""
+    """After the machine was suspended, memory admits no token until a new stream has proven that nothing is missing."""
     clock = Asleep()
     memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now + clock.slept, monotonic=lambda: clock.now)
     follower = Follower(
@@ -468,7 +468,7 @@ async def test_a_heartbeat_from_before_the_machine_was_suspended_proves_nothing(
 
 
 async def test_a_stream_is_resumed_when_the_clocks_have_drifted_apart() -> None:
-    """Heartbeats look older and older on a long stream; it is resumed before that makes memory stale."""
+    """If clocks drift, heartbeats look older and older. The stream is resumed before that makes memory stale."""
     clock = SlowClock()
     memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
     follower = Follower(clock.feed, memory, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
@@ -485,19 +485,19 @@ async def test_a_stream_is_resumed_when_the_clocks_have_drifted_apart() -> None:
 
 
 class Leaving:
-    """A feed in memory that says goodbye whenever it has synced."""
+    """An in-memory feed that announces its shutdown as soon as it has synced, and then ends."""
 
     def __init__(self) -> None:
         self.asked: list[str | None] = []
 
     async def feed(self, cursor: str | None) -> AsyncGenerator[bytes]:
-        """Yield one heartbeat, then the end of the stream."""
+        """Yield one chunk with `synced`, a heartbeat, and the shutdown event."""
         self.asked.append(cursor)
         yield encode(Synced("7-0.n", True)) + encode(Heartbeat(0.0, 100.0, True)) + encode(Reset("shutdown"))
 
 
 async def test_a_stream_that_a_leaving_service_ends_is_resumed_at_once() -> None:
-    """Without a pause: the event loop only takes turns. If the next streams end at once too, there are pauses."""
+    """After a shutdown event, the stream is resumed without backoff. If that one ends at once too, backoff begins."""
     leaving = Leaving()
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 100.0)
     follower = Follower(leaving.feed, memory, Counters(), wall=lambda: 100.0, monotonic=lambda: 100.0)
@@ -512,7 +512,7 @@ async def test_a_stream_that_a_leaving_service_ends_is_resumed_at_once() -> None
 
 
 class LongSnapshot(SlowClock):
-    """A feed whose snapshot takes fifteen seconds to arrive; heartbeats were sent meanwhile, and stand behind it."""
+    """A feed whose snapshot takes 15 s to arrive. Heartbeats that were sent meanwhile arrive after it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -528,7 +528,7 @@ class LongSnapshot(SlowClock):
 
 
 async def test_old_heartbeats_behind_a_long_snapshot_do_not_end_the_stream() -> None:
-    """They are proofs of their own time; the last one syncs the mirror."""
+    """Heartbeats that waited behind a long snapshot do not end the stream. The last one makes the mirror synced."""
     clock = LongSnapshot()
     memory = LocalMirror(5.0, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)
     follower = Follower(clock.feed, memory, Counters(), wall=lambda: clock.now, monotonic=lambda: clock.now)

@@ -1,4 +1,4 @@
-"""When memory answers and when the service is asked: contract, section 9, point 2."""
+"""When memory answers, and when the service is asked (contract, section 9, point 2)."""
 
 import asyncio
 import base64
@@ -39,7 +39,7 @@ async def server() -> AsyncIterator[FeedServer]:
 
 @contextlib.asynccontextmanager
 async def synced(server: FeedServer, **options: Any) -> AsyncIterator[RevocationClient]:
-    """A client whose memory is synced, and may decide for as long as a test takes."""
+    """Yield a client whose memory is synced, and stays fresh enough to decide for a whole test."""
     async with server.client(
         **{"max_staleness_seconds": HANG_SECONDS, "timeout_seconds": HANG_SECONDS} | options
     ) as it:
@@ -48,7 +48,7 @@ async def synced(server: FeedServer, **options: Any) -> AsyncIterator[Revocation
 
 
 async def test_a_disconnected_client_asks_the_service_which_knows_the_latest_logout(server: FeedServer) -> None:
-    """The stream broke off a moment ago, and the token was revoked since: memory is fresh, and not believed."""
+    """Once its stream has broken off, a client asks the service, although its memory is still fresh."""
     async with synced(server) as client:
         assert (await client.check({"jti": "late"})).source == "mirror"
         server.status = 503
@@ -62,7 +62,7 @@ async def test_a_disconnected_client_asks_the_service_which_knows_the_latest_log
 
 
 async def test_what_the_service_said_is_revoked_stays_revoked_when_it_goes_away(server: FeedServer) -> None:
-    """Memory learns it from the answer, not only from the feed; otherwise it would deny it while it may decide."""
+    """Memory learns revocations from the service's answers too, and still knows them when the service is away."""
     async with synced(server) as client:
         server.status = 503
         server.cut()
@@ -76,7 +76,7 @@ async def test_what_the_service_said_is_revoked_stays_revoked_when_it_goes_away(
 
 
 async def test_ended_revocations_are_removed_where_no_feed_ever_comes(server: FeedServer) -> None:
-    """What the answers of the service teach does not fill the memory of a client whose feed is refused."""
+    """A client without a feed removes ended revocations that it learned from the service's answers."""
     ahead = 0.0
 
     class Ahead(RevocationClient):
@@ -91,7 +91,7 @@ async def test_ended_revocations_are_removed_where_no_feed_ever_comes(server: Fe
 
 
 async def test_memory_asks_once_its_follower_was_cancelled_from_outside(server: FeedServer) -> None:
-    """As the end of an event loop does to a client that was not closed: no stream is connected any more."""
+    """If the task that follows the feed is cancelled, memory no longer says "not revoked": the service is asked."""
     async with synced(server) as client:
         assert client.is_revoked_now({"jti": "other"}) is False
         (follower,) = [task for task in asyncio.all_tasks() if task.get_name() == "revocation-follower"]
@@ -105,7 +105,7 @@ async def test_memory_asks_once_its_follower_was_cancelled_from_outside(server: 
 async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_feed_to_its_end(
     server: FeedServer,
 ) -> None:
-    """What is acknowledged meanwhile still reaches memory, for when nothing answers; the next stream is resumed."""
+    """After a shutdown event, a client asks the service, follows the stream to its end, and then resumes it."""
     async with synced(server) as client:
         server.say(Reset("shutdown"))
         await until(lambda: name(client) == "stale")
@@ -127,12 +127,12 @@ async def test_a_client_that_is_told_the_service_leaves_asks_it_and_hears_the_fe
 
 
 async def test_one_probe_at_a_time_asks_a_service_that_hangs_and_memory_decides_all_others(server: FeedServer) -> None:
-    """They are decided while the probe still waits; when the probe is answered, all are asked again."""
+    """While one check waits for a silent service, memory decides all others. After its answer, all checks are sent."""
     async with synced(server) as client:
         server.status, server.held = 503, asyncio.Event()
         server.cut()
         await until(lambda: name(client) == "stale")
-        first = await client.check({"jti": "first-asked"})  # waits its second
+        first = await client.check({"jti": "first-asked"})  # waits `ANSWER_SECONDS`
         assert (first.revoked, first.source) == (False, "mirror")
         probe = asyncio.create_task(client.check({"jti": "probe"}))
         await until(lambda: "probe" in server.questions)
@@ -149,7 +149,7 @@ async def test_one_probe_at_a_time_asks_a_service_that_hangs_and_memory_decides_
 
 
 async def test_a_service_that_refuses_connections_is_asked_by_every_check() -> None:
-    """It may be back at any moment: none of several checks at once is decided without asking it."""
+    """After refused connections, concurrent checks all ask the service, because it may be back at any moment."""
     async with contextlib.AsyncExitStack() as running:
         async with serving_feed() as away:
             client = await running.enter_async_context(synced(away))
@@ -164,10 +164,7 @@ async def test_a_service_that_refuses_connections_is_asked_by_every_check() -> N
 
 
 async def test_a_silence_that_is_over_is_not_remembered(server: FeedServer) -> None:
-    """A check once timed out, and the feed has been synced since: at the next shutdown every check asks.
-
-    Several ask at once, of a service that answers: none of them is decided by memory.
-    """
+    """Some time after a check timed out, concurrent checks all ask the service again. Memory decides none of them."""
     async with synced(server) as client:
         server.status, server.held = 503, asyncio.Event()
         server.cut()
@@ -179,7 +176,7 @@ async def test_a_silence_that_is_over_is_not_remembered(server: FeedServer) -> N
         loop = asyncio.get_running_loop()
         clock = loop.time
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(loop, "time", lambda: clock() + 3 * ANSWER_SECONDS)  # later
+            patch.setattr(loop, "time", lambda: clock() + 3 * ANSWER_SECONDS)  # after the timeout is forgotten
             server.say(Reset("shutdown"))
             await until(lambda: name(client) == "stale")
             server.log.append(revocation("late"))
@@ -188,7 +185,7 @@ async def test_a_silence_that_is_over_is_not_remembered(server: FeedServer) -> N
 
 
 async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> None:
-    """A caller that leaves does not keep the others from asking."""
+    """If the check that waits for a silent service is cancelled, the next check asks the service."""
     async with synced(server) as client:
         server.status, server.held = 503, asyncio.Event()
         server.cut()
@@ -205,7 +202,7 @@ async def test_a_cancelled_probe_makes_way_for_the_next(server: FeedServer) -> N
 
 
 async def test_memory_decides_at_once_where_the_service_says_that_it_cannot(server: FeedServer) -> None:
-    """A 5xx is no answer to the question; what memory knows to be revoked stays so."""
+    """If the service answers 5xx, memory decides. What it knows to be revoked stays revoked."""
     async with synced(server) as client:
         server.status, server.answers = 503, False
         server.cut()
@@ -219,9 +216,9 @@ async def test_memory_decides_at_once_where_the_service_says_that_it_cannot(serv
 async def test_what_the_client_does_not_understand_makes_its_memory_ask(
     server: FeedServer, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """An unknown claim, event or member: the stream goes on, the rest is known, and the log says so once.
+    """After an unknown claim, event or member, the stream goes on, but memory says only what is revoked.
 
-    "Not revoked" is the service's to say from then on, until the client is restarted.
+    This still holds after the feed has started over. It is logged once.
     """
     unknown: dict[str, bytes] = {
         "claim": b'event: change\nid: 1-0.nonce\ndata: {"revocations":[["device_id","d",null,null]]}\n\n',
@@ -249,7 +246,7 @@ async def test_what_the_client_does_not_understand_makes_its_memory_ask(
 
 
 async def test_a_snapshot_with_an_unknown_claim_does_not_keep_the_mirror_down(server: FeedServer) -> None:
-    """The stream goes on: a new one would meet the same claim. Memory says only what is revoked."""
+    """A snapshot with an unknown claim does not end the stream. Memory then says only what is revoked."""
 
     async def newer(response: web.StreamResponse) -> None:
         await response.write(encode(server.beat()))
@@ -270,7 +267,7 @@ async def test_a_snapshot_with_an_unknown_claim_does_not_keep_the_mirror_down(se
 
 
 async def test_verify_access_raises_for_a_key_that_is_refused(redis: Process) -> None:
-    """A wrong key is 401, one without the scope 403, a good one returns; a service that is away raises too."""
+    """`verify_access` raises for a wrong key (401), for a missing scope (403), and if the service is away."""
     async with serving(redis, API_KEYS=API_KEYS) as service:
         for key, status in (("a-wrong-key-0123456789", 401), (KEYS["revoker"], 403)):
             async with RevocationClient(str(service.url), api_key=key, mirror=False) as client:
@@ -289,7 +286,7 @@ async def test_verify_access_raises_for_a_key_that_is_refused(redis: Process) ->
 async def test_a_feed_that_refuses_the_key_is_an_error_in_the_log_at_once(
     server: FeedServer, caplog: pytest.LogCaptureFixture, status: int
 ) -> None:
-    """Also where the last stream ended for another reason, which was logged already."""
+    """A feed that answers 401 or 403 is logged as an error, even if the end of the last stream was just logged."""
     async with synced(server) as client:
         server.status = 503
         server.cut()
@@ -302,14 +299,14 @@ async def test_a_feed_that_refuses_the_key_is_an_error_in_the_log_at_once(
 
 
 def unsigned(**claims: Any) -> str:
-    """An unsigned JWT."""
+    """Return a JWT with these claims and a made-up signature."""
     parts = ({"alg": "HS256"}, claims)
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
 
 
 async def test_claims_without_a_jti_are_named_by_their_token_and_answered_from_memory(server: FeedServer) -> None:
-    """`ensure_active(claims, token)`: the client computes the service's own name; without the token it is needed."""
+    """Claims without a `jti` are checked from memory by the hash of the token. Without it they raise TokenNeeded."""
     claims = {"sub": "alice", "iat": 5}
     token = unsigned(**claims)
     server.log.append(revocation(read_token(token).name))
@@ -335,7 +332,7 @@ async def test_claims_without_a_jti_are_named_by_their_token_and_answered_from_m
 async def test_an_unusable_iat_is_counted_and_logged_where_the_token_is_checked(
     server: FeedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Memory answers most checks, and the service does not hear of those: the application's log tells."""
+    """The client counts and logs an unusable `iat`, because the service does not see the checks that memory answers."""
     server.log.append(revocation("alice", "sub", cutoff=5.0))
     async with synced(server) as client:
         for _ in range(3):
@@ -348,7 +345,7 @@ async def test_an_unusable_iat_is_counted_and_logged_where_the_token_is_checked(
 
 @contextlib.contextmanager
 def in_a_thread() -> Iterator[tuple[FeedServer, Callable[[], object]]]:
-    """A feed server on an event loop of its own, whose checks wait until the returned function is called."""
+    """Run a feed server in a thread. Yield it, and a function that releases its answers to checks."""
     server, ready, over = FeedServer(), threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
@@ -372,10 +369,7 @@ def in_a_thread() -> Iterator[tuple[FeedServer, Callable[[], object]]]:
 
 @pytest.mark.parametrize("loop_kind", ["asyncio", "uvloop"])
 def test_an_answer_that_came_while_the_loop_was_blocked_counts(loop_kind: str) -> None:
-    """The application holds its loop for longer than the timeout, without a mirror: the answer was there, and decides.
-
-    The token is revoked; under `on_unavailable="allow"` it was admitted.
-    """
+    """If the event loop was blocked past the timeout, an answer that arrived meanwhile decides, not the policy."""
 
     async def application(server: FeedServer, answer: Callable[[], object]) -> None:
         server.log.append(revocation("gone"))

@@ -1,4 +1,4 @@
-"""The client that answers from memory: as the service would, and never against what it knows to be revoked."""
+"""A client with a mirror answers as the service would, and never admits a token that it knows to be revoked."""
 
 import asyncio
 import base64
@@ -43,7 +43,7 @@ IAT = 1_700_000_000.0
 
 @pytest.fixture
 async def server() -> AsyncIterator[FeedServer]:
-    """A feed with a token, a session and a cutoff in it."""
+    """A feed with three revocations: of a token, of a session, and of a subject with a cutoff."""
     async with serving_feed() as running:
         running.log += [revocation("gone"), revocation("s-1", "sid"), revocation("bob", "sub", cutoff=IAT)]
         yield running
@@ -58,7 +58,7 @@ async def client(server: FeedServer) -> AsyncIterator[RevocationClient]:
 
 
 def jwt(**claims: Any) -> str:
-    """Return a token whose signature is not verified here."""
+    """Return a token with these claims and a made-up signature."""
     parts = ({"alg": "HS256"}, claims)
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
@@ -80,7 +80,7 @@ ACTIVE: list[dict[str, Any]] = [
 
 
 async def test_claims_are_answered_from_memory_in_every_way(client: RevocationClient, server: FeedServer) -> None:
-    """All ways of asking agree, name the revocation and the age of memory, and send no request."""
+    """About claims, all ways of asking agree and send no request. The verdict has the revocation and memory's age."""
     for question, revoked in [(one, True) for one in REVOKED] + [(one, False) for one in ACTIVE]:
         verdict = await client.check(question)
         assert (verdict.revoked, verdict.source, verdict.expired, verdict.verified) == (revoked, "mirror", None, False)
@@ -105,7 +105,7 @@ async def test_claims_are_answered_from_memory_in_every_way(client: RevocationCl
 async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_any_thread(
     client: RevocationClient,
 ) -> None:
-    """A check that is awaited on another loop raises, although memory could tell."""
+    """On another event loop, a check raises NotStarted, although memory could tell. `is_revoked_now` answers there."""
 
     def elsewhere() -> bool | None:
         for ask in (client.is_revoked, client.ensure_active):
@@ -120,7 +120,7 @@ async def test_the_fast_path_is_for_the_clients_own_loop_and_is_revoked_now_for_
 
 
 async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClient, server: FeedServer) -> None:
-    """Only the service can tell whether a token is genuine, so it is asked about one that memory knows nothing of."""
+    """For a whole token, memory says only "revoked". Otherwise the service is asked, which can verify the signature."""
     for claims in REVOKED:
         assert (await client.check("Bearer " + jwt(**claims))).source == "mirror"
         assert client.is_revoked_now(jwt(**claims)) is True
@@ -137,7 +137,7 @@ async def test_whole_tokens_are_only_revoked_from_memory(client: RevocationClien
 
 
 async def test_a_list_is_answered_from_both(client: RevocationClient, server: FeedServer) -> None:
-    """The service is asked only what memory cannot say, and the order is the caller's."""
+    """`check_many` asks the service only what memory cannot say, and returns the verdicts in the caller's order."""
     token = jwt(jti="here")
     verdicts = await client.check_many([ACTIVE[0], token, REVOKED[0]])
     assert [(one.revoked, one.source) for one in verdicts] == [(False, "mirror"), (False, "redis"), (True, "mirror")]
@@ -150,7 +150,7 @@ async def test_a_list_is_answered_from_both(client: RevocationClient, server: Fe
     + [{"jti": "x", claim: value} for claim in ("sub", "sid", "azp") for value in ("", "a\0", "x" * 257, ["x"], True)],
 )
 async def test_a_bad_question_is_as_bad_as_without_memory(client: RevocationClient, question: dict[str, Any]) -> None:
-    """What the service would refuse admits no token: every way of asking raises."""
+    """With a mirror too, every way of asking raises for claims that the service would refuse."""
     with pytest.raises((TokenNeeded, RequestRefused)):
         await client.is_revoked(question)
     with pytest.raises((TokenNeeded, RequestRefused)):
@@ -162,7 +162,7 @@ async def test_a_bad_question_is_as_bad_as_without_memory(client: RevocationClie
 async def test_own_revocations_are_known_at_once_and_never_unlearned(
     client: RevocationClient, server: FeedServer
 ) -> None:
-    """Before `revoke_*` returns; this feed never hears of them, and its next snapshot holds none of them."""
+    """Memory has the client's own revocations when `revoke_*` returns, and keeps them although the feed lacks them."""
     await client.revoke_jti("mine")
     assert says(client, "mine")
     await client.revoke_session("my-session")
@@ -181,7 +181,7 @@ async def test_own_revocations_are_known_at_once_and_never_unlearned(
 
 @pytest.mark.parametrize("policy", ["allow", "deny"])
 async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> None:
-    """Feed and service are away: what is revoked stays revoked under either policy, which later decides the rest."""
+    """In an outage, known revocations hold under either policy. Once memory is too old, the policy decides the rest."""
     async with server.client(on_unavailable=policy) as client:
         assert await client.mirror_ready(HANG_SECONDS)
         server.answers, server.status = False, 503
@@ -205,7 +205,7 @@ async def test_an_outage_un_revokes_nothing(server: FeedServer, policy: Any) -> 
 
 
 async def test_what_is_learned_while_a_question_is_under_way_counts(server: FeedServer) -> None:
-    """The service did not answer, or said "not revoked"; meanwhile the feed told of the revocation."""
+    """A revocation that the feed delivers during a check counts, even if the service says "not revoked" or fails."""
     server.complete = False
     async with server.client(timeout_seconds=HANG_SECONDS) as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -213,7 +213,7 @@ async def test_what_is_learned_while_a_question_is_under_way_counts(server: Feed
             server.held = asyncio.Event()
             asked = asyncio.create_task(client.check({"jti": jti}))
             await until(lambda wanted=jti: wanted in server.questions)  # type: ignore[misc]
-            server.say(Change("9-9.nonce", [revocation(jti)]))  # the service itself would not say so
+            server.say(Change("9-9.nonce", [revocation(jti)]))  # only the feed knows of it
             await until(lambda wanted=jti: says(client, wanted))  # type: ignore[misc]
             server.answers = answers
             server.held.set()
@@ -222,7 +222,7 @@ async def test_what_is_learned_while_a_question_is_under_way_counts(server: Feed
 
 
 async def test_without_a_mirror_the_service_is_asked_each_time(server: FeedServer) -> None:
-    """`mirror=False`: no stream, no memory, no status."""
+    """With `mirror=False` the client has no stream, no memory and no status, and asks the service each time."""
     async with server.client(mirror=False) as client:
         assert await client.is_revoked({"jti": "gone"})
         assert await client.is_revoked({"jti": "gone"})
@@ -233,7 +233,7 @@ async def test_without_a_mirror_the_service_is_asked_each_time(server: FeedServe
 
 
 async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
-    """A framework's worker threads need no event loop; a closed client raises NotStarted."""
+    """`is_revoked_now` answers in threads without an event loop. A closed client raises NotStarted."""
     found: list[bool | None] = []
     threads = [threading.Thread(target=lambda: found.append(client.is_revoked_now({"jti": "gone"}))) for _ in range(8)]
     for thread in threads:
@@ -249,7 +249,7 @@ async def test_it_can_be_asked_in_any_thread(client: RevocationClient) -> None:
 
 
 async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
-    """An outage takes away no logout, and the policy decides everything else."""
+    """In an outage, the stand-in still knows its own revocations, and the policy decides everything else."""
     now = 1000.0
     async with InMemoryRevocationClient(clock=lambda: now) as client:
         assert await client.mirror_ready(1)
@@ -263,7 +263,7 @@ async def test_the_stand_in_remembers_what_was_revoked_through_it() -> None:
 
 
 async def test_memory_ends_a_cutoff_when_its_lifetime_is_over() -> None:
-    """Until then its verdicts on tokens without `iat` say `iat_unusable`; afterwards those tokens are accepted."""
+    """Until its end, a cutoff covers tokens without `iat`, with `iat_unusable` set. Afterwards they are accepted."""
     now = 1000.0
     async with InMemoryRevocationClient(clock=lambda: now) as client:
         await client.revoke_subject("alice", expires_in=900)
@@ -280,7 +280,7 @@ async def test_memory_ends_a_cutoff_when_its_lifetime_is_over() -> None:
 
 
 class Named(StrEnum):
-    """Texts whose hash is their name's."""
+    """String members that are equal to their value, but have the hash of their name."""
 
     FIRST = "a"
     BROKEN = "\n"
@@ -311,7 +311,7 @@ _HELD = st.lists(
 def test_the_fast_path_never_says_more_than_the_rule(
     question: dict[str, Any], held: list[Revocation], fresh: bool
 ) -> None:
-    """For any claims: fast path, `verdict` and the rule over a list agree, or it says nothing; bad ones raise."""
+    """For any claims, the fast path admits only what the rule admits, and `verdict` agrees with the rule."""
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     for one in held:
         memory.learn(one)
@@ -342,7 +342,7 @@ def test_the_fast_path_never_says_more_than_the_rule(
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id"])
 def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None:
-    """It admits no value of thousands that are held, and all others; what the service would refuse is not admitted."""
+    """The fast path admits no revoked value of thousands, admits other values, and admits no invalid claims."""
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.mark_fresh(0.0, complete=True, connected=True)
     usual = {"jti": "x", "sid": "x", "sub": "x", "client_id": "x"}
@@ -359,7 +359,7 @@ def test_the_fast_path_admits_no_revoked_token_of_many(claim: ClaimName) -> None
 
 
 def test_an_enumerations_member_is_its_text() -> None:
-    """Memory looks for the string that the service would be asked about, although the member's hash is another."""
+    """Memory looks a string enumeration's member up as its value, although the member has another hash."""
     memory = LocalMirror(5.0, Counters(), wall=lambda: 100.0, monotonic=lambda: 7.0)
     memory.learn(Revocation("sub", "a", None, None))
     memory.mark_fresh(0.0, complete=True, connected=True)
@@ -374,7 +374,7 @@ def test_an_enumerations_member_is_its_text() -> None:
 @pytest.mark.parametrize("clock", ["wall", "monotonic"])
 @pytest.mark.parametrize("age", [0.0, 3.5])
 def test_a_proof_that_arrives_during_a_check_does_not_count_for_it(claim: ClaimName, clock: str, age: float) -> None:
-    """Another thread adds a revocation, and a proof that nothing else is missing, while the clocks are read."""
+    """If a revocation and a newer proof arrive while a check reads the clocks, that check does not admit the token."""
     waiting: list[str] = []
 
     def read(name: str, seconds: float) -> float:
@@ -393,17 +393,17 @@ def test_a_proof_that_arrives_during_a_check_does_not_count_for_it(claim: ClaimN
 
 
 class Clocks:
-    """Two, set by hand."""
+    """A wall clock and a monotonic clock that the test sets."""
 
     def __init__(self) -> None:
         self.wall, self.monotonic = 1000.0, 5.0
 
     def memory(self) -> LocalMirror:
-        """One that goes by them."""
+        """Return a memory that uses these clocks."""
         return LocalMirror(5.0, Counters(), wall=lambda: self.wall, monotonic=lambda: self.monotonic)
 
     def go(self, seconds: float) -> None:
-        """Time passes."""
+        """Advance both clocks."""
         self.wall += seconds
         self.monotonic += seconds
 
@@ -413,7 +413,7 @@ QUESTION = {"jti": "x"}
 
 @pytest.mark.parametrize("age", [0.0, 1.0, 2.9])
 def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_old(age: float) -> None:
-    """To the moment; from then on it is asked only where the service does not answer, until five seconds."""
+    """Memory decides alone until its proof is 3 s old. Until 5 s it decides only if the service does not answer."""
     clocks = Clocks()
     memory = clocks.memory()
     asked = check_request(QUESTION)
@@ -434,13 +434,13 @@ def test_memory_alone_says_not_revoked_while_its_proof_is_at_most_three_seconds_
     assert not fallback.revoked
     clocks.go(0.02)
     assert memory.verdict(asked, alone=False) is None
-    memory.mark_fresh(5.5, complete=True, connected=True)  # a proof too old is none
+    memory.mark_fresh(5.5, complete=True, connected=True)  # too old to count
     assert not memory.admits(QUESTION)
     assert memory.verdict(asked, alone=False) is None
 
 
 def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> None:
-    """Not connected, or told that the service is leaving: no "not revoked" by itself, and it may still decide."""
+    """Disconnected memory says "not revoked" only if the service does not answer, even if its proof is fresh."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.learn(Revocation("jti", "gone", None, None))
@@ -464,7 +464,7 @@ def test_a_disconnected_memory_has_the_service_asked_however_fresh_it_is() -> No
 
 
 def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
-    """Also if the service does not answer: what it lacks may be what revokes the token."""
+    """Incomplete memory never says "not revoked", even if the service does not answer."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.mark_fresh(0.0, complete=False, connected=True)
@@ -473,7 +473,7 @@ def test_an_incomplete_memory_decides_nothing_but_what_is_revoked() -> None:
 
 
 def test_a_suspended_machine_makes_the_proof_old() -> None:
-    """The monotonic clock may have stopped meanwhile; the wall clock tells."""
+    """A proof is void if it is too old by the wall clock: during suspension, the monotonic clock may stop."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.mark_fresh(0.0, complete=True, connected=True)
@@ -487,7 +487,7 @@ def test_a_suspended_machine_makes_the_proof_old() -> None:
 
 
 class ClockedClient(RevocationClient):
-    """A client whose clocks the test sets: seconds that each is ahead of the real one."""
+    """A client whose clocks the test sets, as seconds that each is ahead of the real one."""
 
     wall_ahead = uptime_ahead = 0.0
 
@@ -506,7 +506,7 @@ def entries(client: RevocationClient) -> int:
 
 
 async def test_a_wall_clock_that_jumps_ahead_and_back_forgets_no_revocation(server: FeedServer) -> None:
-    """What has ended by both clocks is removed meanwhile; what has ended by the wall clock alone stays revoked."""
+    """A revocation that has ended by both clocks is removed. One that has ended by the wall clock alone is kept."""
     server.log += [revocation("long", seconds=7200), revocation("brief", seconds=60)]
     async with ClockedClient(server.url) as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -523,7 +523,7 @@ async def test_a_wall_clock_that_jumps_ahead_and_back_forgets_no_revocation(serv
 async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_it_is_set_back(
     server: FeedServer,
 ) -> None:
-    """Live revocations seemed to have ended: until a new snapshot is complete, memory admits no token."""
+    """After a wall clock that was ahead is set back, memory admits no token until a new snapshot is complete."""
 
     class Ahead(ClockedClient):
         wall_ahead = 3600.0
@@ -539,7 +539,7 @@ async def test_a_wall_clock_that_was_ahead_at_the_start_has_all_read_again_when_
 
 
 def test_heartbeats_that_are_read_late_count_for_when_they_were_sent() -> None:
-    """A process frozen for ten seconds reads buffered heartbeats at once: the newest is eight seconds old."""
+    """Heartbeats that waited in the buffer of a frozen process count as old as they are: nine and eight seconds."""
     sender = SenderClock(100.0)
     for second in range(2):
         sender.to_local(CLOCK + 100.01 + second, 100.02 + second)
@@ -548,7 +548,7 @@ def test_heartbeats_that_are_read_late_count_for_when_they_were_sent() -> None:
 
 
 async def test_the_real_service_and_its_feed(redis: Process) -> None:
-    """A client knows within a second what another one revokes, keeps it while it is cut off, and resumes."""
+    """A client learns within a second what another one revokes, keeps it while cut off, and then resumes the stream."""
     options: dict[str, Any] = {"mirror": True, "max_staleness_seconds": 1.0}
     async with real_world(redis) as world, world.client(**options) as one, world.client(**options) as other:
         assert await one.mirror_ready(HANG_SECONDS)
@@ -580,9 +580,7 @@ PROCESS = Path(__file__).with_name("asking_process.py")
 
 
 async def test_a_frozen_process_does_not_answer_from_memory_when_it_is_thawed(server: FeedServer) -> None:
-    """Frozen for three times the staleness allowed, with heartbeats in its buffer: it says "not revoked" again only
-    after a heartbeat that was sent since.
-    """
+    """After a freeze, a process says "not revoked" only once a new heartbeat has come; buffered ones do not count."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(PROCESS), server.url, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
     )
@@ -592,7 +590,7 @@ async def test_a_frozen_process_does_not_answer_from_memory_when_it_is_thawed(se
             while await process.stdout.readline() != b"False\n":
                 pass
             process.send_signal(signal.SIGSTOP)
-            await asyncio.sleep(1.5)  # heartbeats go on into its buffer
+            await asyncio.sleep(1.5)  # meanwhile its buffer fills with heartbeats
             server.beats, server.script = False, nothing
             await asyncio.sleep(1.5)
             process.send_signal(signal.SIGCONT)
@@ -612,5 +610,5 @@ async def test_a_frozen_process_does_not_answer_from_memory_when_it_is_thawed(se
 
 
 async def nothing(_response: object) -> None:
-    """Begin a stream, and send nothing."""
+    """Keep a stream open for a second without sending anything."""
     await asyncio.sleep(1)

@@ -23,7 +23,7 @@ CUTOFF = 1_700_000_000.0
 
 @pytest.fixture(autouse=True)
 def device_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Add one row to the table."""
+    """Add one row to `CLAIMS`."""
     monkeypatch.setitem(CLAIMS, "device_id", Claim("device_id", ("device_id",), cutoff="always"))
 
 
@@ -40,7 +40,7 @@ def claims(device: str, iat: float = CUTOFF) -> dict[str, Any]:
 
 
 def token(device: str, iat: float = CUTOFF) -> str:
-    """Return a token with these claims. Its signature is not verified here."""
+    """Return a token of this device with a made-up signature."""
     parts = ({"alg": "HS256"}, claims(device, iat))
     texts = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
     return ".".join([*texts, "c2ln"])
@@ -52,12 +52,12 @@ async def revoke(service: Service, device: str) -> Any:
 
 
 def client_of(service: Service) -> RevocationClient:
-    """Return a client that is not started yet."""
+    """Return a client of this service that is not started yet."""
     return RevocationClient(str(service.url), api_key=KEYS["checker"])
 
 
 async def test_revoke_stores_it_with_a_cutoff_that_defaults_to_now(service: Service) -> None:
-    """As the row says; it is one of the service's records in Redis, and is found by its claim and value."""
+    """A revocation by the new claim is stored with a cutoff of now, and `GET /revocations` finds it."""
     done = await service.revoke({"device_id": "lost"})
     assert (done["result"], done["claim"], done["value"]) == ("revoked", "device_id", "lost")
     assert abs(done["issued_before"] - time.time()) < HANG_SECONDS
@@ -67,7 +67,7 @@ async def test_revoke_stores_it_with_a_cutoff_that_defaults_to_now(service: Serv
 
 
 async def test_check_by_claims_and_by_token_considers_it(service: Service) -> None:
-    """Another device, and a token that was issued after the cutoff, are not revoked."""
+    """Checks by claims and by token consider the new claim. Other values and later tokens are not revoked."""
     await revoke(service, "lost")
     for revoked, device, iat in ((True, "lost", CUTOFF), (False, "kept", CUTOFF), (False, "lost", CUTOFF + 1)):
         for question in ({"device_id": device, "iat": iat}, {"token": token(device, iat)}):
@@ -77,7 +77,7 @@ async def test_check_by_claims_and_by_token_considers_it(service: Service) -> No
 
 
 async def test_the_feed_carries_it(service: Service) -> None:
-    """In the snapshot, and as a change."""
+    """The feed carries revocations by the new claim, in its snapshot and as changes."""
     await revoke(service, "lost")
     events: list[Event | None] = []
     parser = Parser()
@@ -98,7 +98,7 @@ async def test_the_feed_carries_it(service: Service) -> None:
 
 
 async def test_the_clients_mirror_answers_by_it(service: Service) -> None:
-    """It hears of one device in the snapshot and of another in a change, and asks the service nothing."""
+    """The mirror learns revocations by the new claim from the snapshot and from changes, and answers by them alone."""
     await revoke(service, "lost")
     async with client_of(service) as client:
         assert await client.mirror_ready(HANG_SECONDS)
@@ -117,7 +117,7 @@ async def test_the_clients_mirror_answers_by_it(service: Service) -> None:
 
 
 async def test_a_client_without_a_mirror_asks_by_it(service: Service) -> None:
-    """The claim is part of the question that it sends."""
+    """A client without a mirror sends the new claim in its questions, so the service answers by it."""
     await revoke(service, "lost")
     async with RevocationClient(str(service.url), api_key=KEYS["checker"], mirror=False) as client:
         assert await client.is_revoked(claims("lost"))
@@ -125,7 +125,7 @@ async def test_a_client_without_a_mirror_asks_by_it(service: Service) -> None:
 
 
 async def test_the_stand_in_revokes_and_checks_by_it() -> None:
-    """By claims and by token, with the cutoff that defaults to now."""
+    """The stand-in revokes by the new claim with a default cutoff, and checks it by claims and by token."""
     async with InMemoryRevocationClient() as client:
         await client._revoke(device_id="lost")
         (record,) = client.revocations
@@ -141,7 +141,7 @@ async def test_the_stand_in_revokes_and_checks_by_it() -> None:
 
 @pytest.mark.parametrize("value", ["", "a\n", "x" * 257, 1.5, True, ["lost"]])
 def test_the_fast_path_looks_it_up(value: object) -> None:
-    """It admits another device, and neither a revoked one nor a value that the service would refuse."""
+    """The fast path admits another device, but neither a revoked one nor a value that the service would refuse."""
     memory = LocalMirror(5.0, Counters(), time.time, time.monotonic)
     memory.learn(Revocation("device_id", "lost", None, None, CUTOFF))
     memory.mark_fresh(0.0, complete=True, connected=True)
