@@ -24,13 +24,13 @@ HANG_SECONDS = 20.0
 
 
 def claims(**others: Any) -> dict[str, Any]:
-    """A whole token's claims, issued a minute ago."""
+    """Return the claims of a token that was issued a minute ago."""
     now = int(time.time())
     return {"jti": uuid.uuid4().hex, "sub": "alice", "sid": "s-1", "iat": now - 60, "exp": now + 600} | others
 
 
 async def test_a_token_that_is_not_revoked_is_active(client: RevocationClient) -> None:
-    """By claims and by token: not revoked, says the service, and which claims it considered."""
+    """Checks by claims and by token say "not revoked"; the verdict names the claims that were considered."""
     verdict = await client.check(claims(client_id="web"))
     assert (verdict.revoked, verdict.source, verdict.revocation) == (False, "redis", None)
     assert verdict.considered == ("jti", "sid", "sub", "client_id", "all")
@@ -40,7 +40,7 @@ async def test_a_token_that_is_not_revoked_is_active(client: RevocationClient) -
 
 
 async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: RevocationClient) -> None:
-    """What `revoke` acknowledged holds for the very next question, in each form of it."""
+    """As soon as `revoke` returns, every way of asking about the token says "revoked"."""
     token = mint(jti="one", sub="alice")
     done = await client.revoke(token, reason="logout")
     assert (done.result, done.claim, done.value, done.reason) == ("revoked", "jti", "one", "logout")
@@ -60,7 +60,7 @@ async def test_a_revoked_jti_is_revoked_by_claims_and_by_token(client: Revocatio
 
 
 async def test_revoking_again_is_a_success(client: RevocationClient) -> None:
-    """`already_revoked` is as good, and keeps the first reason and never shortens the life."""
+    """Revoking again returns `already_revoked`, keeps the first reason, and does not shorten the revocation."""
     first = await client.revoke_jti("again", expires_in=600, reason="logout")
     second = await client.revoke_jti("again", expires_in=60, reason="another")
     assert (first.result, second.result) == ("revoked", "already_revoked")
@@ -68,14 +68,14 @@ async def test_revoking_again_is_a_success(client: RevocationClient) -> None:
 
 
 async def test_a_token_that_has_died_needs_no_revocation(client: RevocationClient) -> None:
-    """It is `expired`, and nothing is stored."""
+    """Revoking an expired token returns `expired`, and stores nothing."""
     done = await client.revoke(mint(jti="dead", exp=int(time.time()) - 10))
     assert (done.result, done.revoked_at) == ("expired", None)
     assert not (await client.check_jti("dead")).revoked
 
 
 async def test_logging_out_everywhere_leaves_the_next_login_alone(client: RevocationClient) -> None:
-    """A subject's cutoff covers what was issued until then, in whole seconds too, and nothing later."""
+    """Revoking a subject covers its tokens issued until the cutoff, but no later ones, and no other subject's."""
     done = await client.revoke_subject("alice", reason="phone lost")
     assert done.issued_before is not None
     assert await client.is_revoked(claims())
@@ -85,7 +85,7 @@ async def test_logging_out_everywhere_leaves_the_next_login_alone(client: Revoca
 
 
 async def test_cutoffs_only_move_forward(client: RevocationClient) -> None:
-    """An earlier one changes nothing, a later one and none at all cover more, and the answer says which it was."""
+    """An earlier cutoff changes nothing. A later one, or none, covers more. The answer has the cutoff that holds."""
     now = time.time()
     cutoffs = [now - 100, now - 200, now - 50, None, now - 10]
     done = [await client.revoke_session("s-1", issued_before=cutoff) for cutoff in cutoffs]
@@ -96,7 +96,7 @@ async def test_cutoffs_only_move_forward(client: RevocationClient) -> None:
 
 
 async def test_a_cutoff_lives_as_long_as_its_caller_says(client: RevocationClient) -> None:
-    """Each form takes `expires_in`; again with a shorter one the end stays, with a longer one it moves away."""
+    """Every revocation by cutoff takes `expires_in`. A longer one moves the end; a shorter one changes nothing."""
     now = time.time()
     for revoke in (
         functools.partial(client.revoke_session, "s-1"),
@@ -113,7 +113,7 @@ async def test_a_cutoff_lives_as_long_as_its_caller_says(client: RevocationClien
 
 
 async def test_a_cutoff_that_has_ended_already_revokes_nothing(client: RevocationClient) -> None:
-    """It is `expired`, as a token that has died, and nothing is stored."""
+    """Revoking with `expires_in=0` returns `expired`, and stores nothing."""
     done = await client.revoke_subject("alice", expires_in=0)
     assert (done.result, done.revoked_at, done.issued_before) == ("expired", None, None)
     assert not await client.is_revoked(claims())
@@ -123,7 +123,7 @@ async def test_a_cutoff_that_has_ended_already_revokes_nothing(client: Revocatio
 async def test_an_iat_that_is_no_time_counts_as_issued_before_every_cutoff(
     client: RevocationClient, iat: object
 ) -> None:
-    """It neither spares the token a cutoff, nor keeps the question from being asked."""
+    """A token whose `iat` is not a time is covered by every cutoff, and can still be checked."""
     assert not await client.is_revoked(claims(iat=iat))
     await client.revoke_subject("alice", issued_before=time.time() - 3600)
     assert not await client.is_revoked(claims())
@@ -134,11 +134,11 @@ async def test_an_iat_that_is_no_time_counts_as_issued_before_every_cutoff(
 
 @pytest.mark.parametrize("iat", [None, "yesterday", float("inf"), 4e9])
 async def test_the_verdict_says_that_the_iat_is_unusable(client: RevocationClient, iat: object) -> None:
-    """It is true, by claims and by token, where a cutoff covers the token for that reason alone; else it is False."""
+    """`iat_unusable` is True only if a cutoff covers the token just because its `iat` is unusable."""
     await client.revoke_subject("alice", issued_before=time.time() - 3600)
     verdict = await client.check(claims(iat=iat))
     assert (verdict.revoked, verdict.iat_unusable) == (True, True)
-    if iat != float("inf"):  # no JSON says that
+    if iat != float("inf"):  # JSON has no infinity
         by_token = await client.check(mint(sub="alice", iat=iat))
         assert (by_token.revoked, by_token.iat_unusable) == (True, True)
     with pytest.raises(TokenRevoked) as caught:
@@ -156,7 +156,7 @@ async def test_the_verdict_says_that_the_iat_is_unusable(client: RevocationClien
 
 
 async def test_sessions_clients_and_all_are_revoked_by_their_claims(client: RevocationClient) -> None:
-    """Each form covers the tokens that carry it; `azp` stands for a client where `client_id` is not said."""
+    """Each revocation covers the tokens that carry its claim. `azp` counts as the client if there is no `client_id`."""
     session = await client.revoke_session("s-1")
     assert session.issued_before is None
     assert await client.is_revoked(claims(iat=int(time.time()) + 30))
@@ -174,7 +174,7 @@ async def test_sessions_clients_and_all_are_revoked_by_their_claims(client: Revo
 
 
 async def test_integers_are_taken_as_their_decimal_strings(client: RevocationClient) -> None:
-    """An application that mints numbers may ask and revoke with them."""
+    """Integers as claims are checked and revoked as their decimal strings."""
     await client.revoke_jti(7)
     await client.revoke_subject(42)
     assert await client.is_revoked({"jti": 7})
@@ -185,7 +185,7 @@ async def test_integers_are_taken_as_their_decimal_strings(client: RevocationCli
 
 @pytest.mark.parametrize("jti", [None, "", "sha256:" + "0" * 64])
 async def test_claims_that_do_not_name_their_token_need_the_token(client: RevocationClient, jti: str | None) -> None:
-    """The name comes from the token then: `TokenNeeded`, and the token itself is answered for."""
+    """Claims without a usable `jti` raise TokenNeeded. The whole token is revoked and checked by its hash."""
     with pytest.raises(TokenNeeded):
         await client.check(claims(jti=jti))
     given = {"jti": jti} if jti else {}
@@ -194,12 +194,12 @@ async def test_claims_that_do_not_name_their_token_need_the_token(client: Revoca
     assert done.value == "sha256:" + hashlib.sha256(token.rpartition(".")[0].encode()).hexdigest()
     assert await client.is_revoked(token)
     with pytest.raises(RequestRefused, match="invalid_token"):
-        await client.check(token + "=")  # another spelling of it is refused, never answered "not revoked"
+        await client.check(token + "=")  # another spelling of the token is refused, never answered "not revoked"
     assert not await client.is_revoked(mint(sub="bob", **given))
 
 
 async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationClient) -> None:
-    """They need a lifetime, and are found again."""
+    """An opaque token is revoked only with a lifetime, and is recognised by its whole text."""
     with pytest.raises(RequestRefused, match="exp_required"):
         await client.revoke("opaque-1")
     await client.revoke("opaque-1", expires_in=60)
@@ -223,7 +223,7 @@ async def test_opaque_tokens_are_named_by_the_whole_of_them(client: RevocationCl
     ],
 )
 async def test_what_is_no_token_is_refused_to_its_asker_alone(client: RevocationClient, token: str, code: str) -> None:
-    """Its caller gets an error with a code; a check at the same moment is answered."""
+    """An invalid token is refused with status 400 and a code. A concurrent check is still answered."""
     bad, good = await asyncio.gather(client.check(token), client.check(claims()), return_exceptions=True)
     assert isinstance(bad, RequestRefused)
     assert (bad.status, bad.code) == (400, code)
@@ -236,7 +236,7 @@ async def test_what_is_no_token_is_refused_to_its_asker_alone(client: Revocation
     [{"jti": True}, {"jti": 1.5}, {"jti": ["a"]}, {"jti": "a\nb"}, {"sub": {}}, {"sid": ""}, {"azp": "x" * 300}],
 )
 async def test_claims_that_no_token_may_have_are_refused(client: RevocationClient, wrong: dict[str, Any]) -> None:
-    """As the service refuses the token that carries them; claims that are not looked at may be anything."""
+    """Claims are refused if no valid token can carry them. Claims that the client does not use may have any value."""
     with pytest.raises(RequestRefused) as caught:
         await client.check(claims(**wrong))
     assert (caught.value.status, caught.value.code) == (400, "invalid_token")
@@ -245,13 +245,13 @@ async def test_claims_that_no_token_may_have_are_refused(client: RevocationClien
 
 @pytest.mark.parametrize("question", [None, 7, b"token", ["token"]])
 async def test_what_is_no_question_is_a_mistake_in_the_program(client: RevocationClient, question: Any) -> None:
-    """It is a TypeError, and not an answer."""
+    """A question that is neither a token nor claims raises TypeError."""
     with pytest.raises(TypeError):
         await client.check(question)
 
 
 async def test_check_many_answers_in_order(client: RevocationClient) -> None:
-    """More than a request holds, revoked ones among them; nothing asked is nothing answered."""
+    """`check_many` returns the verdicts in order, also over several requests. If one check is refused, it raises."""
     await client.revoke_jti("n-3")
     verdicts = await client.check_many([{"jti": f"n-{number}"} for number in range(1200)])
     assert [number for number, verdict in enumerate(verdicts) if verdict.revoked] == [3]
@@ -273,7 +273,7 @@ async def test_check_many_answers_in_order(client: RevocationClient) -> None:
     ],
 )
 async def test_a_wrong_revocation_is_refused_at_once(client: RevocationClient, wrong: dict[str, Any]) -> None:
-    """It raises with status and code, is not tried again, and nothing is revoked."""
+    """An invalid revocation is refused with status 400, is not retried, and revokes nothing."""
     with pytest.raises(RequestRefused) as caught:
         await client.revoke_jti(**wrong)
     assert caught.value.status == 400
@@ -282,13 +282,13 @@ async def test_a_wrong_revocation_is_refused_at_once(client: RevocationClient, w
 
 
 async def test_a_cutoff_too_far_ahead_is_refused(client: RevocationClient) -> None:
-    """The service's own code comes through."""
+    """A cutoff too far in the future is refused with the service's own code."""
     with pytest.raises(RequestRefused, match="issued_before_too_far"):
         await client.revoke_subject("alice", issued_before=time.time() + 3600)
 
 
 async def test_away_and_allow_admits_counts_and_logs(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """The verdict says `policy`, each is counted, and the log has one line with the count, not one for each."""
+    """In an outage, "allow" admits every token. Each verdict is counted, but the log gets one line for all."""
     async with world.client(timeout_seconds=SHORT_SECONDS) as client:
         await client.revoke_jti("gone")
         async with world.outage():
@@ -303,7 +303,7 @@ async def test_away_and_allow_admits_counts_and_logs(world: World, caplog: pytes
 
 
 async def test_away_and_deny_admits_no_token(world: World) -> None:
-    """The verdict is "revoked" by policy; `ensure_active` raises ServiceUnavailable, and not TokenRevoked."""
+    """In an outage, "deny" makes every verdict "revoked" by policy, and `ensure_active` raises ServiceUnavailable."""
     async with world.client(timeout_seconds=SHORT_SECONDS, on_unavailable="deny") as client:
         async with world.outage():
             verdict = await client.check(claims())
@@ -316,7 +316,7 @@ async def test_away_and_deny_admits_no_token(world: World) -> None:
 
 
 async def test_a_service_too_slow_is_away_at_the_callers_deadline(world: World) -> None:
-    """The policy answers not before the deadline, and long before the service."""
+    """If the service is too slow, the policy decides: not before the timeout, but long before the service answers."""
     async with world.client(timeout_seconds=SHORT_SECONDS) as client:
         with world.latency(3 * HANG_SECONDS):
             began = time.monotonic()
@@ -326,7 +326,7 @@ async def test_a_service_too_slow_is_away_at_the_callers_deadline(world: World) 
 
 
 async def test_a_revocation_is_tried_again_until_the_service_is_back(world: World) -> None:
-    """An outage shorter than the deadline is not seen by the caller."""
+    """A revocation is retried until its deadline, so its caller does not notice a shorter outage."""
     async with world.client(revoke_timeout_seconds=20) as client:
         async with world.outage():
             logout = asyncio.create_task(client.revoke_jti("patient", expires_in=60))
@@ -338,7 +338,7 @@ async def test_a_revocation_is_tried_again_until_the_service_is_back(world: Worl
 
 
 async def test_a_revocation_in_an_outage_raises_at_its_deadline(world: World) -> None:
-    """It is not retried without end, and never reports a logout that did not happen."""
+    """In an outage, a revocation raises ServiceUnavailable at its deadline, and is not reported as a success."""
     async with world.client(revoke_timeout_seconds=SHORT_SECONDS, timeout_seconds=SHORT_SECONDS) as client:
         async with world.outage():
             with pytest.raises(ServiceUnavailable) as caught:
@@ -351,7 +351,7 @@ async def test_a_revocation_in_an_outage_raises_at_its_deadline(world: World) ->
 
 
 async def test_counters_tell_what_happened(client: RevocationClient) -> None:
-    """Each number moves with what it counts, and a snapshot stands still."""
+    """`counters` counts verdicts, requests and revocations. The object that it returned earlier does not change."""
     before = client.counters
     await client.revoke_jti("counted")
     await asyncio.gather(*(client.check(claims(jti="counted")) for _ in range(3)), client.check(claims()))

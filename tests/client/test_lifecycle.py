@@ -1,4 +1,4 @@
-"""Starting, stopping, event loops, settings, and the names that the package shows."""
+"""Starting and closing the client, its event loop, its settings, and the public names of the package."""
 
 import asyncio
 import contextlib
@@ -49,7 +49,7 @@ CALLS: dict[str, Callable[[RevocationClient], Any]] = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 async def test_a_client_that_was_not_started_says_how(call: Callable[[RevocationClient], Any]) -> None:
-    """Before the start and after the end it raises, under "allow" too, and names the lifespan and the TestClient."""
+    """Before the start and after the close, every call raises NotStarted, under "allow" too, and says how to start."""
     client = InMemoryRevocationClient(on_unavailable="allow")
     for _ in range(2):
         with pytest.raises(NotStarted) as caught:
@@ -62,7 +62,7 @@ async def test_a_client_that_was_not_started_says_how(call: Callable[[Revocation
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=list(CALLS))
 def test_another_event_loop_is_refused(call: Callable[[RevocationClient], Any]) -> None:
-    """A client belongs to the loop that it was started on; it neither hangs nor answers on another."""
+    """A client belongs to the event loop on which it was started. On another one, every call raises NotStarted."""
     client = RevocationClient(f"http://127.0.0.1:{free_port()}")
     with asyncio.Runner() as home:
         home.run(client.start())
@@ -78,7 +78,7 @@ def test_another_event_loop_is_refused(call: Callable[[RevocationClient], Any]) 
 
 
 def test_a_loop_may_be_run_by_another_thread() -> None:
-    """The client belongs to the loop, not to the thread: a synchronous application starts it, and hands the loop on."""
+    """A client belongs to an event loop, not to a thread: another thread may run the loop after the start."""
     client, loop = InMemoryRevocationClient(), asyncio.new_event_loop()
     loop.run_until_complete(client.start())
     running = threading.Thread(target=loop.run_forever)
@@ -102,7 +102,7 @@ def _in_thread(act: Callable[[], None]) -> None:
 
 
 def test_a_closed_client_starts_again_on_another_loop() -> None:
-    """As tests with a loop for each do it, over a real server each time."""
+    """A closed client can be started on a new event loop, as in test suites with one loop for each test."""
     port = free_port()
     client = RevocationClient(f"http://127.0.0.1:{port}", on_unavailable="deny")
 
@@ -116,7 +116,7 @@ def test_a_closed_client_starts_again_on_another_loop() -> None:
 
 
 def test_a_client_whose_loop_died_can_be_closed_and_started() -> None:
-    """A test that forgot to close it does not spoil the next one."""
+    """A client whose loop was closed raises NotStarted, and can be closed and started again on another loop."""
     client = InMemoryRevocationClient()
     asyncio.run(client.start())
 
@@ -132,10 +132,10 @@ def test_a_client_whose_loop_died_can_be_closed_and_started() -> None:
     asyncio.run(client.start())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of the transports that the loop left
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # from transports that were left open
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_what_a_feed_on_a_closed_loop_proved_counts_no_more() -> None:
-    """A client whose loop was closed under it asks the service at its next start, until its new feed is synced."""
+    """After its loop was closed, a client that is started again asks the service until its new feed is synced."""
     with feed_in_a_thread() as server:
         client = server.client(max_staleness_seconds=5.0)
         abandoned = asyncio.new_event_loop()
@@ -155,7 +155,7 @@ def test_what_a_feed_on_a_closed_loop_proved_counts_no_more() -> None:
 
 @contextlib.contextmanager
 def feed_in_a_thread() -> Iterator[FeedServer]:
-    """A service whose event loop is that of another thread."""
+    """Run a feed server on an event loop in another thread, and yield it."""
     loop, running = asyncio.new_event_loop(), contextlib.AsyncExitStack()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
@@ -169,7 +169,7 @@ def feed_in_a_thread() -> Iterator[FeedServer]:
 
 
 async def test_starting_and_closing_twice_changes_nothing() -> None:
-    """Both are safe to repeat, and the lifespan is the same as `async with`."""
+    """`start` and `aclose` can be repeated. `lifespan` starts and closes the client, as `async with` does."""
     client = InMemoryRevocationClient()
     await client.start()
     await client.start()
@@ -183,7 +183,7 @@ async def test_starting_and_closing_twice_changes_nothing() -> None:
 
 
 async def test_a_close_ends_the_wait_for_the_first_synchronization() -> None:
-    """Without a service it would never end."""
+    """When the client is closed, a waiting `mirror_ready` returns False. Without a service it would wait forever."""
     client = RevocationClient(f"http://127.0.0.1:{free_port()}")
     await client.start()
     ready = asyncio.create_task(client.mirror_ready())
@@ -193,7 +193,7 @@ async def test_a_close_ends_the_wait_for_the_first_synchronization() -> None:
 
 
 async def test_a_start_does_not_wait_for_the_service() -> None:
-    """Without a service the client starts, and the policy decides: the application runs."""
+    """A client starts without a service, and the policy decides its checks."""
     async with RevocationClient(f"http://127.0.0.1:{free_port()}") as client:
         assert (await client.check({"jti": "x"})).source == "policy"
 
@@ -228,7 +228,7 @@ async def test_a_start_does_not_wait_for_the_service() -> None:
     ],
 )
 def test_a_wrong_setting_is_named_and_no_secret_shown(setting: str, options: dict[str, Any]) -> None:
-    """The client is not made; the error has the setting's name, and nothing of a key or a password."""
+    """A wrong setting raises an error that begins with its name, and contains no part of a key or a password."""
     with pytest.raises(ConfigurationError) as caught:
         RevocationClient(**{"url": "http://revocation:8080"} | options)
     assert caught.value.setting == setting
@@ -237,7 +237,7 @@ def test_a_wrong_setting_is_named_and_no_secret_shown(setting: str, options: dic
 
 
 async def key_sent() -> str | None:
-    """Return the Authorization header of a client from the environment, whose URL this replaces."""
+    """Return the Authorization header that a client from the environment sends to a scripted server."""
     async with scripted() as server:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("REVOCATION_URL", f"{server.url}/below")
@@ -249,7 +249,7 @@ async def key_sent() -> str | None:
 
 
 async def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """REVOCATION_URL and the key, from its variable or its file; what is missing or double is named."""
+    """`from_env` reads the URL, and the key from a variable or a file. Its error names what is missing or set twice."""
     for name in ("REVOCATION_URL", "REVOCATION_API_KEY", "REVOCATION_API_KEY_FILE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ConfigurationError, match="REVOCATION_URL"):
@@ -272,7 +272,7 @@ async def test_from_env(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 async def test_a_path_before_the_services_own_is_kept() -> None:
-    """A service behind a gateway's path is found there."""
+    """Requests are sent to paths below the path of the client's URL, for a service behind a gateway."""
     async with scripted() as server, RevocationClient(f"{server.url}/below/") as client:
         await client.check_jti("x")
         await client.revoke_jti("x")
@@ -293,7 +293,7 @@ ERRORS: list[RevocationError] = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_can_be_pickled_and_raised_again(error: RevocationError) -> None:
-    """All fields survive a process pool, and one that several are told is each one's own."""
+    """Pickled errors and the copies that `again` makes have all fields of the original."""
     for copy in (pickle.loads(pickle.dumps(error)), error.again()):
         assert copy is not error
         assert (type(copy), copy.__dict__, str(copy)) == (type(error), error.__dict__, str(error))
@@ -301,14 +301,14 @@ def test_errors_can_be_pickled_and_raised_again(error: RevocationError) -> None:
 
 
 def test_every_error_is_exported_and_has_an_example() -> None:
-    """Every error of the module is in the package, and among the examples above."""
+    """Every error class is exported by the package, and has an example in `ERRORS`."""
     found = {name for name, one in vars(errors).items() if inspect.isclass(one) and issubclass(one, RevocationError)}
     assert found <= set(revocation_client.__all__)
     assert {type(error).__name__ for error in ERRORS} | {"RevocationError"} == found
 
 
 def test_every_public_name_is_exported_and_documented() -> None:
-    """`__all__` is what the package shows, nothing is missing from it, and each class says what it is."""
+    """`__all__` has exactly the public names. Public classes, functions and methods of the client have docstrings."""
     shown = {
         name for name, one in vars(revocation_client).items() if not name.startswith("_") and not inspect.ismodule(one)
     }
@@ -324,7 +324,7 @@ def test_every_public_name_is_exported_and_documented() -> None:
 
 
 def test_frameworks_are_not_imported_unless_asked_for() -> None:
-    """No module outside `integrations` mentions one."""
+    """No module outside `integrations` mentions `integrations`, `import starlette` or `aiohttp.web`."""
     for path in Path(revocation_client.__path__[0]).rglob("*.py"):
         if "integrations" not in path.parts:
             source = path.read_text()

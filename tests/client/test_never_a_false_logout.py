@@ -1,4 +1,4 @@
-"""Logouts while the service is killed and frozen at random, and its Redis too: acknowledged and true, or an error."""
+"""Logouts while the service and its Redis fail at random: each one is acknowledged and holds, or raises an error."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ KEY = "logout-key-0123456789abcdef"
 
 
 class Disorder:
-    """Does something to the service or its Redis, again and again; afterwards both are well."""
+    """Kills or freezes the service, or freezes its Redis, again and again. Each time, both run again afterwards."""
 
     def __init__(self, service: ServiceProcess, redis: Process) -> None:
         self.kills = self.freezes = 0
@@ -28,7 +28,7 @@ class Disorder:
 
     async def reign(self, until: asyncio.Event) -> None:
         acts = [self._freeze, self._kill, self._freeze_redis]
-        coming = list(acts)  # each at least once, and a long freeze first
+        coming = list(acts)  # each once, with a long freeze first; then at random
         while not until.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(until.wait(), self._random.uniform(0.05, 0.2))
@@ -56,7 +56,7 @@ class Disorder:
 
 
 async def test_a_logout_is_acknowledged_and_holds_or_raises_in_time(redis: Process, tmp_path: pathlib.Path) -> None:
-    """Each of them, whatever happens to the service meanwhile; and what is acknowledged is never unsaid after it."""
+    """Whatever happens to the service, each logout is acknowledged or raises in time. No acknowledged one is lost."""
     settings = {
         "REVOCATION_REDIS_URL": redis.url,
         "REVOCATION_KEY_PREFIX": "logouts:",
@@ -82,7 +82,7 @@ async def test_a_logout_is_acknowledged_and_holds_or_raises_in_time(redis: Proce
                 verdict = await client.check({"jti": jti})
                 assert verdict.revoked or verdict.source == "policy", jti
             slowest = max(slowest, time.monotonic() - began)
-            await asyncio.sleep(0.1)  # spread over the disorder, rather than all in its first gap
+            await asyncio.sleep(0.1)  # to spread the logouts over all failures, instead of all before the first
 
     async with ending(service):
         await service.start()

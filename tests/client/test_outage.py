@@ -1,4 +1,4 @@
-"""A real service process that is killed, frozen, restarted, or does not know the key."""
+"""The client and a real service process that is killed, frozen or restarted, refuses the key, or loses its Redis."""
 
 import asyncio
 import signal
@@ -21,7 +21,7 @@ QUESTION = {"jti": "outage", "sub": "alice", "iat": 5}
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def process(redis: Process, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServiceProcess]:
-    """One service, with an admin's key and a checker's."""
+    """A service process with an API key for everything and one for checks only."""
     settings = {
         "REVOCATION_REDIS_URL": redis.url,
         "REVOCATION_KEY_PREFIX": "outage:",
@@ -35,7 +35,7 @@ async def process(redis: Process, tmp_path_factory: pytest.TempPathFactory) -> A
 
 @pytest.fixture
 async def service(process: ServiceProcess) -> ServiceProcess:
-    """It runs when the test begins, whatever the one before did to it."""
+    """The service process, started again if the test before has ended it."""
     if not process.alive:
         await process.start()
     return process
@@ -50,7 +50,7 @@ def client_of(service: ServiceProcess, **options: object) -> RevocationClient:
 async def test_an_outage_is_the_policys_and_over_when_the_service_is_back(
     service: ServiceProcess, disorder: str
 ) -> None:
-    """Within the deadline each: checks by policy, logouts by an error; afterwards the same client goes on as before."""
+    """In an outage, checks are decided by policy and logouts raise, both in time. Afterwards the clients work again."""
     async with client_of(service) as allows, client_of(service, on_unavailable="deny") as denies:
         await allows.revoke_jti("outage", expires_in=600)
         assert await denies.is_revoked(QUESTION)
@@ -81,7 +81,7 @@ async def test_an_outage_is_the_policys_and_over_when_the_service_is_back(
 
 
 async def test_a_restart_under_load_loses_no_question(service: ServiceProcess) -> None:
-    """An orderly restart while checks run: no revoked token is said to be active by the service, and none hangs."""
+    """During an orderly restart, no check of a revoked token says "not revoked" under "deny", and none hangs."""
     async with client_of(service, on_unavailable="deny") as client:
         await client.revoke_jti("outage", expires_in=600)
         stop = asyncio.Event()
@@ -109,7 +109,7 @@ async def test_a_restart_under_load_loses_no_question(service: ServiceProcess) -
 async def test_a_wrong_key_admits_no_token(
     service: ServiceProcess, key: str | None, status: int, code: str, policy: str
 ) -> None:
-    """Under either policy each call raises, and says why, without the key."""
+    """With a wrong key or none, every call raises under either policy. The error does not contain the key."""
     async with client_of(service, api_key=key, on_unavailable=policy) as client:
         for call in (client.check(QUESTION), client.ensure_active("token"), client.revoke_jti("x", expires_in=5)):
             with pytest.raises(RequestRefused) as caught:
@@ -119,7 +119,7 @@ async def test_a_wrong_key_admits_no_token(
 
 
 async def test_a_key_without_the_scope_revokes_nothing(service: ServiceProcess) -> None:
-    """It checks; what it may not do is 403, and is not done."""
+    """With a key that may only check, a revocation gets 403 and is not stored."""
     async with client_of(service, api_key=CHECK_KEY) as client:
         assert not await client.is_revoked({"jti": "scoped"})
         with pytest.raises(RequestRefused) as caught:
@@ -129,7 +129,7 @@ async def test_a_key_without_the_scope_revokes_nothing(service: ServiceProcess) 
 
 
 async def test_a_token_too_large_for_revoke_is_refused(service: ServiceProcess) -> None:
-    """413 raises, and is not tried again."""
+    """A token too large for `/revoke` raises RequestRefused with 413, and is not retried."""
     async with client_of(service) as client:
         with pytest.raises(RequestRefused) as caught:
             await client.revoke("x" * 70_000, expires_in=5)
@@ -137,7 +137,7 @@ async def test_a_token_too_large_for_revoke_is_refused(service: ServiceProcess) 
 
 
 async def test_a_service_without_its_redis_is_away(service: ServiceProcess, redis: Process) -> None:
-    """Its 503 is the policy's for checks; a logout waits for it, and is acknowledged when it is back."""
+    """While Redis is frozen, the policy decides checks. A logout is retried, and acknowledged once Redis is back."""
     async with client_of(service, timeout_seconds=3, revoke_timeout_seconds=20) as client:
         redis.freeze()
         try:
