@@ -1,6 +1,6 @@
-"""The client in other applications (plain aiohttp, Starlette, FastAPI), with tests as their authors write them.
+"""The client in applications with plain aiohttp, Starlette and FastAPI, tested as their authors would test them.
 
-The stand-in takes the real client's place. The integrations are those of the package.
+The stand-in takes the real client's place. The integrations are those of `revocation_client.integrations`.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -32,7 +32,7 @@ def bearer(token: str) -> dict[str, str]:
 
 
 def aiohttp_app(revocations: RevocationClient) -> web.Application:
-    """A plain aiohttp application: a middleware, a cleanup context, and a logout."""
+    """Return a plain aiohttp application with the client's middleware and cleanup context, two checks and a logout."""
 
     async def hello(request: web.Request) -> web.Response:
         await request.app[REVOCATIONS].ensure_active(request.headers["Authorization"])
@@ -54,7 +54,7 @@ def aiohttp_app(revocations: RevocationClient) -> web.Application:
 
 
 def starlette_app(revocations: RevocationClient) -> Starlette:
-    """A Starlette application with a lifespan of its own, and the same routes."""
+    """Return a Starlette application with a lifespan of its own, and the same routes."""
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[Mapping[str, Any]]:
@@ -79,7 +79,7 @@ def starlette_app(revocations: RevocationClient) -> Starlette:
 
 
 def fastapi_app(revocations: RevocationClient) -> FastAPI:
-    """A FastAPI application in which the token is a dependency."""
+    """Return a FastAPI application with the same routes, in which the token is a dependency."""
     app = FastAPI(lifespan=revocations.lifespan, exception_handlers={**exception_handlers})
 
     async def token_of(authorization: Annotated[str, Header()]) -> str:
@@ -103,7 +103,7 @@ def fastapi_app(revocations: RevocationClient) -> FastAPI:
 
 
 class Answer:
-    """What both kinds of client bring back."""
+    """The status and headers of a response, from either kind of HTTP client."""
 
     def __init__(self, status: int, headers: Mapping[str, str]) -> None:
         self.status = status
@@ -111,7 +111,7 @@ class Answer:
 
 
 class Http:
-    """One way to ask all three."""
+    """A common interface to the HTTP clients for the three frameworks."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -123,7 +123,7 @@ class Http:
 
 @asynccontextmanager
 async def running(kind: str, revocations: RevocationClient) -> AsyncIterator[Http]:
-    """An application of that kind, started, and a client for it."""
+    """Start an application of this framework, and yield an HTTP client for it."""
     if kind == "aiohttp":
         async with TestClient(TestServer(aiohttp_app(revocations))) as client:
             yield Http(client)
@@ -135,13 +135,13 @@ async def running(kind: str, revocations: RevocationClient) -> AsyncIterator[Htt
 
 @pytest.fixture(params=["aiohttp", "starlette", "fastapi"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """Each of the three."""
+    """The framework of the application, each in turn."""
     name: str = request.param
     return name
 
 
 async def test_a_logged_out_token_is_refused_on_the_next_request(kind: str) -> None:
-    """401 with a challenge; another token of the same user goes on, and the client is closed with the application."""
+    """A logged-out token gets 401 with a challenge; others still work. The client is closed with the application."""
     revocations = InMemoryRevocationClient()
     mine, other = mint(jti="mine"), mint(jti="other")
     async with running(kind, revocations) as http:
@@ -159,7 +159,7 @@ async def test_a_logged_out_token_is_refused_on_the_next_request(kind: str) -> N
 
 
 async def test_every_spelling_of_the_header_is_the_same_token(kind: str) -> None:
-    """The client takes the whole header: a revoked token is refused in another case and with white space around it."""
+    """A revoked token gets 401 however the Authorization header spells it (scheme, white space, padding)."""
     revocations = InMemoryRevocationClient()
     token = mint(jti="mine")
     async with running(kind, revocations) as http:
@@ -169,20 +169,20 @@ async def test_every_spelling_of_the_header_is_the_same_token(kind: str) -> None
 
 
 async def test_claims_without_a_name_are_401(kind: str) -> None:
-    """`TokenNeeded`: the application should have passed the token."""
+    """A request gets 401 if its claims have no usable `jti` and the application did not pass the token."""
     async with running(kind, InMemoryRevocationClient()) as http:
         assert (await http.ask("GET", "/claims/sha256:0")).status == 401
 
 
 async def test_a_token_that_is_none_is_401(kind: str) -> None:
-    """Garbage is the caller's fault, and not an error of the application."""
+    """An invalid token gets 401: it is the caller's fault, not an error of the application."""
     async with running(kind, InMemoryRevocationClient()) as http:
         for token in ("a.b.c", "a.b.c.d.e", '{"a":1}'):
             assert (await http.ask("GET", "/", bearer(token))).status == 401
 
 
 async def test_an_outage_under_deny_is_503(kind: str) -> None:
-    """With Retry-After, for tokens and for claims, and no 401 that would end a session."""
+    """In an outage under "deny", tokens and claims get 503 with Retry-After, not a 401 that would end a session."""
     revocations = InMemoryRevocationClient(on_unavailable="deny", **QUICK)
     async with running(kind, revocations) as http:
         with revocations.outage():
@@ -193,7 +193,7 @@ async def test_an_outage_under_deny_is_503(kind: str) -> None:
 
 
 async def test_an_outage_under_allow_lets_in_and_no_logout_succeeds(kind: str) -> None:
-    """Requests go on; a logout that could not be stored says 503, and the token goes on working."""
+    """In an outage under "allow", requests pass. A logout that cannot be stored gets 503, and its token still works."""
     revocations = InMemoryRevocationClient(**QUICK)
     headers = bearer(mint(jti="x"))
     async with running(kind, revocations) as http:
@@ -206,7 +206,7 @@ async def test_an_outage_under_allow_lets_in_and_no_logout_succeeds(kind: str) -
 
 
 async def test_a_wrong_key_is_an_error_of_the_application(kind: str) -> None:
-    """A refusal that is not about the token is a 500, not a 401, and admits no request under "allow" either."""
+    """If the service refuses the API key, a request gets 500 instead of 401, and "allow" does not admit it."""
 
     async def refuse(_request: web.Request, _body: Any) -> web.StreamResponse:
         return web.Response(status=401)
@@ -216,12 +216,12 @@ async def test_a_wrong_key_is_an_error_of_the_application(kind: str) -> None:
         if kind == "aiohttp":
             assert (await http.ask("GET", "/", bearer(mint(jti="x")))).status == 500
         else:
-            with pytest.raises(RequestRefused):  # the transport hands on what a server answers 500
+            with pytest.raises(RequestRefused):  # this transport raises what a server answers with 500
                 await http.ask("GET", "/", bearer(mint(jti="x")))
 
 
 async def test_a_test_client_without_lifespan_is_told() -> None:
-    """A client that is not started admits no request; the error says what is missing."""
+    """Without its lifespan the client is not started: a request raises NotStarted, which says how to use TestClient."""
     async with asgi(fastapi_app(InMemoryRevocationClient()), lifespan=False) as http:
         with pytest.raises(NotStarted, match=r"with TestClient\(app\)"):
             await http.get("/", headers=bearer(mint(jti="x")))

@@ -1,4 +1,4 @@
-"""The drop-in behaves as a blacklist inside the process does, where that is safe."""
+"""`TokenBlacklist` behaves like the in-process blacklist that it replaces, wherever that is safe."""
 
 import asyncio
 import logging
@@ -18,14 +18,14 @@ from tests.redis_processes import Process
 
 @pytest.fixture
 async def world(redis: Process) -> AsyncIterator[RealWorld]:
-    """A real service behind a line that can be cut."""
+    """A real service behind a proxy whose connections can be cut."""
     async with real_world(redis) as real:
         yield real
 
 
 @pytest.fixture
 async def blacklist(world: RealWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[TokenBlacklist]:
-    """One that was initialised with that service's address."""
+    """A blacklist that was initialised with the address of that service."""
     monkeypatch.delenv("REVOCATION_URL", raising=False)
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     made = TokenBlacklist(timeout_seconds=0.5, revoke_timeout_seconds=0.5)
@@ -35,12 +35,12 @@ async def blacklist(world: RealWorld, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 def logged(caplog: pytest.LogCaptureFixture) -> set[str]:
-    """The events that the client has logged."""
+    """Return the names of the events that the client has logged."""
     return {record.getMessage().split()[0] for record in caplog.records if record.name == "revocation_client"}
 
 
 async def test_the_four_methods(blacklist: TokenBlacklist) -> None:
-    """A blacklisted jti is blacklisted, another one is not, and again is a success."""
+    """Only a blacklisted jti is reported as such. Blacklisting it again, or one that has expired, succeeds."""
     assert await blacklist.blacklist_token("one", 60) is True
     assert await blacklist.blacklist_token("one", 60) is True
     assert await blacklist.is_blacklisted("one") is True
@@ -50,7 +50,7 @@ async def test_the_four_methods(blacklist: TokenBlacklist) -> None:
 
 
 async def test_it_shares_the_keys_of_the_old_module(redis: Process, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the old module still writes is seen, and the old module sees what is written here."""
+    """A key that the old module writes is found, and `TokenBlacklist` writes the same key with the same expiry."""
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     async with serving(redis, API_KEYS=API_KEYS, FOREIGN_WRITERS="true") as service, redis.client() as old:
         prefix = service.settings.store.key_prefix
@@ -67,7 +67,7 @@ async def test_it_shares_the_keys_of_the_old_module(redis: Process, monkeypatch:
 async def test_away_is_false_and_a_line_in_the_log(
     blacklist: TokenBlacklist, world: RealWorld, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Both methods say False while the service is away, and each leaves a line; what was revoked here stays revoked."""
+    """While the service is away, both methods return False and log it. A jti that was revoked here stays revoked."""
     await blacklist.blacklist_token("one", 60)
     caplog.set_level(logging.WARNING)
     async with world.outage():
@@ -86,7 +86,7 @@ async def test_away_is_false_and_a_line_in_the_log(
 async def test_a_service_that_is_away_at_the_start_is_tried_again(
     world: RealWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`init` succeeds, and the blacklist works as soon as the service does: it is never switched off for good."""
+    """`init` succeeds while the service is away, and the blacklist works once the service is back."""
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     blacklist = TokenBlacklist(timeout_seconds=0.5, revoke_timeout_seconds=0.5)
     async with world.outage():
@@ -99,7 +99,7 @@ async def test_a_service_that_is_away_at_the_start_is_tried_again(
 
 @pytest.mark.parametrize("url", ["redis://redis:6379/0", "rediss://redis", "unix:///run/redis", "redis+sentinel://a/b"])
 async def test_a_redis_url_stands_for_the_services(world: RealWorld, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    """As the application's settings still have it; without REVOCATION_URL it raises, rather than to be off."""
+    """With a Redis URL, `init` takes the service's URL from REVOCATION_URL, and raises if that is not set."""
     blacklist = TokenBlacklist()
     monkeypatch.delenv("REVOCATION_URL", raising=False)
     with pytest.raises(ConfigurationError, match="REVOCATION_URL"):
@@ -108,7 +108,7 @@ async def test_a_redis_url_stands_for_the_services(world: RealWorld, monkeypatch
     monkeypatch.setenv("REVOCATION_API_KEY", KEYS["both"])
     await blacklist.init(url)
     assert await blacklist.blacklist_token(url, 60) is True
-    await blacklist.init(url)  # again: the first connections are closed
+    await blacklist.init(url)  # a second time: the first client is replaced
     assert await blacklist.is_blacklisted(url) is True
     await blacklist.close()
 
@@ -116,7 +116,7 @@ async def test_a_redis_url_stands_for_the_services(world: RealWorld, monkeypatch
 async def test_what_the_service_refuses_is_false_and_a_line_in_the_log(
     world: RealWorld, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A wrong key, too long a life, a value that is none: False, as the old module said, and never an exception."""
+    """A wrong key, a lifetime that is too long or an invalid value makes the methods return False, and never raises."""
     monkeypatch.setenv("REVOCATION_API_KEY", "a-wrong-key-0123456789")
     blacklist = TokenBlacklist()
     await blacklist.init(world.url)
@@ -140,7 +140,7 @@ async def test_what_the_service_refuses_is_false_and_a_line_in_the_log(
 async def test_an_answer_that_is_not_understood_is_false_and_a_line_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A web page in the service's place."""
+    """If a web page answers in place of the service, both methods return False and log it."""
     monkeypatch.delenv("REVOCATION_API_KEY", raising=False)
 
     async def page(_request: object, _body: object) -> web.StreamResponse:
@@ -157,7 +157,7 @@ async def test_an_answer_that_is_not_understood_is_false_and_a_line_in_the_log(
 
 
 async def test_without_init_and_after_close_it_is_false_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The line says to call `init`; closing what is not open is fine."""
+    """Without `init`, both methods return False and log that `init` is missing. `close` then does nothing."""
     assert await token_blacklist.is_blacklisted("one") is False
     assert await token_blacklist.blacklist_token("one", 60) is False
     assert logged(caplog) == {"token_not_checked", "token_not_blacklisted"}
@@ -168,10 +168,7 @@ async def test_without_init_and_after_close_it_is_false_and_a_line_in_the_log(ca
 
 
 async def test_a_call_gives_up_within_two_seconds_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that takes every request and answers none: the deadlines of both methods are set to two seconds.
-
-    The time is the event loop's own, moved forward by hand.
-    """
+    """If the service never answers, each method returns False within 2 s. The test advances the event loop's clock."""
     monkeypatch.delenv("REVOCATION_API_KEY", raising=False)
     asked: asyncio.Queue[str] = asyncio.Queue()
 
@@ -196,5 +193,5 @@ async def test_a_call_gives_up_within_two_seconds_in_all(monkeypatch: pytest.Mon
 
 
 def test_its_prefix_is_that_of_the_keys_in_redis() -> None:
-    """Applications that build the old key from it find the service's."""
+    """`TokenBlacklist.prefix` followed by a jti is the key under which the service stores that token."""
     assert TokenBlacklist.prefix + "one" == Keyspace().key("jti", "one")
