@@ -24,6 +24,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from aiohttp import ClientError
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -68,7 +69,7 @@ async def eventually(check: Callable[[], Awaitable[T | None]], what: str, second
     while time.monotonic() < deadline:
         try:
             answer = await check()
-        except (RedisError, OSError) as error:
+        except (RedisError, OSError, ClientError) as error:
             last = error
         else:
             if answer:
