@@ -1,4 +1,4 @@
-"""Signed tokens of every algorithm, and every other spelling of them, as an attack on a revocation would try."""
+"""Signed tokens of every algorithm, and every other way to write one: what a bypass of a revocation would try."""
 
 import base64
 import json
@@ -35,14 +35,14 @@ ORDERS: Final = {
 
 @dataclass(frozen=True)
 class Issuer:
-    """An algorithm and its pair of keys (for HMAC, the secret as both)."""
+    """Who signs: an algorithm and its pair of keys (twice the secret for HMAC)."""
 
     algorithm: str
     private: Any
     public: Any
 
     def sign(self, claims: dict[str, Any], headers: dict[str, Any] | None = None) -> str:
-        """Return a compact JWT."""
+        """A compact JWT."""
         return jwt.encode(claims, self.private, self.algorithm, headers)
 
     @property
@@ -53,26 +53,26 @@ class Issuer:
 
     @property
     def settings(self) -> SigningSettings:
-        """The settings that verify its tokens."""
+        """The settings under which its tokens are verified."""
         if isinstance(self.public, str):
             return SigningSettings(secret=self.public)
         return SigningSettings(public_key_pem=self.pem)
 
     def jwk(self, **members: Any) -> dict[str, Any]:
-        """Return its public key as a JWK (RFC 7517)."""
+        """Its public key as a JWK (RFC 7517)."""
         algorithm = jwt.get_algorithm_by_name(self.algorithm)
         return {**algorithm.to_jwk(self.public, as_dict=True), **members}
 
 
 @cache
 def rsa_key(number: int = 0) -> rsa.RSAPrivateKey:
-    """Return an RSA key. Another number gives another key."""
+    """An RSA key; another number, another key."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @cache
 def issuer(label: str) -> Issuer:
-    """Return the issuer of this label, which is the same throughout the test run."""
+    """The one issuer of that label in this test run."""
     if label.startswith("HS"):
         return Issuer(label, SECRET, SECRET)
     if label.startswith("Ed"):
@@ -83,17 +83,17 @@ def issuer(label: str) -> Issuer:
 
 
 def b64url(data: bytes) -> str:
-    """Encode as base64url (RFC 7515 section 2)."""
+    """Base64url as RFC 7515 section 2 wants it."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def unb64url(segment: str) -> bytes:
-    """Decode base64url."""
+    """The reverse of `b64url`."""
     return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
 
 
 def reencodings(token: str) -> Iterator[tuple[str, str]]:
-    """Yield other spellings of a signed JWT, each with a label. Some verifiers accept some of them."""
+    """Pairs of a label and another writing of a signed JWT, some of which some verifier accepts."""
     yield from _around(token)
     yield from _segments(token)
     yield from _signatures(token)
@@ -109,7 +109,7 @@ def _around(token: str) -> Iterator[tuple[str, str]]:
 
 
 def _segments(token: str) -> Iterator[tuple[str, str]]:
-    """Yield other spellings of each of the three segments."""
+    """Each of the three segments, written otherwise."""
     parts = token.split(".")
     for index, name in enumerate(("header", "payload", "signature")):
         for label, written in _writings(parts[index]):
@@ -130,7 +130,7 @@ def _writings(segment: str) -> Iterator[tuple[str, str]]:
 
 
 def _same_bits(segment: str) -> Iterator[str]:
-    """Yield last characters that differ only in bits that decode to nothing (RFC 4648 section 3.5)."""
+    """The last characters that differ only in bits that decode to nothing (RFC 4648 section 3.5)."""
     unused = {2: 16, 3: 4}.get(len(segment) % 4, 1)
     value = URL_SAFE.index(segment[-1])
     return (URL_SAFE[value - value % unused + offset] for offset in range(unused) if value % unused != offset)
@@ -153,7 +153,7 @@ def _signatures(token: str) -> Iterator[tuple[str, str]]:
 
 
 def _shapes(token: str) -> Iterator[tuple[str, str]]:
-    """Yield more parts, and the JSON serializations of RFC 7515 section 7.2."""
+    """More parts, and the JSON serializations of RFC 7515 section 7.2."""
     header, payload, signature = token.split(".")
     for more in (".", ".junk", "..", ".a.b", ".a.b.c"):
         yield f"followed by {more}", token + more

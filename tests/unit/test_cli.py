@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and its exit status."""
+"""The command line: what each command prints, and how it ends."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class Done:
-    """The exit status of a command, and its output."""
+    """How a command ended, and what it said."""
 
     status: int
     out: str
@@ -45,7 +45,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """Restore logging, which `serve` sets up for the whole process."""
+    """`serve` sets logging up for the whole process: put it back."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -55,7 +55,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Run commands in this process, with exactly the given settings and without data of an embedded Redis."""
+    """Runs a command in this process, under exactly the settings given and with no data of an embedded Redis."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for name in list(os.environ):
         if name.startswith("REVOCATION_"):
@@ -87,12 +87,12 @@ MODULE = (sys.executable, "-m", "revocation_service")
 
 @pytest.mark.parametrize("arguments", [("--version",), ("check-config",), ("new-key", "x", "root")])
 def test_the_module_is_the_command(arguments: tuple[str, ...]) -> None:
-    """`python -m revocation_service` does the same as `revocation-service`."""
+    """`python -m revocation_service` and `revocation-service` print the same and end alike."""
     assert spawn(*CONSOLE_SCRIPT, *arguments) == spawn(*MODULE, *arguments)
 
 
 def test_help_names_every_command(run: Run) -> None:
-    """--help lists the commands and says where settings come from, with status 0."""
+    """--help lists the commands and where settings come from, and is no failure."""
     done = run("--help")
     assert (done.status, done.err) == (0, "")
     for word in ("serve", "gateway", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
@@ -102,7 +102,7 @@ def test_help_names_every_command(run: Run) -> None:
 
 
 def test_version(run: Run) -> None:
-    """--version prints the package's name and version."""
+    """--version prints the name and the version of the package."""
     assert run("--version") == Done(0, f"revocation-service {__version__}\n", "")
 
 
@@ -120,14 +120,14 @@ def test_version(run: Run) -> None:
     ],
 )
 def test_a_wrong_call_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
-    """The usage is printed on stderr, and nothing on stdout."""
+    """The usage is on stderr, and nothing is on stdout."""
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")
     assert "usage: revocation-service" in done.err
 
 
 def test_check_config_shows_what_is_in_force(run: Run) -> None:
-    """It prints a line for each setting, with its value and whether that is the default."""
+    """Every setting, one a line, with what was given, and which are defaults."""
     done = run("check-config", PORT="9000", MAX_TOKEN_LIFETIME_SECONDS="3600")
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -141,14 +141,14 @@ def test_check_config_shows_what_is_in_force(run: Run) -> None:
 
 
 def test_check_config_shows_the_open_doors(run: Run) -> None:
-    """The last line names the paths that settings open."""
+    """The last line names the paths that settings opened."""
     done = run("check-config", OAUTH_REVOKE="true", OAUTH_INTROSPECT="true", JWT_SECRET="s" * 32, OPENAPI="false")
     assert done.out.splitlines()[-1] == "# open doors: /oauth2/revoke, /oauth2/introspect"
     assert run("check-config", OAUTH_REVOKE="false", OAUTH_INTROSPECT="false").out.endswith("# open doors: none\n")
 
 
 def test_check_config_masks_secrets(run: Run) -> None:
-    """Keys, passwords, secrets, and a URL's user and query are masked; names and hosts are readable."""
+    """Keys, passwords, secrets, and the user and query of a URL are masked; names and hosts stay readable."""
     done = run("check-config", **{name.removeprefix("REVOCATION_"): value for name, value in SECRETS.items()})
     assert (done.status, done.err) == (0, "")
     assert CANARY not in done.out
@@ -158,7 +158,7 @@ def test_check_config_masks_secrets(run: Run) -> None:
 
 
 def test_check_config_masks_secrets_from_files(run: Run, tmp_path: Path) -> None:
-    """A secret from a file is masked too."""
+    """The same where the secret stands in a file."""
     given = {}
     for name, value in SECRETS.items():
         file = tmp_path / name
@@ -171,14 +171,14 @@ def test_check_config_masks_secrets_from_files(run: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("password", ["pass?word", "pass/word", "pass#word", "pass@word", "p@ss?w@rd", "%40?x@y"])
 def test_a_password_that_breaks_its_url_is_masked(run: Run, password: str) -> None:
-    """A password that is not percent-encoded is masked, whether or not the URL is refused."""
+    """A password that should have been percent-encoded is still a secret, whether or not the URL is refused."""
     done = run("check-config", REDIS_URL=f"redis://:{CANARY}{password}{CANARY}@127.0.0.1:6379/0")
     for part in (CANARY, *re.split(r"\W+", password)):
         assert len(part) < 2 or part not in done.out + done.err
 
 
 def test_check_config_warns_of_unknown_settings(run: Run) -> None:
-    """A misspelt variable is named on stderr. The status is still 0."""
+    """A misspelt variable is named on stderr; it is no failure."""
     done = run("check-config", PROT="9000", API_KEY_FILES="x")
     assert done.status == 0
     assert [re.findall(r"REVOCATION_\w+", line) for line in done.err.splitlines()] == [
@@ -188,7 +188,7 @@ def test_check_config_warns_of_unknown_settings(run: Run) -> None:
 
 
 def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
-    """A program that is no Redis server is refused as by `serve`, but ignored with another Redis."""
+    """A program that is no Redis server is refused, as by `serve`; with another Redis it does not matter."""
     done = spawn(*MODULE, "check-config", REDIS_SERVER_BIN="/bin/true")
     assert done.status == 1
     assert done.err.startswith("revocation-service: REDIS_SERVER_BIN: /bin/true is not a Redis")
@@ -205,7 +205,7 @@ def test_check_config_refuses_data_that_another_server_wrote(tmp_path: Path) -> 
 
 
 def test_the_clients_own_settings_are_known(run: Run) -> None:
-    """The client's REVOCATION_URL and REVOCATION_API_KEY cause no warning."""
+    """REVOCATION_URL and REVOCATION_API_KEY belong to the client, and are no mistake beside the service's."""
     assert run("check-config", URL="http://127.0.0.1:8080", API_KEY=CANARY).err == ""
 
 
@@ -255,7 +255,7 @@ WRONG: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("command", ["check-config", "serve"])
 @pytest.mark.parametrize(("name", "value"), WRONG.values(), ids=list(WRONG))
 def test_a_wrong_value_is_one_line_and_status_1(run: Run, command: str, name: str, value: str) -> None:
-    """The line names the variable and quotes no secret. `serve` exits before it starts anything."""
+    """The line names the variable, and quotes no secret; `serve` ends before it starts anything."""
     given = {"REDIS_URL": "redis://127.0.0.1:1"} if command == "serve" and "REDIS_URL" not in name else {}
     done = run(command, **{**given, name: value})
     assert done.status == 1
@@ -267,7 +267,7 @@ def test_a_wrong_value_is_one_line_and_status_1(run: Run, command: str, name: st
 
 @pytest.mark.parametrize("name", ["API_KEYS", "JWT_SECRET", "REDIS_URL", "REDIS_PASSWORD"])
 def test_a_secret_and_its_file_are_an_error(run: Run, tmp_path: Path, name: str) -> None:
-    """If a secret is set twice, the service does not guess which one counts."""
+    """With two places for one secret, the service does not guess which one counts."""
     file = tmp_path / "secret"
     file.write_text(CANARY)
     done = run("check-config", **{name: CANARY, f"{name}_FILE": str(file)})
@@ -277,7 +277,7 @@ def test_a_secret_and_its_file_are_an_error(run: Run, tmp_path: Path, name: str)
 
 
 async def test_a_new_key_authorises(run: Run) -> None:
-    """`new-key` prints a key and an entry. The service accepts the entry, and then the key."""
+    """`new-key` prints a key and its entry; the service accepts the entry, and then the key."""
     done = run("new-key", "main-api", "check+revoke")
     assert (done.status, done.err) == (0, "")
     key, entry = (line.rpartition(" ")[2] for line in done.out.splitlines())
@@ -294,7 +294,7 @@ async def test_a_new_key_authorises(run: Run) -> None:
 
 
 def test_new_keys_are_long_and_never_the_same(run: Run) -> None:
-    """A key has 256 bits, in characters that need no quoting in headers, shells or URLs."""
+    """256 bits, in characters that need no quoting in a header, a shell or a URL."""
     keys = {run("new-key", "a", "check").out.split()[4] for _ in range(50)}
     assert len(keys) == 50
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", key) for key in keys)
@@ -316,14 +316,14 @@ def test_new_keys_are_long_and_never_the_same(run: Run) -> None:
     ],
 )
 def test_new_key_refuses_what_no_entry_could_hold(run: Run, name: str, scopes: str) -> None:
-    """It prints one line and no key, and exits with status 1."""
+    """One line, status 1, and no key."""
     done = run("new-key", name, scopes)
     assert (done.status, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
 
 
 def test_an_address_that_is_taken_is_one_line() -> None:
-    """`serve` on a port in use exits with status 1 and names the settings; other lines are log events."""
+    """`serve` on a port in use ends with status 1 and names the settings; all lines before are log events."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         given = {"REVOCATION_PORT": port, "REVOCATION_REDIS_URL": "redis://127.0.0.1:1"}

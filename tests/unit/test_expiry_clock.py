@@ -20,27 +20,27 @@ HOUR = 3600.0
 
 @dataclass
 class Clocks:
-    """A wall clock and a monotonic clock that a test sets."""
+    """A wall clock and a monotonic clock, set by hand."""
 
     wall: float = START
     monotonic: float = 50.0
 
     def pass_seconds(self, seconds: float) -> None:
-        """Let time pass on both clocks."""
+        """Let time pass on both."""
         self.wall += seconds
         self.monotonic += seconds
 
     def expiry_clock(self) -> ExpiryClock:
-        """Return an expiry clock that uses these clocks."""
+        """Return an expiry clock that reads them."""
         return ExpiryClock(lambda: self.wall, lambda: self.monotonic)
 
     def memory(self) -> LocalMirror:
-        """Return a client's memory that uses these clocks."""
+        """Return a client's memory that reads them."""
         return LocalMirror(5.0, Counters(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
 
 
 def check(memory: LocalMirror, **claims: object) -> Verdict:
-    """Return what memory says of a token with these claims, just after it was proven complete."""
+    """Return what memory says of a token with these claims just after it was proven complete."""
     memory.mark_fresh(0.0, complete=True, connected=True)
     verdict = memory.verdict(check_request(claims))
     assert verdict is not None
@@ -54,7 +54,7 @@ def sweep(memory: LocalMirror) -> None:
 
 
 def test_it_is_the_wall_clock_while_both_clocks_go_alike() -> None:
-    """This also holds after the wall clock was set back a little and caught up."""
+    """Also after the wall clock was set back a little and caught up."""
     clocks = Clocks()
     clock = clocks.expiry_clock()
     assert clock.now() == START
@@ -67,7 +67,7 @@ def test_it_is_the_wall_clock_while_both_clocks_go_alike() -> None:
 
 
 def test_it_does_not_follow_a_wall_clock_that_jumps_ahead() -> None:
-    """It follows the monotonic clock until the wall clock has been set back."""
+    """It goes on by the monotonic clock, and is the wall clock again after that was set back."""
     clocks = Clocks()
     clock = clocks.expiry_clock()
     clocks.wall += HOUR
@@ -78,7 +78,7 @@ def test_it_does_not_follow_a_wall_clock_that_jumps_ahead() -> None:
 
 
 def test_it_leads_by_a_wall_clock_that_was_ahead_at_the_start_until_that_is_corrected() -> None:
-    """After the correction it equals the wall clock."""
+    """From then on it is the wall clock."""
     clocks = Clocks(wall=START + HOUR)
     clock = clocks.expiry_clock()
     assert clock.now() == START + HOUR
@@ -89,7 +89,7 @@ def test_it_leads_by_a_wall_clock_that_was_ahead_at_the_start_until_that_is_corr
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this platform has no CLOCK_BOOTTIME")
 def test_the_monotonic_clock_counts_suspended_time_where_the_platform_can() -> None:
-    """The monotonic clock is CLOCK_BOOTTIME where that exists."""
+    """It is CLOCK_BOOTTIME."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     between = uptime()
     assert before <= between <= time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -99,7 +99,7 @@ def test_the_monotonic_clock_counts_suspended_time_where_the_platform_can() -> N
     "claims", [{"jti": "gone"}, {"jti": "x", "sid": "gone"}, {"jti": "x", "sub": "gone", "iat": 1}]
 )
 def test_a_wall_clock_that_jumps_an_hour_ahead_and_back_forgets_nothing(claims: dict[str, object]) -> None:
-    """What ends meanwhile stays revoked, although memory swept its entries."""
+    """What ends meanwhile is revoked throughout, although memory was told to forget what has ended."""
     clocks = Clocks()
     memory = clocks.memory()
     for claim, cutoff in (("jti", None), ("sid", None), ("sub", START)):
@@ -120,7 +120,7 @@ def test_a_wall_clock_that_jumps_an_hour_ahead_and_back_forgets_nothing(claims: 
 
 
 def test_a_wall_clock_that_is_put_forward_to_the_right_time_revokes_no_token_that_is_issued_now() -> None:
-    """`iat` is compared with the wall clock, so a token of now is not ahead."""
+    """`iat` is compared with the wall clock: an hour behind it would count as unusable, and so as before the cutoff."""
     clocks = Clocks(wall=START - HOUR)
     memory = clocks.memory()
     memory.learn(Revocation("sub", "alice", START + 60, None, START - 600))
@@ -138,7 +138,7 @@ def test_a_wall_clock_that_is_put_forward_to_the_right_time_revokes_no_token_tha
 
 @pytest.mark.parametrize("counts_suspended_time", [True, False])
 def test_a_suspended_machine_forgets_nothing_early(counts_suspended_time: bool) -> None:
-    """If the monotonic clock stands still, a revocation is held longer, but never shorter."""
+    """A monotonic clock that stands still meanwhile holds a revocation for so much longer, and never shorter."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.learn(Revocation("jti", "ended", START + 60, None))

@@ -1,4 +1,4 @@
-"""The names of keys can be built and parsed."""
+"""Names of keys are built and read back."""
 
 from hypothesis import given, settings, strategies as st
 
@@ -11,7 +11,7 @@ texts = st.text(max_size=20)
 @settings(deadline=None)
 @given(prefix=texts, claim=st.sampled_from([*CLAIMS]), value=texts)
 def test_a_key_tells_its_claim_and_value(prefix: str, claim: ClaimName, value: str) -> None:
-    """Parsing the key of a record gives its claim and value, under any prefix."""
+    """The name of a record's key reads back, under any prefix."""
     keyspace = Keyspace(prefix)
     value = "" if claim == "all" else value
     key = keyspace.key(claim, value).encode("utf-8", "surrogatepass")

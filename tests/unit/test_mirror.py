@@ -1,4 +1,4 @@
-"""The mirror against a plain model: a dictionary of merged revocations that is searched completely each time."""
+"""The mirror against a plain model: a dictionary of merged revocations, looked through whole at every question."""
 
 import math
 import random
@@ -21,13 +21,13 @@ START = 1_790_000_000.0
 
 
 class Plain:
-    """The model: every live revocation, merged, by its claim and value."""
+    """What the mirror should be: every live revocation, merged, under its claim and value."""
 
     def __init__(self) -> None:
         self.records: dict[tuple[ClaimName, str], Revocation] = {}
 
     def add(self, revocation: Revocation, now: float) -> bool:
-        """Merge a revocation. Return whether that changed anything."""
+        """Merge it; whether that changed what is known."""
         self.expire(now)
         end = revocation.expires_at
         end = None if end is None else float(math.ceil(end))
@@ -40,7 +40,7 @@ class Plain:
         return self.records[place] != held
 
     def expire(self, now: float) -> None:
-        """Remove what has ended."""
+        """Forget what has ended."""
         self.records = {
             place: each for place, each in self.records.items() if each.expires_at is None or each.expires_at >= now
         }
@@ -48,7 +48,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Step:
-    """Some time passes. Then a revocation is added, or ended ones are removed."""
+    """Some time passes, and something is added, or what ended is forgotten."""
 
     passes: float
     revocation: Revocation | None
@@ -61,7 +61,7 @@ cutoffs = st.none() | st.sampled_from([0.0, 0.5, -100.0, 60.0]) | st.floats(-100
 
 @st.composite
 def revocations(draw: st.DrawFn) -> Revocation:
-    """Return any revocation. Its times are offsets from the start."""
+    """Any revocation; its times are offsets from the start."""
     claim = draw(st.sampled_from([*CLAIMS]))
     end, cutoff = draw(ends), None if claim == "jti" else draw(cutoffs)
     value = "" if claim == "all" else draw(values)
@@ -83,7 +83,7 @@ questions = st.builds(
 @many
 @given(history=st.lists(steps, max_size=40), asked=st.lists(questions, min_size=1, max_size=8))
 def test_it_answers_as_the_plain_model_does(history: list[Step], asked: list[Claims]) -> None:
-    """After every step of any history, the mirror answers every question as the model does."""
+    """After every step of any history, every question is answered as the rule over all merged records answers it."""
     mirror, plain, now = Mirror(late_seconds=0), Plain(), START
     for step in history:
         now += step.passes
@@ -109,7 +109,7 @@ def sweep(mirror: Mirror, now: float) -> None:
 
 @pytest.mark.parametrize("claim", ["jti", "sid"])
 def test_it_finds_each_of_many_that_come_and_go(claim: ClaimName) -> None:
-    """While revocations are added, end and are swept, exactly the live ones are found."""
+    """While revocations are added, end and are swept: every live one is found, and nothing else."""
     mirror, now, dice = Mirror(), START, random.Random(1)
     ends: dict[str, float] = {}
     for number in range(scaled(12_000, 200_000)):
@@ -128,7 +128,7 @@ def test_it_finds_each_of_many_that_come_and_go(claim: ClaimName) -> None:
 @many
 @given(added=st.lists(revocations(), max_size=30), seed=st.integers())
 def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> None:
-    """The same revocations lead to the same mirror in any order and with repetitions."""
+    """Whatever the order, and however often: the same revocations leave the same mirror."""
     one, other = Mirror(), Mirror()
     for revocation in added:
         one.add(revocation, START)
@@ -151,7 +151,7 @@ def test_alive_at_decides_which_revocations_have_ended_and_now_whether_an_iat_is
 
 
 def test_a_sweep_is_bounded_and_goes_on_from_where_it_stopped() -> None:
-    """Each sweep visits a bounded number of entries. In the end only longer-lived ones are left."""
+    """It walks through a bounded number of entries; in the end only what was given a longer life is left."""
     mirror, number_of_entries = Mirror(), 4 * SWEPT_ENTRIES
     for number in range(number_of_entries):
         mirror.add(Revocation("sub", f"v{number}", START + number % 100, None, START), START)
@@ -170,7 +170,7 @@ def test_a_sweep_is_bounded_and_goes_on_from_where_it_stopped() -> None:
 
 
 def test_a_claim_that_is_added_later_is_swept_too() -> None:
-    """This also holds if the sweep of another claim was under way."""
+    """Also when the sweep of another claim was under way."""
     mirror = Mirror()
     mirror.add(Revocation("jti", "a", START, None), START)
     mirror.expire(START)
@@ -180,7 +180,7 @@ def test_a_claim_that_is_added_later_is_swept_too() -> None:
 
 
 def test_late_seconds_keeps_and_accepts_what_ended_a_moment_ago() -> None:
-    """It covers nothing, but is there for subscribers whose clocks are behind."""
+    """It covers nothing any more, and is there for subscribers whose clocks are behind."""
     mirror = Mirror(late_seconds=60)
     assert mirror.add(Revocation("jti", "a", START, None), START + 59)
     assert not mirror.add(Revocation("jti", "b", START, None), START + 61)
@@ -192,7 +192,7 @@ def test_late_seconds_keeps_and_accepts_what_ended_a_moment_ago() -> None:
 
 
 def test_a_subject_that_is_revoked_again_and_again_is_one_entry() -> None:
-    """Each revocation moves the end and the cutoff of that entry."""
+    """Each revocation moves its end and its cutoff on."""
     mirror = Mirror()
     for second in range(10_000):
         mirror.add(Revocation("sub", "alice", START + 1e6 + second, None, START + second), START + second)
@@ -201,7 +201,7 @@ def test_a_subject_that_is_revoked_again_and_again_is_one_entry() -> None:
 
 
 def test_what_has_no_expiry_never_ends() -> None:
-    """A foreign record without an expiry, or with an absurd one, covers for ever."""
+    """A foreign writer's record without an expiry, or with an absurd one, covers for good."""
     mirror = Mirror()
     mirror.add(Revocation("jti", "a", None, None), START)
     mirror.add(Revocation("jti", "b", 1e300, None), START)
@@ -211,7 +211,7 @@ def test_what_has_no_expiry_never_ends() -> None:
 
 
 def test_a_thread_that_looks_up_a_subject_while_it_is_revoked_never_sees_it_without_its_cutoff() -> None:
-    """A token issued after the cutoff is never revoked while another thread adds."""
+    """A token that was issued after the cutoff is not revoked, however often another thread adds to the mirror."""
     mirror, done = Mirror(), threading.Event()
     later = Claims.of(sub="alice", iat=START + 50)
     found: list[Revocation | None] = []

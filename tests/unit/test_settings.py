@@ -65,7 +65,7 @@ def refused(environment: Mapping[str, str]) -> str:
 
 
 def test_the_defaults_serve_loopback_with_a_private_redis(tmp_path: pathlib.Path) -> None:
-    """Without settings: loopback, no keys, an embedded Redis in the state directory, documented limits."""
+    """With nothing set: loopback without keys, an embedded Redis in the state directory, every limit as documented."""
     loaded = load({"XDG_STATE_HOME": str(tmp_path)})
     assert loaded.settings == Settings(
         host="127.0.0.1",
@@ -101,7 +101,7 @@ def test_the_defaults_serve_loopback_with_a_private_redis(tmp_path: pathlib.Path
 
 
 def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If XDG_STATE_HOME is missing or not absolute, it is ~/.local/state."""
+    """Without XDG_STATE_HOME, or with one that is not absolute, it is ~/.local/state (XDG Base Directory)."""
     monkeypatch.setenv("HOME", "/home/somebody")
     for environment in ({}, {"XDG_STATE_HOME": ""}, {"XDG_STATE_HOME": "state"}):
         expected = pathlib.Path("/home/somebody/.local/state/revocation-service")
@@ -110,7 +110,7 @@ def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: py
 
 
 def test_every_setting_is_taken_from_its_variable() -> None:
-    """Each variable sets its own field, without white space around the value."""
+    """Each variable sets its own field, without the white space around it."""
     loaded = load(
         {
             "REVOCATION_HOST": " 0.0.0.0 ",
@@ -199,7 +199,7 @@ def test_no_replica_is_waited_for_with_a_single_server(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
 def test_where_there_are_replicas_one_is_waited_for(scheme: str) -> None:
-    """On Sentinel and Cluster, one replica must confirm a write, unless the setting says otherwise."""
+    """On Sentinel and Cluster a write is on one replica too, unless the setting says otherwise."""
     assert settings(REDIS_URL=f"{scheme}://a:1/main").store.wait_replicas == 1
     assert settings(REDIS_URL=f"{scheme}://a:1/main", WAIT_REPLICAS="0").store.wait_replicas == 0
 
@@ -294,7 +294,7 @@ NEED_KEYS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("named", NEED_KEYS)
 def test_what_needs_verified_tokens_needs_signing_keys(named: str) -> None:
-    """Without a signing key the start fails. The error names the feature and the variables."""
+    """Without a key that verifies tokens the start stops, and the error names what needs it and the variables."""
     given = {f"REVOCATION_{name}": value for name, value in NEED_KEYS[named].items()}
     assert named in refused(given)
     assert "REVOCATION_JWT_SECRET" in refused(given)
@@ -302,13 +302,13 @@ def test_what_needs_verified_tokens_needs_signing_keys(named: str) -> None:
 
 
 def test_a_gateway_that_verifies_needs_no_keys_here() -> None:
-    """With `FORWARD_AUTH_UNVERIFIED`, `/forward-auth` is open without signing keys."""
+    """With `FORWARD_AUTH_UNVERIFIED`, the door opens without signing keys."""
     unverified = settings(FORWARD_AUTH="true", FORWARD_AUTH_UNVERIFIED="true", OPENAPI="false")
     assert unverified.open_doors == ("/forward-auth",)
 
 
 def test_a_key_given_as_its_digest_is_the_same_key_twice() -> None:
-    """A key and its SHA-256 may not be in two entries."""
+    """A key and its SHA-256 are one key: they may not belong to two entries."""
     digest = sha256(KEY.encode()).hexdigest()
     assert "one key twice" in refused({"REVOCATION_API_KEYS": f"a={KEY}:check,b=sha256:{digest}:check"})
     (given,) = settings(API_KEYS=f"a=sha256:{digest.upper()}:check").api_keys
@@ -331,7 +331,7 @@ def test_api_keys_are_a_list_of_entries() -> None:
 
 @pytest.mark.parametrize("name", sorted(name.removeprefix("REVOCATION_") for name in SECRETS))
 def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None:
-    """NAME_FILE names a file with the value. Both variables, a missing file and an empty file are errors."""
+    """NAME_FILE names a file with the value. Both set, a missing file and an empty file are errors that say so."""
     variable, value = f"REVOCATION_{name}", SECRETS[f"REVOCATION_{name}"]
     path = tmp_path / "secret"
     path.write_text(f"{value}\n", encoding="utf-8")
@@ -381,7 +381,7 @@ def test_what_only_looks_like_loopback_is_not(host: str) -> None:
 
 @pytest.mark.parametrize("name", ["ALGORITHMS", "ISSUER", "AUDIENCE"])
 def test_what_is_verified_needs_a_key(name: str) -> None:
-    """An issuer, an audience or algorithms without a key would verify nothing, so the start fails."""
+    """An issuer, an audience or algorithms without a key would verify nothing, so the start is refused."""
     assert refused({f"REVOCATION_JWT_{name}": "x"}).startswith("REVOCATION_JWT_ALGORITHMS, _ISSUER and _AUDIENCE need")
     for key in ("JWT_SECRET", "JWT_PUBLIC_KEY"):
         assert load({f"REVOCATION_JWT_{name}": "x", f"REVOCATION_{key}": "y"}).settings.signing.configured
@@ -389,7 +389,7 @@ def test_what_is_verified_needs_a_key(name: str) -> None:
 
 
 def test_an_unknown_variable_is_listed() -> None:
-    """A variable with our prefix that is not a setting is listed, but not the client's variables."""
+    """A variable with our prefix that is no setting is listed; those of the client are not."""
     loaded = load(
         {
             "REVOCATION_REDIS_ULR": "x",
@@ -404,7 +404,7 @@ def test_an_unknown_variable_is_listed() -> None:
 
 
 def test_no_secret_is_in_any_repr_or_description() -> None:
-    """Neither check-config's lines nor any repr contains a secret or a part of one."""
+    """Neither `shown`, which check-config prints, nor the repr of any settings holds a secret or a part of one."""
     loaded = load(SECRETS)
     shown = "\n".join([*loaded.shown, repr(loaded.settings), str(loaded.settings.store)])
     for secret in SECRET_TEXTS:
@@ -418,7 +418,7 @@ def test_no_secret_is_in_any_repr_or_description() -> None:
 
 
 def test_a_description_says_what_is_in_force() -> None:
-    """Each setting has a line that says whether the value is the default."""
+    """Each setting has a line, which says whether the value is the default."""
     lines = load({"REVOCATION_PORT": "9000", "REVOCATION_JWT_SECRET": "x"}).shown
     assert "REVOCATION_PORT=9000" in lines
     assert "REVOCATION_HOST=127.0.0.1  (default)" in lines
@@ -466,7 +466,7 @@ SETTINGS = {
     ],
 )
 def test_a_url_is_shown_without_what_is_secret(url: str, shown: str) -> None:
-    """User, password and query are masked, even in a malformed URL."""
+    """User, password and query are masked, also in a URL that is malformed."""
     assert mask_url(url) == shown
 
 
@@ -479,6 +479,6 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_an_empty_host_is_an_error() -> None:
-    """An empty host would mean every address, so it is refused."""
+    """It would listen on every address, which an empty value does not ask for."""
     with pytest.raises(SettingsError, match="REVOCATION_HOST is set but empty"):
         load({"REVOCATION_HOST": "", "REVOCATION_API_KEYS": "main-api=0123456789abcdefghij:check"})

@@ -1,4 +1,4 @@
-"""Signing keys: which key serves which algorithm, and what happens when a key set cannot be fetched."""
+"""Signing keys: what serves which algorithm, and what holds when the place where they come from does not answer."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from tests.redis_processes import WAIT_SECONDS
 from tests.unit.reencodings import LABELS, SECRET, issuer, rsa_key
 
 NEVER = 3600.0
-"""A delay until the next fetch that is longer than any test."""
+"""A delay until the next fetch that no test outlives."""
 
 
 class Clock:
@@ -90,7 +90,7 @@ async def keys(served: KeySetServer, clock: Clock) -> AsyncIterator[SigningKeys]
 
 
 async def candidates(keys: SigningKeys, algorithm: str, kid: str | None) -> list[Any]:
-    """Return the keys that are tried for a token with this header."""
+    """Return the keys that are tried for a token with this header, as the reader of tokens asks for them."""
     try:
         return [candidate.key for candidate in keys.candidates(algorithm, kid)]
     except KeysUnavailable:
@@ -104,7 +104,7 @@ async def first_fetch(keys: SigningKeys) -> None:
 
 
 def secondary(kid: str) -> dict[str, Any]:
-    """Return another RSA key than the usual one, as a JWK."""
+    """Another RSA key than the usual one, as a JWK."""
     public = rsa_key(1).public_key()
     return {**jwt.get_algorithm_by_name("RS256").to_jwk(public, as_dict=True), "kid": kid}
 
@@ -119,7 +119,7 @@ def secondary(kid: str) -> dict[str, Any]:
     ],
 )
 async def test_the_type_of_a_key_says_which_algorithms_it_serves(label: str, algorithms: set[str]) -> None:
-    """Each kind of key serves only its own algorithms, if none are configured."""
+    """Each kind of key serves its own algorithms and no other, with nothing said about algorithms."""
     keys = SigningKeys(issuer(label).settings)
     assert keys.algorithms == algorithms
     for algorithm in algorithms:
@@ -130,7 +130,7 @@ async def test_the_type_of_a_key_says_which_algorithms_it_serves(label: str, alg
 
 
 async def test_a_secret_and_public_keys_never_serve_the_same_algorithm() -> None:
-    """HMAC algorithms get only the secret, and no other algorithm gets it."""
+    """With a secret and every kind of public key together, HMAC algorithms get the secret alone, and no other does."""
     pem = "\n".join(issuer(label).pem for label in ("RS256", "ES256", "ES384", "ES512", "Ed25519", "Ed448"))
     keys = SigningKeys(SigningSettings(secret=SECRET, public_key_pem=pem))
     assert keys.algorithms == {*LABELS[:-2], "EdDSA"}
@@ -141,7 +141,7 @@ async def test_a_secret_and_public_keys_never_serve_the_same_algorithm() -> None
 
 
 async def test_several_pem_blocks_are_several_keys() -> None:
-    """During a rotation both keys in the setting are used, even with comments between them."""
+    """While a key is rotated both halves of the setting may judge a token, comments between them notwithstanding."""
     second = rsa_key(1).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     pem = f"the old one\n{issuer('RS256').pem}\nthe new one\n{second}"
     keys = SigningKeys(SigningSettings(public_key_pem=pem))
@@ -149,7 +149,7 @@ async def test_several_pem_blocks_are_several_keys() -> None:
 
 
 async def test_algorithms_restrict_what_a_key_may_serve() -> None:
-    """A key serves a listed algorithm, and not another one of its type."""
+    """A listed algorithm is served, another of the same key is not."""
     keys = SigningKeys(SigningSettings(secret=SECRET, algorithms=("HS512",)))
     assert keys.algorithms == {"HS512"}
     assert await candidates(keys, "HS512", None) == [SECRET.encode()]
@@ -223,7 +223,7 @@ def _public_pem(key: Any) -> str:
     ],
 )
 def test_a_wrong_setting_stops_the_start(settings: Any, variable: str, mend: str) -> None:
-    """A setting that could verify no token is refused. The error names the variable and what to do."""
+    """What could never verify a token is refused at the start; the error names the variable and the way out."""
     with pytest.raises(SettingsError) as refusal:
         SigningKeys(settings())
     assert variable in refusal.value.detail
@@ -237,7 +237,7 @@ async def test_a_short_secret_is_accepted() -> None:
 
 
 async def test_no_keys_is_a_state_of_its_own() -> None:
-    """Without keys there is no algorithm, nothing to start, and no error."""
+    """Nothing configured: not configured, no algorithm, nothing to start, and nothing amiss."""
     keys = SigningKeys(SigningSettings())
     await keys.start()
     assert (keys.configured, keys.algorithms, keys.status) == (False, frozenset(), KeysStatus("ok"))
@@ -245,7 +245,7 @@ async def test_no_keys_is_a_state_of_its_own() -> None:
 
 
 async def test_a_kid_picks_its_key(served: KeySetServer, keys: SigningKeys) -> None:
-    """A `kid` selects one key of the set. Without one, every key that fits the algorithm is tried."""
+    """A token's `kid` picks one key of the set; without `kid` every key that fits the algorithm may judge."""
     served.answer = [issuer("RS256").jwk(kid="first"), secondary("second"), issuer("ES256").jwk(kid="curve")]
     await keys.start()
     first, second = issuer("RS256").public, rsa_key(1).public_key()
@@ -258,7 +258,7 @@ async def test_a_kid_picks_its_key(served: KeySetServer, keys: SigningKeys) -> N
 
 
 async def test_the_alg_of_a_jwk_binds_it(served: KeySetServer, keys: SigningKeys) -> None:
-    """A JWK with an `alg` (RFC 7517 section 4.4) serves no other algorithm."""
+    """A key published for one algorithm (RFC 7517 section 4.4) serves no other of its type."""
     served.answer = [issuer("RS256").jwk(kid="first", alg="PS256")]
     await keys.start()
     assert await candidates(keys, "PS256", "first") == [issuer("RS256").public]
@@ -266,7 +266,7 @@ async def test_the_alg_of_a_jwk_binds_it(served: KeySetServer, keys: SigningKeys
 
 
 async def test_what_is_no_public_signing_key_is_passed_over(served: KeySetServer, keys: SigningKeys) -> None:
-    """Shared secrets, encryption keys and malformed members are ignored, and good keys are used."""
+    """Shared secrets, keys for encryption and broken members spoil no good key beside them, and are not used."""
     served.answer = [
         {"kty": "oct", "k": "c2VjcmV0", "kid": "first"},
         {"kty": "oct"},
@@ -290,7 +290,7 @@ async def test_what_is_no_public_signing_key_is_passed_over(served: KeySetServer
 
 
 async def test_a_private_half_in_the_set_is_not_taken_in(served: KeySetServer, keys: SigningKeys) -> None:
-    """Of a JWK with private members, only the public part is used."""
+    """A set that publishes private members by mistake still verifies, with the public half alone."""
     algorithm = jwt.get_algorithm_by_name("RS256")
     private = algorithm.to_jwk(issuer("RS256").private, as_dict=True)
     served.answer = [private | {"kid": "first"}]
@@ -299,7 +299,7 @@ async def test_a_private_half_in_the_set_is_not_taken_in(served: KeySetServer, k
 
 
 async def test_a_rotated_set_replaces_the_old(served: KeySetServer, clock: Clock) -> None:
-    """When the next fetch is due, a withdrawn key is replaced without any request."""
+    """When the next fetch is due, without any question, a withdrawn key is replaced by the new one."""
 
     def delay(_failures: int) -> float:
         served.answer = [secondary("second")]
@@ -316,7 +316,7 @@ async def test_a_rotated_set_replaces_the_old(served: KeySetServer, clock: Clock
 
 
 async def test_the_last_good_set_survives_an_outage(served: KeySetServer, clock: Clock) -> None:
-    """While fetches fail, known keys are used, an unknown `kid` is unavailable, and the status says so."""
+    """While fetches fail, known keys go on serving, an unknown `kid` is unavailable, and the status tells."""
 
     def delay(_failures: int) -> float:
         served.answer = web.Response(status=500)
@@ -337,7 +337,7 @@ async def test_the_last_good_set_survives_an_outage(served: KeySetServer, clock:
 
 
 async def test_an_unknown_kid_fetches_and_not_too_often(served: KeySetServer, keys: SigningKeys, clock: Clock) -> None:
-    """A new `kid` is found at once. Any number of invented ones causes one fetch in thirty seconds."""
+    """A new `kid` is found at once; made-up ones cost one fetch in thirty seconds, however many they are."""
     await keys.start()
     await first_fetch(keys)
     served.answer = [issuer("RS256").jwk(kid="first"), secondary("second")]
@@ -351,7 +351,7 @@ async def test_an_unknown_kid_fetches_and_not_too_often(served: KeySetServer, ke
 
 
 async def test_an_unknown_kid_that_meets_an_outage_is_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
-    """If the fetch for a new `kid` fails, the key may exist, so the token is not judged."""
+    """A fresh set and a new `kid` whose fetch fails: the key may exist, so nothing is said about the token."""
     await keys.start()
     await first_fetch(keys)
     served.answer = web.Response(status=503)
@@ -361,7 +361,7 @@ async def test_an_unknown_kid_that_meets_an_outage_is_unavailable(served: KeySet
 
 
 async def test_an_unknown_kid_whose_fetch_hangs_is_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
-    """While a fetch may still bring the key, the token is not judged."""
+    """While the answer of the URL may still bring the key, nothing is said about the token."""
     await keys.start()
     await first_fetch(keys)
     served.gate.clear()
@@ -372,7 +372,7 @@ async def test_an_unknown_kid_whose_fetch_hangs_is_unavailable(served: KeySetSer
 
 
 async def test_keys_never_had_are_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
-    """Without a first key set no token is judged, and not every question causes a fetch."""
+    """Without a first good set no question is answered, and not each of them asks the address again."""
     served.answer = web.Response(status=500)
     await keys.start()
     for kid in ("first", None) * 25:
@@ -383,14 +383,14 @@ async def test_keys_never_had_are_unavailable(served: KeySetServer, keys: Signin
 
 
 async def test_before_the_start_keys_are_unavailable(keys: SigningKeys) -> None:
-    """Questions before the start are unavailable. They neither crash nor fetch."""
+    """Questions before the start are told to come again; they neither crash nor fetch."""
     with pytest.raises(KeysUnavailable):
         await candidates(keys, "RS256", "first")
     assert keys.status == KeysStatus("unavailable", "not_fetched")
 
 
 async def test_a_failed_fetch_is_retried_without_being_asked(served: KeySetServer, clock: Clock) -> None:
-    """A service without traffic, because it is not ready, still fetches its keys when they are back."""
+    """A service that gets no traffic, because it is not ready, still finds its keys when they come back."""
     failures = []
 
     def delay(count: int) -> float:
@@ -411,7 +411,7 @@ async def test_a_failed_fetch_is_retried_without_being_asked(served: KeySetServe
 
 
 async def test_a_slow_address_does_not_hold_a_check_up(served: KeySetServer, keys: SigningKeys) -> None:
-    """A question is answered before a slow fetch ends. The fetch goes on for later questions."""
+    """A question is answered before the fetch ends. The fetch goes on without it, and serves later questions."""
     served.gate.clear()
     await keys.start()
     with pytest.raises(KeysUnavailable):
@@ -422,7 +422,7 @@ async def test_a_slow_address_does_not_hold_a_check_up(served: KeySetServer, key
 
 
 async def test_known_keys_do_not_wait_for_the_search_of_an_unknown_one(served: KeySetServer, keys: SigningKeys) -> None:
-    """While an invented `kid` causes a fetch, tokens of known keys are verified at once."""
+    """While a made-up `kid` keeps a fetch under way, tokens of known keys are verified at once."""
     await keys.start()
     await first_fetch(keys)
     served.gate.clear()
@@ -436,7 +436,7 @@ async def test_known_keys_do_not_wait_for_the_search_of_an_unknown_one(served: K
 
 
 async def test_known_keys_do_not_wait_for_a_retry_that_hangs(served: KeySetServer, clock: Clock) -> None:
-    """If fetches hang, the last good set is used at once."""
+    """In an outage that hangs rather than fails, the last good set serves at once and not after a wait each time."""
 
     def delay(failures: int) -> float:
         if failures:
@@ -459,7 +459,7 @@ async def test_known_keys_do_not_wait_for_a_retry_that_hangs(served: KeySetServe
 
 
 async def test_fifty_callers_share_one_fetch(served: KeySetServer, keys: SigningKeys) -> None:
-    """However many callers ask at once, with any `kid`, there is one request."""
+    """However many ask at once, with whatever `kid`, one request is under way."""
     served.gate.clear()
     await keys.start()
     callers = [asyncio.create_task(candidates(keys, "RS256", kid)) for kid in ("first", None) * 25]
@@ -472,7 +472,7 @@ async def test_fifty_callers_share_one_fetch(served: KeySetServer, keys: Signing
 
 
 async def test_a_cancelled_caller_takes_no_one_with_it(served: KeySetServer, keys: SigningKeys) -> None:
-    """If a caller is cancelled, the fetch goes on for the others."""
+    """The fetch belongs to the keys: a caller that goes away leaves it to the others."""
     served.gate.clear()
     await keys.start()
     one, other = (asyncio.create_task(candidates(keys, "RS256", "first")) for _ in range(2))
@@ -486,7 +486,7 @@ async def test_a_cancelled_caller_takes_no_one_with_it(served: KeySetServer, key
 
 
 def key_set_of(size: int) -> bytes:
-    """Return a usable key set of this many bytes."""
+    """A usable key set of so many bytes."""
     return json.dumps({"keys": [issuer("RS256").jwk(kid="first")]}).encode().ljust(size)
 
 
@@ -509,7 +509,7 @@ def key_set_of(size: int) -> bytes:
 async def test_a_bad_answer_is_a_failure_with_a_code(
     served: KeySetServer, keys: SigningKeys, answer: web.Response | bytes, code: str
 ) -> None:
-    """Redirects are not followed, bodies over a mebibyte not read, and other content replaces no key set."""
+    """A redirect is not followed, a body over a mebibyte not read, and what is no key set replaces no key set."""
     served.answer = answer
     await keys.start()
     with pytest.raises(KeysUnavailable):
@@ -519,14 +519,14 @@ async def test_a_bad_answer_is_a_failure_with_a_code(
 
 
 async def test_the_largest_key_set_is_read(served: KeySetServer, keys: SigningKeys) -> None:
-    """A body of exactly the maximum size is read."""
+    """A body of exactly the limit still counts."""
     served.answer = key_set_of(MAX_KEY_SET_BYTES)
     await keys.start()
     assert await candidates(keys, "RS256", "first") == [issuer("RS256").public]
 
 
 async def test_nobody_there_is_unreachable(unused_tcp_port: int) -> None:
-    """An address where nothing listens is a failure with its own code."""
+    """An address where nothing listens is a failure like any other."""
     keys = SigningKeys(SigningSettings(jwks_url=f"http://127.0.0.1:{unused_tcp_port}/"))
     await keys.start()
     with pytest.raises(KeysUnavailable):
@@ -536,7 +536,7 @@ async def test_nobody_there_is_unreachable(unused_tcp_port: int) -> None:
 
 
 async def test_configured_keys_serve_while_the_set_is_away(served: KeySetServer) -> None:
-    """A secret beside a key set works during an outage of the set, without waiting."""
+    """A secret beside a key set does its work in an outage of the set, and never waits for it."""
     served.gate.clear()
     keys = SigningKeys(SigningSettings(secret=SECRET, public_key_pem=issuer("ES256").pem, jwks_url=served.url))
     await keys.start()
@@ -560,7 +560,7 @@ async def test_algorithms_restrict_the_set_too(served: KeySetServer) -> None:
 async def test_the_environment_and_cookies_do_not_matter(
     served: KeySetServer, keys: SigningKeys, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fetches use no proxy of the environment and send no cookies."""
+    """Fetches go straight to the configured address, through no proxy of the environment."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -569,7 +569,7 @@ async def test_the_environment_and_cookies_do_not_matter(
 
 
 async def test_close_ends_a_fetch_and_its_retries(served: KeySetServer, clock: Clock) -> None:
-    """Closing leaves no task, during a fetch or before a retry, and may be repeated."""
+    """Closing leaves no task behind, neither with a fetch under way nor with a retry waiting, and may be repeated."""
     served.gate.clear()
     keys = SigningKeys(SigningSettings(jwks_url=served.url), clock=clock, delay=lambda _failures: 0)
     await keys.start()
@@ -584,7 +584,7 @@ async def test_close_ends_a_fetch_and_its_retries(served: KeySetServer, clock: C
 
 
 async def test_the_log_tells_the_code_and_not_the_address(served: KeySetServer, keys: SigningKeys) -> None:
-    """The events of failure and success do not contain the URL, which may hold credentials."""
+    """Failure and success are events of constant names; the URL, which may hold credentials, is in neither."""
     served.answer = web.Response(status=500)
     with capture_logs() as logs:
         await keys.start()
@@ -597,7 +597,7 @@ async def test_the_log_tells_the_code_and_not_the_address(served: KeySetServer, 
 
 
 def test_the_backoff_grows_to_a_bound_with_jitter() -> None:
-    """A good set is fetched again after its time to live. After failures the delay grows with jitter to a bound."""
+    """A good set is fetched again after its time to live; after failures the delay grows, with jitter, to a bound."""
     assert refresh_delay(0) == KEY_SET_TTL_SECONDS
     for failures, most in [(1, 0.1), (2, 0.2), (6, 3.2), (10_000, MAX_BACKOFF_SECONDS)]:
         delays = [refresh_delay(failures) for _ in range(200)]
@@ -606,7 +606,7 @@ def test_the_backoff_grows_to_a_bound_with_jitter() -> None:
 
 
 async def test_the_number_of_keys_tried_for_one_token_is_bounded(served: KeySetServer, keys: SigningKeys) -> None:
-    """A `kid` selects one key of a hundred. Without one, a token that over ten keys may have signed is refused."""
+    """Of a hundred keys a `kid` chooses one; a token without one is refused, where more than ten may have signed it."""
     same = [issuer("RS256").jwk(kid=f"key {number}") for number in range(100 - MAX_KEYS_TRIED)]
     served.answer = [*same, *(issuer("ES384").jwk(kid=f"curve {number}") for number in range(MAX_KEYS_TRIED))]
     await keys.start()
@@ -617,7 +617,7 @@ async def test_the_number_of_keys_tried_for_one_token_is_bounded(served: KeySetS
 
 
 async def test_keys_of_one_kid_are_bounded_too(served: KeySetServer, keys: SigningKeys) -> None:
-    """A token is refused if over ten keys share its `kid`."""
+    """A `kid` that more than ten keys share chooses too many of them."""
     served.answer = [issuer("RS256").jwk(kid="first")] * (MAX_KEYS_TRIED + 1)
     await keys.start()
     with pytest.raises(InvalidToken, match="kid"):

@@ -1,4 +1,4 @@
-"""What is logged, and that a library's messages and arguments are not."""
+"""What is logged, and what is not: no message and no argument of a library."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ CANARY = "canary-4d1e7c90b52a"
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """Restore logging, which is set up for the whole process."""
+    """Logging is set up for the whole process: put it back."""
     root = logging.getLogger()
     handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
     yield
@@ -34,7 +34,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 class Printed:
-    """The output from here on."""
+    """What is printed from here on."""
 
     def __init__(self, form: str, level: str = "debug") -> None:
         with contextlib.redirect_stderr(io.StringIO()) as self._stream:
@@ -56,18 +56,18 @@ class Printed:
 
 @pytest.fixture
 def printed() -> Printed:
-    """The output as JSON lines, at level debug."""
+    """JSON lines, at level debug."""
     return Printed("json")
 
 
 @pytest.fixture(params=["json", "console"])
 def printed_either_way(request: pytest.FixtureRequest) -> Printed:
-    """The output as JSON lines, and in the form for a terminal."""
+    """JSON lines, and the form for a terminal."""
     return Printed(request.param)
 
 
 def raised(message: str) -> BaseException:
-    """Return an exception that was raised, with a cause."""
+    """An exception that has been raised, with a cause of its own."""
     try:
         try:
             raise KeyError(message)
@@ -78,7 +78,7 @@ def raised(message: str) -> BaseException:
 
 
 def test_an_event_is_a_line_of_json(printed: Printed) -> None:
-    """The line has the event's constant name, level, time and fields."""
+    """Its constant name, level, time and fields."""
     structlog.get_logger("x").info("revoked", claim="jti", number=7)
     line = printed.line()
     assert line.pop("timestamp").endswith("Z")
@@ -86,7 +86,7 @@ def test_an_event_is_a_line_of_json(printed: Printed) -> None:
 
 
 def test_a_repeated_warning_is_a_line_a_minute(printed: Printed) -> None:
-    """The first occurrence is logged at once. The next line counts those of the following minute."""
+    """The first is logged at once; the occurrences of the following minute are counted in the next line."""
     now = 7.0
     warning = RepeatedWarning("iat_unusable", lambda: now)
     for moment in (7.0, 8.0, 66.9, 67.0, 126.9, 1000.0):
@@ -108,7 +108,7 @@ def test_events_below_the_level_are_left_out() -> None:
 
 
 async def test_the_request_id_is_in_every_line_of_its_request(printed: Printed) -> None:
-    """Our lines and those of libraries have the id, and only in that task."""
+    """The id is in our lines and in those of libraries, in that task only."""
 
     async def request(name: str) -> None:
         assert begin_request(name) == name
@@ -124,7 +124,7 @@ async def test_the_request_id_is_in_every_line_of_its_request(printed: Printed) 
 
 
 def test_an_error_is_its_type_and_place(printed_either_way: Printed) -> None:
-    """For `error=` an exception, neither its message nor that of its cause is logged."""
+    """`error=` an exception: neither its message nor its cause's is printed."""
     structlog.get_logger("x").error("failed", error=raised(CANARY))
     text = printed_either_way.text()
     assert CANARY not in text
@@ -133,7 +133,7 @@ def test_an_error_is_its_type_and_place(printed_either_way: Printed) -> None:
 
 
 def test_a_described_error_holds_only_names_and_numbers() -> None:
-    """It has the types of the error and its cause, and each frame's file, line and function."""
+    """The type, the cause's type, and for each frame file, line and function."""
     described = describe_error(raised(CANARY))
     assert described.keys() == {"error_type", "cause_type", "frames"}
     (frame,) = described["frames"]
@@ -142,7 +142,7 @@ def test_a_described_error_holds_only_names_and_numbers() -> None:
 
 
 def test_a_group_of_errors_tells_no_more(printed: Printed) -> None:
-    """The messages of an ExceptionGroup and of its members are not logged."""
+    """An ExceptionGroup's own and its members' messages stay out."""
     structlog.get_logger("x").error("failed", error=ExceptionGroup(CANARY, [ValueError(CANARY)]))
     assert CANARY not in printed.text()
 
@@ -163,7 +163,7 @@ LIBRARY_CALLS: dict[str, tuple[Any, ...]] = {
 def test_a_librarys_arguments_are_not_printed(
     printed_either_way: Printed, arguments: tuple[Any, ...], library: str
 ) -> None:
-    """A library's record becomes one line with the logger, the place and the template."""
+    """One line of its record remains: the logger, the place, and the template as the library's author wrote it."""
     logging.getLogger(library).error(*arguments)
     text = printed_either_way.text()
     assert CANARY not in text
@@ -174,7 +174,7 @@ def test_a_librarys_arguments_are_not_printed(
 
 
 def test_a_librarys_template_is_kept(printed: Printed) -> None:
-    """The template of a message is logged if there are arguments to leave out."""
+    """Where there are arguments to leave out, the template tells what happened."""
     logging.getLogger("aiohttp.server").error("Error handling request from %s", CANARY)
     line = printed.line()
     assert (line["event"], line["level"], line["library"]) == ("library_message", "error", "aiohttp.server")
@@ -185,7 +185,7 @@ def test_a_librarys_template_is_kept(printed: Printed) -> None:
     "extra", [{"stack_info": True}, {"extra": {"token": CANARY}}, {"exc_info": ValueError(CANARY)}]
 )
 def test_what_else_a_record_may_hold_is_not_printed(printed_either_way: Printed, extra: dict[str, Any]) -> None:
-    """A record's stack, extra fields and exception message are not logged."""
+    """A stack, extra fields and an exception's message stay out."""
     logging.getLogger("library").error("failed", **extra)
     text = printed_either_way.text()
     assert CANARY not in text
@@ -204,14 +204,14 @@ def test_a_librarys_exception_is_its_type_and_place(printed: Printed) -> None:
 
 
 def test_libraries_are_heard_from_warning_on(printed: Printed) -> None:
-    """Debug and info records of libraries are dropped at every level, because they may quote anything."""
+    """Debug and info records of libraries may quote anything; they are dropped at every level of ours."""
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.WARNING + 5, logging.CRITICAL, 60):
         logging.getLogger("library").log(level, "said")
     assert [line["level"] for line in printed.lines()] == ["warning", "warning", "critical", "critical"]
 
 
 async def test_a_task_that_was_never_awaited_tells_no_message(printed: Printed) -> None:
-    """asyncio's record quotes the task and the exception. Only type and place are logged."""
+    """asyncio's record quotes the task and the exception; only type and place are logged."""
 
     async def failing() -> None:
         raise ValueError(CANARY)
@@ -226,7 +226,7 @@ async def test_a_task_that_was_never_awaited_tells_no_message(printed: Printed) 
 
 
 async def test_a_callback_that_failed_tells_no_arguments(printed: Printed) -> None:
-    """asyncio formats a failed callback with its arguments. None of them is logged."""
+    """asyncio formats a failed callback with its arguments; none of them is printed."""
 
     def failing(_data: bytes) -> None:
         raise ValueError(CANARY)
@@ -242,7 +242,7 @@ async def test_a_callback_that_failed_tells_no_arguments(printed: Printed) -> No
 
 @pytest.mark.parametrize("value", ["two\nlines", "a\r\nb", 'a"b', "\x1b[31mred", "tab\there", '{"event":"forged"}'])
 def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) -> None:
-    """With any value in a field, an event is one line and keeps its name."""
+    """With any value in a field, one event is one line and keeps its name."""
     structlog.get_logger("x").info("revoked", value=value)
     text = printed_either_way.text()
     assert len(text.splitlines()) == 1
@@ -250,7 +250,7 @@ def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) ->
 
 
 def test_a_line_that_cannot_be_written_fails_nothing(printed: Printed) -> None:
-    """If the log is full or closed, its lines are lost, but no request fails."""
+    """A log that is full or closed costs its lines, and no request."""
     printed.close()
     structlog.get_logger("x").error("ours")
     logging.getLogger("library").error("theirs")
