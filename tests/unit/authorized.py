@@ -1,4 +1,4 @@
-"""A bare application that says who calls, for tests of who may: real requests over a real socket, and no Redis."""
+"""A minimal HTTP application that answers each request with the name of its caller, for tests of API keys."""
 
 import contextlib
 import json
@@ -17,12 +17,12 @@ from tests.api.serving import talk_to
 
 @dataclass(frozen=True)
 class Door:
-    """Where it listens."""
+    """The application of `door`, which listens on a local port."""
 
     port: int
 
     async def ask(self, *headers: bytes, scope: str = "check", target: str = "/") -> str | None:
-        """The name of the caller, or the code of the error that such a request meets; "" where HTTP itself refuses."""
+        """Send a request. Return the caller's name or the code of the error; "" if the HTTP parser answers 400."""
         lines = [f"GET {target}?{scope} HTTP/1.1".encode(), b"Host: localhost", *headers]
         raw = await talk_to("127.0.0.1", self.port, b"\r\n".join([*lines, b"", b""]))
         if raw.statuses != [200]:
@@ -34,7 +34,7 @@ class Door:
 
 @contextlib.asynccontextmanager
 async def door(api_keys: str) -> AsyncIterator[Door]:
-    """One that lets in whom these keys let in."""
+    """Run the application with these API keys, and yield it."""
 
     async def who(request: web.Request) -> web.Response:
         scope: Any = request.query_string

@@ -1,4 +1,4 @@
-"""The command line: what each command prints, and how it ends."""
+"""The command line: what each command prints, and its exit status."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ SECRETS = {
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended, and what it said."""
+    """The exit status and the output of a command."""
 
     status: int
     out: str
@@ -45,7 +45,7 @@ Run = Callable[..., Done]
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """`serve` sets logging up for the whole process: put it back."""
+    """Restore logging after each test, because `serve` configures it for the whole process."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield
@@ -55,7 +55,7 @@ def _logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Runs a command in this process, under exactly the settings given and with no data of an embedded Redis."""
+    """A function that runs a command in this process, with only the given settings and an empty state directory."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     for name in list(os.environ):
         if name.startswith("REVOCATION_"):
@@ -67,7 +67,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
         capsys.readouterr()
         try:
             status = main(arguments)
-        except SystemExit as ended:  # argparse ends so
+        except SystemExit as ended:  # raised by argparse
             status = int(str(ended.code))
         return Done(status, *capsys.readouterr())
 
@@ -87,12 +87,12 @@ MODULE = (sys.executable, "-m", "revocation_service")
 
 @pytest.mark.parametrize("arguments", [("--version",), ("check-config",), ("new-key", "x", "root")])
 def test_the_module_is_the_command(arguments: tuple[str, ...]) -> None:
-    """`python -m revocation_service` and `revocation-service` print the same and end alike."""
+    """`python -m revocation_service` and `revocation-service` print the same, with the same exit status."""
     assert spawn(*CONSOLE_SCRIPT, *arguments) == spawn(*MODULE, *arguments)
 
 
 def test_help_names_every_command(run: Run) -> None:
-    """--help lists the commands and where settings come from, and is no failure."""
+    """--help lists the commands and the prefixes of the settings, and exits with status 0."""
     done = run("--help")
     assert (done.status, done.err) == (0, "")
     for word in ("serve", "gateway", "check-config", "new-key", "REVOCATION_", "GATEWAY_"):
@@ -120,14 +120,14 @@ def test_version(run: Run) -> None:
     ],
 )
 def test_a_wrong_call_is_status_2(run: Run, arguments: tuple[str, ...]) -> None:
-    """The usage is on stderr, and nothing is on stdout."""
+    """A wrong command line ends with status 2, the usage on stderr and nothing on stdout."""
     done = run(*arguments)
     assert (done.status, done.out) == (2, "")
     assert "usage: revocation-service" in done.err
 
 
 def test_check_config_shows_what_is_in_force(run: Run) -> None:
-    """Every setting, one a line, with what was given, and which are defaults."""
+    """check-config prints each setting once, on a line with its value, and marks defaults."""
     done = run("check-config", PORT="9000", MAX_TOKEN_LIFETIME_SECONDS="3600")
     assert (done.status, done.err) == (0, "")
     lines = done.out.splitlines()
@@ -141,7 +141,7 @@ def test_check_config_shows_what_is_in_force(run: Run) -> None:
 
 
 def test_check_config_shows_the_open_doors(run: Run) -> None:
-    """The last line names the paths that settings opened."""
+    """The last line of check-config lists the optional endpoints that are enabled."""
     done = run("check-config", OAUTH_REVOKE="true", OAUTH_INTROSPECT="true", JWT_SECRET="s" * 32, OPENAPI="false")
     assert done.out.splitlines()[-1] == "# open doors: /oauth2/revoke, /oauth2/introspect"
     assert run("check-config", OAUTH_REVOKE="false", OAUTH_INTROSPECT="false").out.endswith("# open doors: none\n")
@@ -158,7 +158,7 @@ def test_check_config_masks_secrets(run: Run) -> None:
 
 
 def test_check_config_masks_secrets_from_files(run: Run, tmp_path: Path) -> None:
-    """The same where the secret stands in a file."""
+    """check-config prints no secret that it has read from a file."""
     given = {}
     for name, value in SECRETS.items():
         file = tmp_path / name
@@ -171,14 +171,14 @@ def test_check_config_masks_secrets_from_files(run: Run, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("password", ["pass?word", "pass/word", "pass#word", "pass@word", "p@ss?w@rd", "%40?x@y"])
 def test_a_password_that_breaks_its_url_is_masked(run: Run, password: str) -> None:
-    """A password that should have been percent-encoded is still a secret, whether or not the URL is refused."""
+    """A password with characters that should be percent-encoded is not printed, even if the URL is refused."""
     done = run("check-config", REDIS_URL=f"redis://:{CANARY}{password}{CANARY}@127.0.0.1:6379/0")
     for part in (CANARY, *re.split(r"\W+", password)):
         assert len(part) < 2 or part not in done.out + done.err
 
 
 def test_check_config_warns_of_unknown_settings(run: Run) -> None:
-    """A misspelt variable is named on stderr; it is no failure."""
+    """check-config names a misspelt variable on stderr, and still exits with status 0."""
     done = run("check-config", PROT="9000", API_KEY_FILES="x")
     assert done.status == 0
     assert [re.findall(r"REVOCATION_\w+", line) for line in done.err.splitlines()] == [
@@ -188,7 +188,7 @@ def test_check_config_warns_of_unknown_settings(run: Run) -> None:
 
 
 def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
-    """A program that is no Redis server is refused, as by `serve`; with another Redis it does not matter."""
+    """check-config refuses a REDIS_SERVER_BIN that is no Redis server, except with an external Redis."""
     done = spawn(*MODULE, "check-config", REDIS_SERVER_BIN="/bin/true")
     assert done.status == 1
     assert done.err.startswith("revocation-service: REDIS_SERVER_BIN: /bin/true is not a Redis")
@@ -197,7 +197,7 @@ def test_check_config_judges_the_server_of_the_embedded_redis() -> None:
 
 
 def test_check_config_refuses_data_that_another_server_wrote(tmp_path: Path) -> None:
-    """The data directory of the embedded Redis is checked as by `serve`."""
+    """check-config refuses a data directory of the embedded Redis that another server wrote."""
     (tmp_path / "written-by").write_text("Valkey 1.2.3\n")
     done = spawn(*MODULE, "check-config", REVOCATION_REDIS_URL=f"embedded:{tmp_path}")
     assert done.status == 1
@@ -205,7 +205,7 @@ def test_check_config_refuses_data_that_another_server_wrote(tmp_path: Path) -> 
 
 
 def test_the_clients_own_settings_are_known(run: Run) -> None:
-    """REVOCATION_URL and REVOCATION_API_KEY belong to the client, and are no mistake beside the service's."""
+    """check-config does not report REVOCATION_URL and REVOCATION_API_KEY as unknown, because the client reads them."""
     assert run("check-config", URL="http://127.0.0.1:8080", API_KEY=CANARY).err == ""
 
 
@@ -255,7 +255,7 @@ WRONG: dict[str, tuple[str, str]] = {
 @pytest.mark.parametrize("command", ["check-config", "serve"])
 @pytest.mark.parametrize(("name", "value"), WRONG.values(), ids=list(WRONG))
 def test_a_wrong_value_is_one_line_and_status_1(run: Run, command: str, name: str, value: str) -> None:
-    """The line names the variable, and quotes no secret; `serve` ends before it starts anything."""
+    """A wrong value ends the command with status 1 and one line, which names the variable and quotes no secret."""
     given = {"REDIS_URL": "redis://127.0.0.1:1"} if command == "serve" and "REDIS_URL" not in name else {}
     done = run(command, **{**given, name: value})
     assert done.status == 1
@@ -267,7 +267,7 @@ def test_a_wrong_value_is_one_line_and_status_1(run: Run, command: str, name: st
 
 @pytest.mark.parametrize("name", ["API_KEYS", "JWT_SECRET", "REDIS_URL", "REDIS_PASSWORD"])
 def test_a_secret_and_its_file_are_an_error(run: Run, tmp_path: Path, name: str) -> None:
-    """With two places for one secret, the service does not guess which one counts."""
+    """A secret that is set both directly and by a file is an error, which does not quote the secret."""
     file = tmp_path / "secret"
     file.write_text(CANARY)
     done = run("check-config", **{name: CANARY, f"{name}_FILE": str(file)})
@@ -277,7 +277,7 @@ def test_a_secret_and_its_file_are_an_error(run: Run, tmp_path: Path, name: str)
 
 
 async def test_a_new_key_authorises(run: Run) -> None:
-    """`new-key` prints a key and its entry; the service accepts the entry, and then the key."""
+    """`new-key` prints a key and its entry. With that entry the service accepts the key, for its scopes only."""
     done = run("new-key", "main-api", "check+revoke")
     assert (done.status, done.err) == (0, "")
     key, entry = (line.rpartition(" ")[2] for line in done.out.splitlines())
@@ -294,7 +294,7 @@ async def test_a_new_key_authorises(run: Run) -> None:
 
 
 def test_new_keys_are_long_and_never_the_same(run: Run) -> None:
-    """256 bits, in characters that need no quoting in a header, a shell or a URL."""
+    """Fifty new keys differ. Each is 256 bits, in characters that need no quoting in headers, shells and URLs."""
     keys = {run("new-key", "a", "check").out.split()[4] for _ in range(50)}
     assert len(keys) == 50
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", key) for key in keys)
@@ -316,14 +316,14 @@ def test_new_keys_are_long_and_never_the_same(run: Run) -> None:
     ],
 )
 def test_new_key_refuses_what_no_entry_could_hold(run: Run, name: str, scopes: str) -> None:
-    """One line, status 1, and no key."""
+    """`new-key` refuses a name or scopes that no entry may have: status 1, one line on stderr, and no key."""
     done = run("new-key", name, scopes)
     assert (done.status, done.out) == (1, "")
     assert len(done.err.splitlines()) == 1
 
 
 def test_an_address_that_is_taken_is_one_line() -> None:
-    """`serve` on a port in use ends with status 1 and names the settings; all lines before are log events."""
+    """`serve` on a port in use ends with status 1 and names the settings; all earlier lines are log events."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         given = {"REVOCATION_PORT": port, "REVOCATION_REDIS_URL": "redis://127.0.0.1:1"}

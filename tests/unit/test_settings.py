@@ -56,7 +56,7 @@ def settings(**environment: str) -> Settings:
 
 
 def refused(environment: Mapping[str, str]) -> str:
-    """Return the one line of the error for these variables."""
+    """Return the error for these variables. It must be one line."""
     with pytest.raises(SettingsError) as error:
         load(environment)
     assert "\n" not in error.value.detail
@@ -65,7 +65,7 @@ def refused(environment: Mapping[str, str]) -> str:
 
 
 def test_the_defaults_serve_loopback_with_a_private_redis(tmp_path: pathlib.Path) -> None:
-    """With nothing set: loopback without keys, an embedded Redis in the state directory, every limit as documented."""
+    """Without variables the service listens on loopback without keys, and has an embedded Redis and default limits."""
     loaded = load({"XDG_STATE_HOME": str(tmp_path)})
     assert loaded.settings == Settings(
         host="127.0.0.1",
@@ -101,7 +101,7 @@ def test_the_defaults_serve_loopback_with_a_private_redis(tmp_path: pathlib.Path
 
 
 def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without XDG_STATE_HOME, or with one that is not absolute, it is ~/.local/state (XDG Base Directory)."""
+    """The state directory is ~/.local/state, unless XDG_STATE_HOME is an absolute path (XDG Base Directory)."""
     monkeypatch.setenv("HOME", "/home/somebody")
     for environment in ({}, {"XDG_STATE_HOME": ""}, {"XDG_STATE_HOME": "state"}):
         expected = pathlib.Path("/home/somebody/.local/state/revocation-service")
@@ -110,7 +110,7 @@ def test_the_state_directory_is_in_the_home_directory_by_default(monkeypatch: py
 
 
 def test_every_setting_is_taken_from_its_variable() -> None:
-    """Each variable sets its own field, without the white space around it."""
+    """Each variable sets its own field. White space around a value is removed."""
     loaded = load(
         {
             "REVOCATION_HOST": " 0.0.0.0 ",
@@ -199,7 +199,7 @@ def test_no_replica_is_waited_for_with_a_single_server(scheme: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"])
 def test_where_there_are_replicas_one_is_waited_for(scheme: str) -> None:
-    """On Sentinel and Cluster a write is on one replica too, unless the setting says otherwise."""
+    """By default a write to Sentinel or Cluster waits for one replica."""
     assert settings(REDIS_URL=f"{scheme}://a:1/main").store.wait_replicas == 1
     assert settings(REDIS_URL=f"{scheme}://a:1/main", WAIT_REPLICAS="0").store.wait_replicas == 0
 
@@ -277,7 +277,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("name", "value", "complaint"), WRONG, ids=[f"{w[0]}-{n}" for n, w in enumerate(WRONG)])
 def test_a_wrong_value_stops_the_start(name: str, value: str, complaint: str) -> None:
-    """One line names the variable, says what it must be, and quotes no secret."""
+    """A wrong value raises a one-line error that names the variable, says what it must be, and quotes no key."""
     detail = refused({f"REVOCATION_{name}": value})
     assert detail.startswith(f"REVOCATION_{name}")
     assert complaint in detail
@@ -294,7 +294,7 @@ NEED_KEYS: dict[str, dict[str, str]] = {
 
 @pytest.mark.parametrize("named", NEED_KEYS)
 def test_what_needs_verified_tokens_needs_signing_keys(named: str) -> None:
-    """Without a key that verifies tokens the start stops, and the error names what needs it and the variables."""
+    """A setting that needs verified tokens is refused without signing keys. The error names it and JWT_SECRET."""
     given = {f"REVOCATION_{name}": value for name, value in NEED_KEYS[named].items()}
     assert named in refused(given)
     assert "REVOCATION_JWT_SECRET" in refused(given)
@@ -302,13 +302,13 @@ def test_what_needs_verified_tokens_needs_signing_keys(named: str) -> None:
 
 
 def test_a_gateway_that_verifies_needs_no_keys_here() -> None:
-    """With `FORWARD_AUTH_UNVERIFIED`, the door opens without signing keys."""
+    """With `FORWARD_AUTH_UNVERIFIED`, /forward-auth is open without signing keys."""
     unverified = settings(FORWARD_AUTH="true", FORWARD_AUTH_UNVERIFIED="true", OPENAPI="false")
     assert unverified.open_doors == ("/forward-auth",)
 
 
 def test_a_key_given_as_its_digest_is_the_same_key_twice() -> None:
-    """A key and its SHA-256 are one key: they may not belong to two entries."""
+    """Two entries may not have the same key, even if one of them gives only its SHA-256."""
     digest = sha256(KEY.encode()).hexdigest()
     assert "one key twice" in refused({"REVOCATION_API_KEYS": f"a={KEY}:check,b=sha256:{digest}:check"})
     (given,) = settings(API_KEYS=f"a=sha256:{digest.upper()}:check").api_keys
@@ -331,7 +331,7 @@ def test_api_keys_are_a_list_of_entries() -> None:
 
 @pytest.mark.parametrize("name", sorted(name.removeprefix("REVOCATION_") for name in SECRETS))
 def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None:
-    """NAME_FILE names a file with the value. Both set, a missing file and an empty file are errors that say so."""
+    """NAME_FILE names a file with the value. It is an error if NAME is set too, or the file is empty or unreadable."""
     variable, value = f"REVOCATION_{name}", SECRETS[f"REVOCATION_{name}"]
     path = tmp_path / "secret"
     path.write_text(f"{value}\n", encoding="utf-8")
@@ -352,7 +352,7 @@ def test_a_secret_may_stand_in_a_file(tmp_path: pathlib.Path, name: str) -> None
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.com", "localhost.example.com", "10.0.0.1"])
 def test_without_keys_only_loopback_is_served(host: str) -> None:
-    """Any other address requires API keys; the error names both variables and says what to do."""
+    """An address that is not loopback requires API keys. The error names both variables."""
     detail = refused({"REVOCATION_HOST": host})
     assert detail.startswith("REVOCATION_HOST=")
     assert "REVOCATION_API_KEYS" in detail
@@ -360,7 +360,7 @@ def test_without_keys_only_loopback_is_served(host: str) -> None:
 
 
 def test_keys_may_be_required_on_loopback_too() -> None:
-    """With REVOCATION_REQUIRE_API_KEYS, as in the image, there is no protected mode."""
+    """With REVOCATION_REQUIRE_API_KEYS, as in the image, API keys are required on loopback, too."""
     detail = refused({"REVOCATION_REQUIRE_API_KEYS": "true"})
     assert "REVOCATION_API_KEYS" in detail
     assert not settings(REQUIRE_API_KEYS="true", API_KEYS=f"a={KEY}:check").protected
@@ -368,7 +368,7 @@ def test_keys_may_be_required_on_loopback_too() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost", "::ffff:127.0.0.1", "::1%lo"])
 def test_loopback_needs_no_keys(host: str) -> None:
-    """Every form of the loopback address counts as loopback."""
+    """Every form of the loopback address counts as loopback, which requires no API keys."""
     assert is_loopback(host)
     assert settings(HOST=host).protected
 
@@ -471,7 +471,7 @@ def test_a_url_is_shown_without_what_is_secret(url: str, shown: str) -> None:
 
 
 def test_settings_cannot_be_changed() -> None:
-    """The settings and all their parts are frozen."""
+    """The settings, and their parts for the store, signing and limits, are frozen."""
     frozen: list[Any] = [settings(), settings().store, settings().signing, settings().limits]
     for each in frozen:
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -479,6 +479,6 @@ def test_settings_cannot_be_changed() -> None:
 
 
 def test_an_empty_host_is_an_error() -> None:
-    """It would listen on every address, which an empty value does not ask for."""
+    """An empty host is refused, because it would mean every address."""
     with pytest.raises(SettingsError, match="REVOCATION_HOST is set but empty"):
         load({"REVOCATION_HOST": "", "REVOCATION_API_KEYS": "main-api=0123456789abcdefghij:check"})
