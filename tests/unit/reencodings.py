@@ -1,4 +1,4 @@
-"""Signed tokens of every algorithm, and every other way to write one: what a bypass of a revocation would try."""
+"""Signed tokens of every algorithm, and re-encodings of them that might bypass a revocation."""
 
 import base64
 import json
@@ -35,14 +35,14 @@ ORDERS: Final = {
 
 @dataclass(frozen=True)
 class Issuer:
-    """Who signs: an algorithm and its pair of keys (twice the secret for HMAC)."""
+    """A signer of tokens: an algorithm and its key pair. For HMAC both keys are the secret."""
 
     algorithm: str
     private: Any
     public: Any
 
     def sign(self, claims: dict[str, Any], headers: dict[str, Any] | None = None) -> str:
-        """A compact JWT."""
+        """Return a signed compact JWT."""
         return jwt.encode(claims, self.private, self.algorithm, headers)
 
     @property
@@ -53,26 +53,26 @@ class Issuer:
 
     @property
     def settings(self) -> SigningSettings:
-        """The settings under which its tokens are verified."""
+        """The settings with which this issuer's tokens are verified."""
         if isinstance(self.public, str):
             return SigningSettings(secret=self.public)
         return SigningSettings(public_key_pem=self.pem)
 
     def jwk(self, **members: Any) -> dict[str, Any]:
-        """Its public key as a JWK (RFC 7517)."""
+        """Return the public key as a JWK (RFC 7517), with these members added."""
         algorithm = jwt.get_algorithm_by_name(self.algorithm)
         return {**algorithm.to_jwk(self.public, as_dict=True), **members}
 
 
 @cache
 def rsa_key(number: int = 0) -> rsa.RSAPrivateKey:
-    """An RSA key; another number, another key."""
+    """Return an RSA key, always the same for one number."""
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
 @cache
 def issuer(label: str) -> Issuer:
-    """The one issuer of that label in this test run."""
+    """Return the issuer of this label, always the same in a test run."""
     if label.startswith("HS"):
         return Issuer(label, SECRET, SECRET)
     if label.startswith("Ed"):
@@ -83,17 +83,17 @@ def issuer(label: str) -> Issuer:
 
 
 def b64url(data: bytes) -> str:
-    """Base64url as RFC 7515 section 2 wants it."""
+    """Return base64url without padding (RFC 7515 section 2)."""
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def unb64url(segment: str) -> bytes:
-    """The reverse of `b64url`."""
+    """Decode what `b64url` returned."""
     return base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
 
 
 def reencodings(token: str) -> Iterator[tuple[str, str]]:
-    """Pairs of a label and another writing of a signed JWT, some of which some verifier accepts."""
+    """Yield re-encodings of a signed JWT with their labels. Some of them are accepted by some verifiers."""
     yield from _around(token)
     yield from _segments(token)
     yield from _signatures(token)
@@ -109,7 +109,7 @@ def _around(token: str) -> Iterator[tuple[str, str]]:
 
 
 def _segments(token: str) -> Iterator[tuple[str, str]]:
-    """Each of the three segments, written otherwise."""
+    """Yield the token with one of its three segments re-encoded."""
     parts = token.split(".")
     for index, name in enumerate(("header", "payload", "signature")):
         for label, written in _writings(parts[index]):
@@ -130,7 +130,7 @@ def _writings(segment: str) -> Iterator[tuple[str, str]]:
 
 
 def _same_bits(segment: str) -> Iterator[str]:
-    """The last characters that differ only in bits that decode to nothing (RFC 4648 section 3.5)."""
+    """Return other last characters with which a segment decodes to the same bytes (RFC 4648 section 3.5)."""
     unused = {2: 16, 3: 4}.get(len(segment) % 4, 1)
     value = URL_SAFE.index(segment[-1])
     return (URL_SAFE[value - value % unused + offset] for offset in range(unused) if value % unused != offset)
@@ -153,7 +153,7 @@ def _signatures(token: str) -> Iterator[tuple[str, str]]:
 
 
 def _shapes(token: str) -> Iterator[tuple[str, str]]:
-    """More parts, and the JSON serializations of RFC 7515 section 7.2."""
+    """Yield the token with more parts, and in the JSON serializations of RFC 7515 section 7.2."""
     header, payload, signature = token.split(".")
     for more in (".", ".junk", "..", ".a.b", ".a.b.c"):
         yield f"followed by {more}", token + more

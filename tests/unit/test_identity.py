@@ -26,12 +26,12 @@ HASHES: dict[str, hashes.HashAlgorithm] = {"256": hashes.SHA256(), "384": hashes
 
 
 def extracted(header: str) -> str:
-    """What an application takes out of an Authorization header."""
+    """Return the token that an application takes from an Authorization header."""
     return re.sub(r"^(\s*bearer\s+)+", "", header, flags=re.IGNORECASE).strip()
 
 
 def pyjwt_accepts(issuer: Issuer, token: str) -> bool:
-    """Whether PyJWT as an application uses it accepts the token."""
+    """Return whether PyJWT, used as in an application, accepts the token."""
     try:
         jwt.decode(token, issuer.public, [issuer.algorithm], {"verify_exp": False})
     except (jwt.PyJWTError, ValueError):
@@ -40,17 +40,17 @@ def pyjwt_accepts(issuer: Issuer, token: str) -> bool:
 
 
 def python_decodes(segment: str) -> bytes:
-    """As PyJWT did up to 2.12: foreign characters dropped, and nothing read after full padding."""
+    """Decode base64url as PyJWT did up to 2.12: skip foreign characters, and stop after full padding."""
     return base64.urlsafe_b64decode(segment.encode("utf-8", "surrogatepass") + b"===")
 
 
 def stopping_decodes(segment: str) -> bytes:
-    """As decoders that stop at the first padding character."""
+    """Decode base64url like decoders that stop at the first padding character."""
     return python_decodes(segment.partition("=")[0])
 
 
 def skipping_decodes(segment: str) -> bytes:
-    """As decoders that skip padding wherever it stands, and a character left over at the end."""
+    """Decode base64url like decoders that skip all padding, and a single character left over at the end."""
     digits = re.sub(r"[^A-Za-z0-9+/_-]", "", segment)
     return python_decodes(digits[: len(digits) - (len(digits) % 4 == 1)])
 
@@ -59,7 +59,7 @@ DECODERS: tuple[Callable[[str], bytes], ...] = (python_decodes, stopping_decodes
 
 
 def holds(issuer: Issuer, signing_input: bytes, signature: bytes) -> bool:
-    """Whether `cryptography` itself finds the signature right."""
+    """Return whether the signature is right, computed without PyJWT."""
     if issuer.algorithm.startswith("HS"):
         expected = hmac.digest(issuer.public.encode(), signing_input, f"sha{issuer.algorithm[2:]}")
         return hmac.compare_digest(signature, expected)
@@ -87,7 +87,7 @@ def _verify(algorithm: str, key: Any, signing_input: bytes, signature: bytes) ->
 
 
 def lenient_accepts(issuer: Issuer, token: str) -> bool:
-    """Whether a hand-made verifier accepts that splits carelessly and decodes in any of the known lenient ways."""
+    """Return whether a verifier that ignores extra parts and decodes leniently accepts the token."""
     parts = token.split(".")
     if len(parts) < 3:
         return False
@@ -99,17 +99,17 @@ def lenient_accepts(issuer: Issuer, token: str) -> bool:
 
 
 def reader(settings: SigningSettings) -> TokenReader:
-    """A reader of tokens with the keys of these settings."""
+    """Return a token reader with the keys of these settings."""
     return TokenReader(SigningKeys(settings), settings)
 
 
 def expected_name(token: str, jti: str | None) -> str:
-    """The name by the contract, computed by hand."""
+    """Return the right name: the `jti`, or else the hash of what the signature covers."""
     return jti or "sha256:" + sha256(token.rpartition(".")[0].encode()).hexdigest()
 
 
 async def names_of(tokens: TokenReader, token: str) -> dict[str, str | None]:
-    """Return the name of each writing of the token, by its label; None for one that is refused."""
+    """Return the name of the token and of each re-encoding, by label; None for one that is refused."""
     writings = {"itself": token, **dict(reencodings(token))}
     outcomes = await tokens.read_many(list(writings.values()))
     return {
@@ -124,7 +124,7 @@ async def names_of(tokens: TokenReader, token: str) -> dict[str, str | None]:
 async def test_what_a_verifier_accepts_has_the_same_name_or_is_refused(
     label: str, jti: str | None, with_keys: bool
 ) -> None:
-    """No writing of a token that PyJWT or a lenient verifier accepts has a name of its own."""
+    """Each re-encoding that PyJWT or a lenient verifier accepts has the name of the token, or is refused."""
     signer = issuer(label)
     token = signer.sign({"sub": "alice>>>???~~~", "exp": 2_000_000_000} | ({"jti": jti} if jti else {}))
     names = await names_of(reader(signer.settings if with_keys else SigningSettings()), token)
@@ -142,7 +142,7 @@ async def test_what_a_verifier_accepts_has_the_same_name_or_is_refused(
 @pytest.mark.parametrize("jti", ["7d2c1f", None], ids=["jti", "no jti"])
 @pytest.mark.parametrize("label", LABELS)
 async def test_with_keys_no_writing_has_another_name(label: str, jti: str | None) -> None:
-    """With keys every writing, whether a verifier accepts it or not, has the token's name or is refused."""
+    """With keys every re-encoding has the name of the token, or is refused, even if no verifier accepts it."""
     signer = issuer(label)
     token = signer.sign({"sub": "alice"} | ({"jti": jti} if jti else {}))
     names = await names_of(reader(signer.settings), token)
@@ -151,7 +151,7 @@ async def test_with_keys_no_writing_has_another_name(label: str, jti: str | None
 
 @pytest.mark.parametrize("with_keys", [True, False], ids=["keys", "no keys"])
 async def test_the_json_serializations_are_refused(with_keys: bool) -> None:
-    """A JWS in JSON is another writing of the compact one, and must not pass for an opaque token of another name."""
+    """A JWS in JSON is refused as unsupported, and not taken for an opaque token with another name."""
     signer = issuer("RS256")
     tokens = reader(signer.settings if with_keys else SigningSettings())
     written = [variant.replace(" ", "") for way, variant in reencodings(signer.sign({"sub": "alice"})) if "JSON" in way]
@@ -162,7 +162,7 @@ async def test_the_json_serializations_are_refused(with_keys: bool) -> None:
 
 
 async def test_two_tokens_have_two_names() -> None:
-    """The name tells tokens apart that differ in any claim, with the same key and header."""
+    """Tokens without a `jti` that differ only in their `iat` have different names."""
     signer = issuer("HS256")
     tokens = reader(signer.settings)
     names = {(await tokens.read(signer.sign({"sub": "alice", "iat": iat}))).claims.value_of("jti") for iat in range(20)}

@@ -1,4 +1,4 @@
-"""Signing keys: what serves which algorithm, and what holds when the place where they come from does not answer."""
+"""Signing keys: which key serves which algorithm, and what happens while the JWKS URL does not answer."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ from tests.redis_processes import WAIT_SECONDS
 from tests.unit.reencodings import LABELS, SECRET, issuer, rsa_key
 
 NEVER = 3600.0
-"""A delay until the next fetch that no test outlives."""
+"""A delay until the next fetch that is longer than any test."""
 
 
 class Clock:
@@ -83,14 +83,14 @@ async def served() -> AsyncIterator[KeySetServer]:
 
 @pytest.fixture
 async def keys(served: KeySetServer, clock: Clock) -> AsyncIterator[SigningKeys]:
-    """Keys from that URL, not started. Within the test only an unknown `kid` causes a second fetch."""
+    """Signing keys from the JWKS URL, not started yet. Only an unknown `kid` causes a second fetch."""
     keys = SigningKeys(SigningSettings(jwks_url=served.url), clock=clock, delay=lambda _failures: NEVER)
     yield keys
     await keys.close()
 
 
 async def candidates(keys: SigningKeys, algorithm: str, kid: str | None) -> list[Any]:
-    """Return the keys that are tried for a token with this header, as the reader of tokens asks for them."""
+    """Return the keys to try for a token with this header. If they are unavailable, refresh once, like TokenReader."""
     try:
         return [candidate.key for candidate in keys.candidates(algorithm, kid)]
     except KeysUnavailable:
@@ -104,7 +104,7 @@ async def first_fetch(keys: SigningKeys) -> None:
 
 
 def secondary(kid: str) -> dict[str, Any]:
-    """Another RSA key than the usual one, as a JWK."""
+    """Return a second RSA key, different from that of `issuer`, as a JWK."""
     public = rsa_key(1).public_key()
     return {**jwt.get_algorithm_by_name("RS256").to_jwk(public, as_dict=True), "kid": kid}
 
@@ -119,7 +119,7 @@ def secondary(kid: str) -> dict[str, Any]:
     ],
 )
 async def test_the_type_of_a_key_says_which_algorithms_it_serves(label: str, algorithms: set[str]) -> None:
-    """Each kind of key serves its own algorithms and no other, with nothing said about algorithms."""
+    """Without a setting for algorithms, each kind of key serves the algorithms of its type, and no other."""
     keys = SigningKeys(issuer(label).settings)
     assert keys.algorithms == algorithms
     for algorithm in algorithms:
@@ -130,7 +130,7 @@ async def test_the_type_of_a_key_says_which_algorithms_it_serves(label: str, alg
 
 
 async def test_a_secret_and_public_keys_never_serve_the_same_algorithm() -> None:
-    """With a secret and every kind of public key together, HMAC algorithms get the secret alone, and no other does."""
+    """With a secret and public keys together, the secret serves only HMAC algorithms, and public keys the others."""
     pem = "\n".join(issuer(label).pem for label in ("RS256", "ES256", "ES384", "ES512", "Ed25519", "Ed448"))
     keys = SigningKeys(SigningSettings(secret=SECRET, public_key_pem=pem))
     assert keys.algorithms == {*LABELS[:-2], "EdDSA"}
@@ -141,7 +141,7 @@ async def test_a_secret_and_public_keys_never_serve_the_same_algorithm() -> None
 
 
 async def test_several_pem_blocks_are_several_keys() -> None:
-    """While a key is rotated both halves of the setting may judge a token, comments between them notwithstanding."""
+    """Each PEM block in the setting is a key, as a rotation needs. Text between the blocks is ignored."""
     second = rsa_key(1).public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     pem = f"the old one\n{issuer('RS256').pem}\nthe new one\n{second}"
     keys = SigningKeys(SigningSettings(public_key_pem=pem))
@@ -149,7 +149,7 @@ async def test_several_pem_blocks_are_several_keys() -> None:
 
 
 async def test_algorithms_restrict_what_a_key_may_serve() -> None:
-    """A listed algorithm is served, another of the same key is not."""
+    """If algorithms are set, a key serves those and none of its others."""
     keys = SigningKeys(SigningSettings(secret=SECRET, algorithms=("HS512",)))
     assert keys.algorithms == {"HS512"}
     assert await candidates(keys, "HS512", None) == [SECRET.encode()]
@@ -223,7 +223,7 @@ def _public_pem(key: Any) -> str:
     ],
 )
 def test_a_wrong_setting_stops_the_start(settings: Any, variable: str, mend: str) -> None:
-    """What could never verify a token is refused at the start; the error names the variable and the way out."""
+    """A setting that could never verify a token raises an error that names the variable and what to do."""
     with pytest.raises(SettingsError) as refusal:
         SigningKeys(settings())
     assert variable in refusal.value.detail
@@ -232,12 +232,12 @@ def test_a_wrong_setting_stops_the_start(settings: Any, variable: str, mend: str
 
 
 async def test_a_short_secret_is_accepted() -> None:
-    """A secret shorter than its hash (RFC 7518 section 3.2) works as it does in the application."""
+    """A secret that is shorter than its hash is accepted, although RFC 7518 section 3.2 forbids it."""
     assert await candidates(SigningKeys(SigningSettings(secret="short")), "HS256", None) == [b"short"]
 
 
 async def test_no_keys_is_a_state_of_its_own() -> None:
-    """Nothing configured: not configured, no algorithm, nothing to start, and nothing amiss."""
+    """Without settings there are no keys and no algorithms, and the status is `ok`."""
     keys = SigningKeys(SigningSettings())
     await keys.start()
     assert (keys.configured, keys.algorithms, keys.status) == (False, frozenset(), KeysStatus("ok"))
@@ -245,7 +245,7 @@ async def test_no_keys_is_a_state_of_its_own() -> None:
 
 
 async def test_a_kid_picks_its_key(served: KeySetServer, keys: SigningKeys) -> None:
-    """A token's `kid` picks one key of the set; without `kid` every key that fits the algorithm may judge."""
+    """A `kid` selects one key of the set. Without a `kid`, every key that fits the algorithm is tried."""
     served.answer = [issuer("RS256").jwk(kid="first"), secondary("second"), issuer("ES256").jwk(kid="curve")]
     await keys.start()
     first, second = issuer("RS256").public, rsa_key(1).public_key()
@@ -258,7 +258,7 @@ async def test_a_kid_picks_its_key(served: KeySetServer, keys: SigningKeys) -> N
 
 
 async def test_the_alg_of_a_jwk_binds_it(served: KeySetServer, keys: SigningKeys) -> None:
-    """A key published for one algorithm (RFC 7517 section 4.4) serves no other of its type."""
+    """A JWK with an `alg` (RFC 7517 section 4.4) serves that algorithm and no other of its type."""
     served.answer = [issuer("RS256").jwk(kid="first", alg="PS256")]
     await keys.start()
     assert await candidates(keys, "PS256", "first") == [issuer("RS256").public]
@@ -266,7 +266,7 @@ async def test_the_alg_of_a_jwk_binds_it(served: KeySetServer, keys: SigningKeys
 
 
 async def test_what_is_no_public_signing_key_is_passed_over(served: KeySetServer, keys: SigningKeys) -> None:
-    """Shared secrets, keys for encryption and broken members spoil no good key beside them, and are not used."""
+    """Shared secrets, encryption keys and malformed members of a set are ignored. The good key is still used."""
     served.answer = [
         {"kty": "oct", "k": "c2VjcmV0", "kid": "first"},
         {"kty": "oct"},
@@ -290,7 +290,7 @@ async def test_what_is_no_public_signing_key_is_passed_over(served: KeySetServer
 
 
 async def test_a_private_half_in_the_set_is_not_taken_in(served: KeySetServer, keys: SigningKeys) -> None:
-    """A set that publishes private members by mistake still verifies, with the public half alone."""
+    """If a set publishes a private key by mistake, only its public half is used."""
     algorithm = jwt.get_algorithm_by_name("RS256")
     private = algorithm.to_jwk(issuer("RS256").private, as_dict=True)
     served.answer = [private | {"kid": "first"}]
@@ -299,7 +299,7 @@ async def test_a_private_half_in_the_set_is_not_taken_in(served: KeySetServer, k
 
 
 async def test_a_rotated_set_replaces_the_old(served: KeySetServer, clock: Clock) -> None:
-    """When the next fetch is due, without any question, a withdrawn key is replaced by the new one."""
+    """A periodic fetch replaces a withdrawn key by the new one, without a token that asks for it."""
 
     def delay(_failures: int) -> float:
         served.answer = [secondary("second")]
@@ -316,7 +316,7 @@ async def test_a_rotated_set_replaces_the_old(served: KeySetServer, clock: Clock
 
 
 async def test_the_last_good_set_survives_an_outage(served: KeySetServer, clock: Clock) -> None:
-    """While fetches fail, known keys go on serving, an unknown `kid` is unavailable, and the status tells."""
+    """While fetches fail, known keys still serve, an unknown `kid` is unavailable, and the status is `stale`."""
 
     def delay(_failures: int) -> float:
         served.answer = web.Response(status=500)
@@ -337,7 +337,7 @@ async def test_the_last_good_set_survives_an_outage(served: KeySetServer, clock:
 
 
 async def test_an_unknown_kid_fetches_and_not_too_often(served: KeySetServer, keys: SigningKeys, clock: Clock) -> None:
-    """A new `kid` is found at once; made-up ones cost one fetch in thirty seconds, however many they are."""
+    """A new `kid` causes a fetch at once. Further unknown ones cause at most one in thirty seconds."""
     await keys.start()
     await first_fetch(keys)
     served.answer = [issuer("RS256").jwk(kid="first"), secondary("second")]
@@ -351,7 +351,7 @@ async def test_an_unknown_kid_fetches_and_not_too_often(served: KeySetServer, ke
 
 
 async def test_an_unknown_kid_that_meets_an_outage_is_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
-    """A fresh set and a new `kid` whose fetch fails: the key may exist, so nothing is said about the token."""
+    """If the fetch for an unknown `kid` fails, KeysUnavailable is raised, because the key may exist."""
     await keys.start()
     await first_fetch(keys)
     served.answer = web.Response(status=503)
@@ -361,7 +361,7 @@ async def test_an_unknown_kid_that_meets_an_outage_is_unavailable(served: KeySet
 
 
 async def test_an_unknown_kid_whose_fetch_hangs_is_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
-    """While the answer of the URL may still bring the key, nothing is said about the token."""
+    """While the fetch for an unknown `kid` hangs, KeysUnavailable is raised, because the key may still arrive."""
     await keys.start()
     await first_fetch(keys)
     served.gate.clear()
@@ -372,7 +372,7 @@ async def test_an_unknown_kid_whose_fetch_hangs_is_unavailable(served: KeySetSer
 
 
 async def test_keys_never_had_are_unavailable(served: KeySetServer, keys: SigningKeys) -> None:
-    """Without a first good set no question is answered, and not each of them asks the address again."""
+    """Until a first fetch succeeds, KeysUnavailable is raised, without another fetch for each caller."""
     served.answer = web.Response(status=500)
     await keys.start()
     for kid in ("first", None) * 25:
@@ -383,14 +383,14 @@ async def test_keys_never_had_are_unavailable(served: KeySetServer, keys: Signin
 
 
 async def test_before_the_start_keys_are_unavailable(keys: SigningKeys) -> None:
-    """Questions before the start are told to come again; they neither crash nor fetch."""
+    """Before the start KeysUnavailable is raised, and the status is `not_fetched`."""
     with pytest.raises(KeysUnavailable):
         await candidates(keys, "RS256", "first")
     assert keys.status == KeysStatus("unavailable", "not_fetched")
 
 
 async def test_a_failed_fetch_is_retried_without_being_asked(served: KeySetServer, clock: Clock) -> None:
-    """A service that gets no traffic, because it is not ready, still finds its keys when they come back."""
+    """A failed fetch is retried without any caller, because a service that is not ready gets no traffic."""
     failures = []
 
     def delay(count: int) -> float:
@@ -411,7 +411,7 @@ async def test_a_failed_fetch_is_retried_without_being_asked(served: KeySetServe
 
 
 async def test_a_slow_address_does_not_hold_a_check_up(served: KeySetServer, keys: SigningKeys) -> None:
-    """A question is answered before the fetch ends. The fetch goes on without it, and serves later questions."""
+    """A caller gets KeysUnavailable before a slow fetch ends. The fetch continues, and serves later callers."""
     served.gate.clear()
     await keys.start()
     with pytest.raises(KeysUnavailable):
@@ -436,7 +436,7 @@ async def test_known_keys_do_not_wait_for_the_search_of_an_unknown_one(served: K
 
 
 async def test_known_keys_do_not_wait_for_a_retry_that_hangs(served: KeySetServer, clock: Clock) -> None:
-    """In an outage that hangs rather than fails, the last good set serves at once and not after a wait each time."""
+    """While a retry hangs, the keys of the last good set serve at once."""
 
     def delay(failures: int) -> float:
         if failures:
@@ -459,7 +459,7 @@ async def test_known_keys_do_not_wait_for_a_retry_that_hangs(served: KeySetServe
 
 
 async def test_fifty_callers_share_one_fetch(served: KeySetServer, keys: SigningKeys) -> None:
-    """However many ask at once, with whatever `kid`, one request is under way."""
+    """Concurrent callers share one fetch, whatever their `kid`."""
     served.gate.clear()
     await keys.start()
     callers = [asyncio.create_task(candidates(keys, "RS256", kid)) for kid in ("first", None) * 25]
@@ -472,7 +472,7 @@ async def test_fifty_callers_share_one_fetch(served: KeySetServer, keys: Signing
 
 
 async def test_a_cancelled_caller_takes_no_one_with_it(served: KeySetServer, keys: SigningKeys) -> None:
-    """The fetch belongs to the keys: a caller that goes away leaves it to the others."""
+    """A cancelled caller does not cancel the fetch that another caller waits for."""
     served.gate.clear()
     await keys.start()
     one, other = (asyncio.create_task(candidates(keys, "RS256", "first")) for _ in range(2))
@@ -486,7 +486,7 @@ async def test_a_cancelled_caller_takes_no_one_with_it(served: KeySetServer, key
 
 
 def key_set_of(size: int) -> bytes:
-    """A usable key set of so many bytes."""
+    """Return a usable key set of `size` bytes."""
     return json.dumps({"keys": [issuer("RS256").jwk(kid="first")]}).encode().ljust(size)
 
 
@@ -509,7 +509,7 @@ def key_set_of(size: int) -> bytes:
 async def test_a_bad_answer_is_a_failure_with_a_code(
     served: KeySetServer, keys: SigningKeys, answer: web.Response | bytes, code: str
 ) -> None:
-    """A redirect is not followed, a body over a mebibyte not read, and what is no key set replaces no key set."""
+    """A redirect, an error status, a body over a mebibyte and a body that is no key set are failures with a code."""
     served.answer = answer
     await keys.start()
     with pytest.raises(KeysUnavailable):
@@ -519,14 +519,14 @@ async def test_a_bad_answer_is_a_failure_with_a_code(
 
 
 async def test_the_largest_key_set_is_read(served: KeySetServer, keys: SigningKeys) -> None:
-    """A body of exactly the limit still counts."""
+    """A key set of exactly the maximum size is used."""
     served.answer = key_set_of(MAX_KEY_SET_BYTES)
     await keys.start()
     assert await candidates(keys, "RS256", "first") == [issuer("RS256").public]
 
 
 async def test_nobody_there_is_unreachable(unused_tcp_port: int) -> None:
-    """An address where nothing listens is a failure like any other."""
+    """If nothing listens at the JWKS URL, KeysUnavailable is raised, and the status is `unreachable`."""
     keys = SigningKeys(SigningSettings(jwks_url=f"http://127.0.0.1:{unused_tcp_port}/"))
     await keys.start()
     with pytest.raises(KeysUnavailable):
@@ -536,7 +536,7 @@ async def test_nobody_there_is_unreachable(unused_tcp_port: int) -> None:
 
 
 async def test_configured_keys_serve_while_the_set_is_away(served: KeySetServer) -> None:
-    """A secret beside a key set does its work in an outage of the set, and never waits for it."""
+    """A configured secret and public key serve while the fetch of the key set hangs."""
     served.gate.clear()
     keys = SigningKeys(SigningSettings(secret=SECRET, public_key_pem=issuer("ES256").pem, jwks_url=served.url))
     await keys.start()
@@ -560,7 +560,7 @@ async def test_algorithms_restrict_the_set_too(served: KeySetServer) -> None:
 async def test_the_environment_and_cookies_do_not_matter(
     served: KeySetServer, keys: SigningKeys, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Fetches go straight to the configured address, through no proxy of the environment."""
+    """Fetches ignore the proxies that the environment configures."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1/")
     monkeypatch.delenv("no_proxy", raising=False)
@@ -569,7 +569,7 @@ async def test_the_environment_and_cookies_do_not_matter(
 
 
 async def test_close_ends_a_fetch_and_its_retries(served: KeySetServer, clock: Clock) -> None:
-    """Closing leaves no task behind, neither with a fetch under way nor with a retry waiting, and may be repeated."""
+    """Closing ends a fetch under way and leaves no task behind. It may be repeated."""
     served.gate.clear()
     keys = SigningKeys(SigningSettings(jwks_url=served.url), clock=clock, delay=lambda _failures: 0)
     await keys.start()
@@ -584,7 +584,7 @@ async def test_close_ends_a_fetch_and_its_retries(served: KeySetServer, clock: C
 
 
 async def test_the_log_tells_the_code_and_not_the_address(served: KeySetServer, keys: SigningKeys) -> None:
-    """Failure and success are events of constant names; the URL, which may hold credentials, is in neither."""
+    """A failed fetch is logged with a code and the type of the error, but without the URL: it may hold credentials."""
     served.answer = web.Response(status=500)
     with capture_logs() as logs:
         await keys.start()
@@ -606,7 +606,7 @@ def test_the_backoff_grows_to_a_bound_with_jitter() -> None:
 
 
 async def test_the_number_of_keys_tried_for_one_token_is_bounded(served: KeySetServer, keys: SigningKeys) -> None:
-    """Of a hundred keys a `kid` chooses one; a token without one is refused, where more than ten may have signed it."""
+    """A `kid` selects one of a hundred keys. A token without a `kid` is refused if more than ten keys fit it."""
     same = [issuer("RS256").jwk(kid=f"key {number}") for number in range(100 - MAX_KEYS_TRIED)]
     served.answer = [*same, *(issuer("ES384").jwk(kid=f"curve {number}") for number in range(MAX_KEYS_TRIED))]
     await keys.start()
@@ -617,7 +617,7 @@ async def test_the_number_of_keys_tried_for_one_token_is_bounded(served: KeySetS
 
 
 async def test_keys_of_one_kid_are_bounded_too(served: KeySetServer, keys: SigningKeys) -> None:
-    """A `kid` that more than ten keys share chooses too many of them."""
+    """A token is refused if more than ten keys have its `kid`."""
     served.answer = [issuer("RS256").jwk(kid="first")] * (MAX_KEYS_TRIED + 1)
     await keys.start()
     with pytest.raises(InvalidToken, match="kid"):

@@ -1,4 +1,4 @@
-"""From a raw token to its claims: what is read, what is proven, and what is refused."""
+"""How tokens are read: which claims count, what is verified, and what is refused."""
 
 import asyncio
 import json
@@ -29,12 +29,12 @@ UNVERIFIED = SigningSettings()
 
 
 def reader(signing: SigningSettings = HS256.settings) -> TokenReader:
-    """A reader of tokens with the keys of these settings."""
+    """Return a token reader with the keys of these settings."""
     return TokenReader(SigningKeys(signing), signing)
 
 
 def written(payload: str | bytes | Mapping[str, Any], header: str | bytes | Mapping[str, Any] | None = None) -> str:
-    """A token whose parts are exactly these, signed with the secret whatever they are."""
+    """Return a token with exactly this header and payload, valid or not, signed with the HMAC secret."""
     header = {"alg": "HS256"} if header is None else header
     parts = [part if isinstance(part, str | bytes) else json.dumps(part) for part in (header, payload)]
     signing_input = ".".join(b64url(part.encode() if isinstance(part, str) else part) for part in parts)
@@ -43,37 +43,37 @@ def written(payload: str | bytes | Mapping[str, Any], header: str | bytes | Mapp
 
 
 def hash_name(covered: str) -> str:
-    """The computed name of what a signature covers."""
+    """Return the computed name of a token whose signature covers this text."""
     return "sha256:" + sha256(covered.encode()).hexdigest()
 
 
 async def said(token: str, signing: SigningSettings = HS256.settings) -> tuple[Claims, float | None, bool]:
-    """The claims and the expiry that a token is read to, and whether it was verified."""
+    """Read a token. Return its claims, its expiry, and whether it was verified."""
     read = await reader(signing).read(token)
     return read.claims, read.exp, read.verified
 
 
 async def claims_of(payload: str | bytes | Mapping[str, Any]) -> Claims:
-    """The claims that a signed token with this payload is read to."""
+    """Return the claims that the reader finds in a signed token with this payload."""
     return (await reader().read(written(payload))).claims
 
 
 async def refusal(token: str, signing: SigningSettings = HS256.settings) -> str:
-    """Why the token is invalid; the reason never quotes it."""
+    """Return why the reader refuses the token as invalid."""
     with pytest.raises(InvalidToken) as refused:
         await reader(signing).read(token)
     return refused.value.detail
 
 
 async def test_a_token_gives_all_that_the_rule_looks_at() -> None:
-    """Every claim by which tokens are revoked is read, with the times, and every revocation is considered."""
+    """All claims by which tokens can be revoked are read, including `all`, and so are `iat` and `exp`."""
     payload = {"jti": "7d", "sid": "s", "sub": "alice", "client_id": "web", "azp": "no", "iat": 1.5, "exp": 2}
     claims = Claims.of(jti="7d", sid="s", sub="alice", client_id="web", iat=1.5, all="")
     assert await said(written(payload)) == (claims, 2.0, True)
 
 
 async def test_what_is_absent_or_null_is_not_considered() -> None:
-    """Null is as good as absent, and a token without a `jti` is named by what its signature covers."""
+    """A null claim counts as absent. A token without a `jti` is named by a hash of what its signature covers."""
     for payload in ({}, dict.fromkeys(("jti", "sid", "sub", "client_id", "azp", "iat", "exp"))):
         token = written(payload)
         name = hash_name(token.rpartition(".")[0])
@@ -88,7 +88,7 @@ async def test_the_client_is_client_id_else_azp() -> None:
 
 @pytest.mark.parametrize("claim", ["jti", "sid", "sub", "client_id", "azp"])
 async def test_identifiers_are_text_or_integers(claim: str) -> None:
-    """Integers count as their digits; what is neither they nor 1 to 256 printable characters names its claim."""
+    """An identifier is an integer or 1 to 256 printable characters. The error for any other value names the claim."""
     for value, read in [(7, "7"), (-7, "-7"), ("é" * 256, "é" * 256), (" a b ", " a b "), (10**200, "1" + "0" * 200)]:
         found = await claims_of({claim: value})
         assert found.value_of("client_id" if claim == "azp" else claim) == read
@@ -98,7 +98,7 @@ async def test_identifiers_are_text_or_integers(claim: str) -> None:
 
 
 async def test_no_token_claims_a_computed_name() -> None:
-    """A `jti` that looks like a hash could be another token's name, so the token is named by its own hash."""
+    """A token whose `jti` looks like a computed name is named by its own hash, so names cannot be forged."""
     other = hash_name("another token")
     token = written({"jti": other})
     assert (await reader().read(token)).claims.value_of("jti") == hash_name(token.rpartition(".")[0])
@@ -108,13 +108,13 @@ async def test_no_token_claims_a_computed_name() -> None:
     ("exp", "read"), [("null", None), ("0", 0), ("1.5", 1.5), ("2000000000", 2e9), ("1e30", 1e30), ("1e-400", 0)]
 )
 async def test_exp_is_a_number_of_seconds(exp: str, read: float | None) -> None:
-    """Integers and finite floats are times (RFC 7519 section 2); null is no `exp`."""
+    """An `exp` may be an integer or a finite float (RFC 7519 section 2). Null counts as absent."""
     assert (await reader().read(written(f'{{"exp": {exp}}}'))).exp == read
 
 
 @pytest.mark.parametrize("exp", ["true", '"1"', "[]", "{}", "1e400", "-1", "1" + "0" * 400])
 async def test_an_exp_that_is_no_time_is_an_error(exp: str) -> None:
-    """A revocation must live as long as its token, which cannot be known from these."""
+    """A token with an invalid `exp` is refused, because its revocation must last as long as the token."""
     assert "exp" in await refusal(written(f'{{"exp": {exp}}}'))
 
 
@@ -124,21 +124,21 @@ async def test_an_exp_that_is_no_time_is_an_error(exp: str) -> None:
     + [(wrong, None) for wrong in ("-1", "null", "true", '"1"', "[]", "1e400", "1" + "0" * 400)],
 )
 async def test_an_iat_that_is_no_number_is_none(iat: str, read: float | None) -> None:
-    """What cannot be compared with a cutoff is read as absent, by which the token counts as old."""
+    """An `iat` that cannot be compared with a cutoff is read as absent, so the token counts as old."""
     claims = await claims_of(f'{{"iat": {iat}}}')
     assert (claims.iat, type(claims.iat)) == (read, type(None) if read is None else float)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 async def test_numbers_that_are_no_json_are_refused(number: str) -> None:
-    """PyJWT reads them (RFC 8259 section 6 does not), so a token with one is refused, whichever member has it."""
+    """A token with NaN or Infinity in any member is refused. PyJWT accepts them; RFC 8259 section 6 does not."""
     for member in ("exp", "iat", "other"):
         assert "JSON" in await refusal(written(f'{{"{member}": {number}}}'))
 
 
 @pytest.mark.parametrize("signing", [HS256.settings, UNVERIFIED], ids=["keys", "no keys"])
 async def test_white_space_and_scheme_are_dropped(signing: SigningSettings) -> None:
-    """A header's whole value may be sent, with one scheme of any case (RFC 9110 section 11.1)."""
+    """White space and one Bearer scheme, in any case (RFC 9110 section 11.1), are removed. More is refused."""
     token = written({"jti": "7d"})
     for around in ("Bearer {}", " \n bearer\t{}\n", "BEARER  {} "):
         assert (await reader(signing).read(around.format(token))).claims.value_of("jti") == "7d"
@@ -150,12 +150,12 @@ async def test_white_space_and_scheme_are_dropped(signing: SigningSettings) -> N
 
 @pytest.mark.parametrize("empty", ["", " ", "\n", "Bearer", "bearer ", " Bearer\t", "Bearer Bearer "])
 async def test_nothing_is_no_token(empty: str) -> None:
-    """What is empty without its scheme is an error, not one more opaque token."""
+    """An empty token, with or without a scheme, is refused, and not taken for an opaque token."""
     await refusal(empty)
 
 
 async def test_an_opaque_token_is_named_by_the_whole_of_it() -> None:
-    """What is no JWT has a name and no claims, and no signature was checked, whatever keys there are."""
+    """A token that is no JWT is named by the hash of its text. It has no other claims, and is unverified."""
     for opaque in ("abc", "2YotnFZFEjr1zCsicMWpAA", "a.b", "a.b.c.d", "é", "bearerabc"):
         name = hash_name(opaque)
         assert await said(opaque) == (Claims.of(jti=name, all=""), None, False)
@@ -163,21 +163,21 @@ async def test_an_opaque_token_is_named_by_the_whole_of_it() -> None:
 
 @pytest.mark.parametrize("opaque", ["a\x00b", "a\nb", "a\x7fb", "a\x85b", "a\ud800b", "\udcffab"])
 async def test_an_opaque_token_has_no_control_characters(opaque: str) -> None:
-    """Control characters and lone surrogates cannot travel in a header, so no token has them."""
+    """An opaque token with control characters or lone surrogates is refused, because no header can carry it."""
     await refusal(opaque)
 
 
 @pytest.mark.parametrize("tail", ["", ".sig.", ".sig.junk", ".sig...", ".sig.a.b.c"])
 @pytest.mark.parametrize("start", ["{}", "\u200b{}", " {}", "{}==", "!{}"])
 async def test_what_begins_as_a_jwt_is_never_opaque(start: str, tail: str) -> None:
-    """A JOSE header with too few or too many parts may pass a careless verifier, so it gets no name of its own."""
+    """A JWT with too few or too many parts is refused, because a careless verifier may accept it."""
     header, payload, _ = written({}).split(".")
     for signing in (HS256.settings, UNVERIFIED):
         await refusal(f"{start.format(header)}.{payload}{tail}", signing)
 
 
 async def test_three_parts_are_a_jwt_or_an_error() -> None:
-    """Three parts that are no JWT are refused; taken for opaque, they would be unrevoked by definition."""
+    """Three parts that are no JWT are refused, and not taken for an opaque token."""
     for token in ("a.b.c", "..", "a..c", "e30.e30.e30", "[].[].[]"):
         await refusal(token)
         await refusal(token, UNVERIFIED)
@@ -185,7 +185,7 @@ async def test_three_parts_are_a_jwt_or_an_error() -> None:
 
 @pytest.mark.parametrize("token", ["a.b.c.d.e", "....", '{"protected":"e30"}', ' {"a":"b.c.d"}'])
 async def test_other_serializations_are_unsupported(token: str) -> None:
-    """An encrypted JWT (RFC 7516 section 3.1) and JSON (RFC 7515 section 7.2) are told apart from what is malformed."""
+    """An encrypted JWT (RFC 7516 section 3.1) and a JWS in JSON (RFC 7515 section 7.2) raise UnsupportedToken."""
     with pytest.raises(UnsupportedToken):
         await reader(UNVERIFIED).read(token)
 
@@ -193,14 +193,14 @@ async def test_other_serializations_are_unsupported(token: str) -> None:
 @pytest.mark.parametrize("signing", [HS256.settings, UNVERIFIED], ids=["keys", "no keys"])
 @pytest.mark.parametrize("algorithm", ["none", "None", "NONE", "nOnE", " none ", "", None, 1, ["HS256"], {}])
 async def test_a_token_names_a_signature_algorithm(algorithm: Any, signing: SigningSettings) -> None:
-    """`none` in any case, none at all, or one that is no string is refused, without keys too (RFC 8725 section 3.2)."""
+    """An `alg` that is `none`, missing or no string is refused, with keys and without (RFC 8725 section 3.2)."""
     assert "algorithm" in await refusal(written({"jti": "7d"}, {"alg": algorithm}), signing)
     assert "algorithm" in await refusal(written({"jti": "7d"}, {"typ": "JWT"}), signing)
 
 
 @pytest.mark.parametrize("signing", [HS256.settings, UNVERIFIED], ids=["keys", "no keys"])
 async def test_a_signature_that_is_not_there_is_an_error(signing: SigningSettings) -> None:
-    """Nothing, padding alone and foreign characters alone are no signature, without keys too."""
+    """A signature that is empty, padding alone or foreign characters alone is refused, with keys and without."""
     signing_input = written({"jti": "7d"}).rpartition(".")[0]
     for nothing in ("", "=", "==", "A", "!!!!"):
         assert "signature" in await refusal(f"{signing_input}.{nothing}", signing)
@@ -229,7 +229,7 @@ async def test_a_signature_that_is_not_there_is_an_error(signing: SigningSetting
     ids=lambda part: repr(part)[:40],
 )
 async def test_header_and_payload_are_plain_json_objects(part: str | bytes, signing: SigningSettings) -> None:
-    """What two readers could read differently, or not at all, is refused in the header and in the payload."""
+    """A header or payload that is no JSON object, or that two parsers could read differently, is refused."""
     assert "header" in await refusal(written({}, part), signing) or isinstance(part, str)
     await refusal(written({}, part), signing)
     await refusal(written(part), signing)
@@ -237,7 +237,7 @@ async def test_header_and_payload_are_plain_json_objects(part: str | bytes, sign
 
 @pytest.mark.parametrize("signing", [HS256.settings, UNVERIFIED], ids=["keys", "no keys"])
 async def test_extensions_that_change_the_meaning_are_refused(signing: SigningSettings) -> None:
-    """An unencoded payload (RFC 7797) and critical parameters that are not understood (RFC 7515 section 4.1.11)."""
+    """A header with `crit` (RFC 7515 section 4.1.11), or with a `b64` that is not true (RFC 7797), is refused."""
     extensions: list[dict[str, Any]] = [
         {"b64": False, "crit": ["b64"]},
         {"b64": False},
@@ -256,7 +256,7 @@ async def test_extensions_that_change_the_meaning_are_refused(signing: SigningSe
 
 @pytest.mark.parametrize("label", LABELS)
 async def test_a_right_signature_is_verified_and_a_wrong_one_refused(label: str) -> None:
-    """With every algorithm its issuer's token is proven, and one with any byte changed revokes nothing."""
+    """With every algorithm a right signature is verified, and a changed payload or signature is refused."""
     signer = issuer(label)
     tokens = reader(signer.settings)
     token = signer.sign({"jti": "7d"})
@@ -275,7 +275,7 @@ async def test_a_right_signature_is_verified_and_a_wrong_one_refused(label: str)
 
 
 async def test_without_keys_claims_are_read_and_said_to_be_unverified() -> None:
-    """The callers are trusted services: any algorithm's claims are read, and the token says that nothing was proven."""
+    """Without keys the claims of a token are read, whatever its algorithm, and the token is not marked as verified."""
     for label in LABELS:
         token = issuer(label).sign({"jti": "7d", "exp": 5})
         assert await said(token, UNVERIFIED) == (Claims.of(jti="7d", all=""), 5.0, False)
@@ -283,7 +283,7 @@ async def test_without_keys_claims_are_read_and_said_to_be_unverified() -> None:
 
 
 async def test_an_algorithm_that_is_not_allowed_is_refused() -> None:
-    """The allowed algorithms come from the settings; a right signature by another is not enough."""
+    """A token with an algorithm that the settings do not allow is refused, even if its signature is right."""
     only_512 = SigningSettings(secret=SECRET, algorithms=("HS512",))
     assert "algorithm" in await refusal(HS256.sign({}), only_512)
     assert "algorithm" in await refusal(issuer("RS256").sign({}), HS256.settings)
@@ -291,7 +291,7 @@ async def test_an_algorithm_that_is_not_allowed_is_refused() -> None:
 
 
 async def test_a_public_key_is_no_secret() -> None:
-    """The classic confusion: an HMAC keyed with the public key's PEM does not pass (RFC 8725 section 2.1)."""
+    """Algorithm confusion fails: an HMAC keyed with the public key's PEM is refused (RFC 8725 section 2.1)."""
     signer = issuer("RS256")
     signing_input = written({"jti": "7d"}).rpartition(".")[0]
     signature = jwt.get_algorithm_by_name("HS256").sign(signing_input.encode(), signer.pem.encode())
@@ -301,7 +301,7 @@ async def test_a_public_key_is_no_secret() -> None:
 
 
 async def test_a_token_brings_no_keys() -> None:
-    """`jwk`, `jku`, `x5u` and `x5c` in a header change nothing: a stranger's token stays a stranger's."""
+    """`jwk`, `jku`, `x5u` and `x5c` in a header are ignored: a token cannot bring its own key."""
     algorithm, stranger = jwt.get_algorithm_by_name("RS256"), rsa_key(1)
     jwk = algorithm.to_jwk(stranger.public_key(), as_dict=True)
     headers = {"jwk": jwk, "jku": "http://127.0.0.1:1/", "x5u": "http://127.0.0.1:1/", "x5c": ["AAAA"]}
@@ -310,14 +310,14 @@ async def test_a_token_brings_no_keys() -> None:
 
 
 async def test_any_of_several_keys_will_do() -> None:
-    """While a key is being rotated, tokens of the old and of the new one are proven."""
+    """If several public keys are configured, a token signed with any of them is verified."""
     signing = SigningSettings(public_key_pem=issuer("RS256").pem + issuer("ES256").pem)
     for label in ("RS256", "PS512", "ES256"):
         assert (await reader(signing).read(issuer(label).sign({}))).verified
 
 
 async def test_a_key_too_small_for_the_digest_verifies_nothing() -> None:
-    """A published RSA key of 512 bits, on which PyJWT raises ValueError, is one that has not signed the token."""
+    """An RSA key of 512 bits, with which PyJWT raises ValueError, counts as a key that did not sign the token."""
     tiny = rsa.RSAPublicNumbers(65537, (1 << 511) + 12345).public_key()
     pem = tiny.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     forged = f"{written({}, {'alg': 'PS512'}).rpartition('.')[0]}.{b64url(bytes(range(64)))}"
@@ -325,7 +325,7 @@ async def test_a_key_too_small_for_the_digest_verifies_nothing() -> None:
 
 
 async def test_issuer_and_audience_are_checked_where_configured() -> None:
-    """A token of another issuer or for another audience is refused, and so is one that does not say."""
+    """If an issuer and an audience are configured, a token with others or without them is refused."""
     signing = SigningSettings(secret=SECRET, issuer="https://issuer", audience="api")
     right = {"iss": "https://issuer", "aud": "api"}
     for claims in (right, right | {"aud": ["other", "api"]}):
@@ -339,19 +339,19 @@ async def test_issuer_and_audience_are_checked_where_configured() -> None:
 
 
 async def test_an_audience_does_not_matter_where_none_is_configured() -> None:
-    """Not configured is not checked: PyJWT alone would refuse every token that has an `aud`."""
+    """If no audience is configured, `aud` is not checked. PyJWT by default refuses every token that has one."""
     assert (await reader().read(written({"jti": "7d", "aud": ["anyone"], "iss": 5}))).verified
 
 
 async def test_no_time_claim_is_judged() -> None:
-    """Expired, not yet valid and issued by a clock ahead: all can be logged out."""
+    """A token that is expired, not yet valid or issued in the future is verified, so that it can be revoked."""
     now = time.time()
     for times in ({"exp": 1}, {"nbf": now + 500}, {"iat": now + 500}, {"nbf": "soon"}):
         assert (await reader().read(written({"jti": "7d", **times}))).verified
 
 
 async def test_a_short_secret_neither_warns_nor_fails() -> None:
-    """PyJWT's warning about a key's length is an operator's matter at the start, not one of each request."""
+    """A token signed with a short secret is verified, without PyJWT's warning about the key's length."""
     signing = SigningSettings(secret="short")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -363,9 +363,9 @@ async def test_a_short_secret_neither_warns_nor_fails() -> None:
 
 
 async def test_a_key_set_judges_and_its_absence_is_not_the_tokens_fault() -> None:
-    """A token of a published key is verified; one whose key cannot be fetched is neither good nor bad.
+    """A token of a key in the set is verified. While its key cannot be fetched, KeysUnavailable is raised.
 
-    A `kid` that is no string (RFC 7515 section 4.1.4) is refused.
+    A `kid` that is no string (RFC 7515 section 4.1.4), null included, is refused.
     """
 
     async def key_set(_request: web.Request) -> web.Response:
@@ -395,13 +395,13 @@ async def test_a_key_set_judges_and_its_absence_is_not_the_tokens_fault() -> Non
 
 
 async def test_a_forged_token_of_the_secret_does_not_wait_for_the_key_set(unused_tcp_port: int) -> None:
-    """A wrong HMAC is a wrong signature, also while the key set cannot be fetched: it has no shared secrets."""
+    """A wrong HMAC is refused even while the key set cannot be fetched, because a key set has no HMAC keys."""
     signing = SigningSettings(secret=SECRET, jwks_url=f"http://127.0.0.1:{unused_tcp_port}/")
     assert "signature" in await refusal(written({"jti": "7d"})[:-4] + "AAAA", signing)
 
 
 async def test_a_batch_has_an_outcome_for_each_token_in_order() -> None:
-    """Of many tokens each is read by itself: what is wrong with one does not reach the others."""
+    """`read_many` returns an outcome for each token, in order. A bad token does not affect the others."""
     raws = [HS256.sign({"jti": str(number)}) for number in range(50)]
     raws[7], raws[20], raws[31] = "a.b.c", "a.b.c.d.e", raws[31][:-4] + "AAAA"
     outcomes = await reader().read_many(raws)
@@ -416,7 +416,7 @@ async def test_a_batch_has_an_outcome_for_each_token_in_order() -> None:
 
 
 async def test_a_large_batch_does_not_hold_the_event_loop() -> None:
-    """While a thousand ES384 tokens are verified, another coroutine goes on."""
+    """While a thousand ES384 tokens are verified, another coroutine keeps running."""
     signer = issuer("ES384")
     raws = [signer.sign({"jti": str(number)}) for number in range(1_000)]
     batch = asyncio.create_task(reader(signer.settings).read_many(raws))
@@ -429,7 +429,7 @@ async def test_a_large_batch_does_not_hold_the_event_loop() -> None:
 
 
 async def test_a_refusal_never_quotes_the_token() -> None:
-    """Details are fixed texts: neither a claim's value nor a library's message stands in them."""
+    """The error for a refused token does not quote its header, its claims or its text."""
     for token in (
         written({"jti": "marker\n"}),
         written({"jti": "marker"}, {"alg": "marker"}),
@@ -459,7 +459,7 @@ tokens_like = st.lists(segments, max_size=6).map(".".join)
 @example("\ud800.\ud800.\ud800")
 @example("eyJhbGciOiJIUzI1NiJ9.\ud800.AAAA")
 async def test_any_text_is_a_token_or_a_stated_error(raw: str) -> None:
-    """Whatever is sent ends in a named token or in one of the two errors about tokens, never in another exception."""
+    """Any text is read as a token with a name, or raises InvalidToken or UnsupportedToken."""
     for signing in (HS256.settings, UNVERIFIED):
         with suppress(InvalidToken, UnsupportedToken):
             assert (await reader(signing).read(raw)).claims.value_of("jti")
@@ -468,7 +468,7 @@ async def test_any_text_is_a_token_or_a_stated_error(raw: str) -> None:
 @settings(max_examples=300, deadline=None)
 @given(members, members)
 async def test_any_json_is_read_or_refused(header: dict[str, Any], payload: dict[str, Any]) -> None:
-    """Members of any type, NaN and lone surrogates too, in header and payload: read or refused, never a crash."""
+    """A token with any JSON values in its header and payload is read, or raises InvalidToken."""
     for alg in ("HS256", header.get("alg")):
         token = written(payload, header | {"alg": alg})
         for signing in (HS256.settings, UNVERIFIED):
