@@ -26,21 +26,21 @@ class Clocks:
     monotonic: float = 50.0
 
     def pass_seconds(self, seconds: float) -> None:
-        """Let time pass on both."""
+        """Let time pass on both clocks."""
         self.wall += seconds
         self.monotonic += seconds
 
     def expiry_clock(self) -> ExpiryClock:
-        """Return an expiry clock that reads them."""
+        """Return an expiry clock that reads these clocks."""
         return ExpiryClock(lambda: self.wall, lambda: self.monotonic)
 
     def memory(self) -> LocalMirror:
-        """Return a client's memory that reads them."""
+        """Return a client's mirror that reads these clocks."""
         return LocalMirror(5.0, Counters(), lambda: self.wall, lambda: self.monotonic, expiry_clock=self.expiry_clock())
 
 
 def check(memory: LocalMirror, **claims: object) -> Verdict:
-    """Return what memory says of a token with these claims just after it was proven complete."""
+    """Mark the mirror as current. Return its verdict on a token with these claims."""
     memory.mark_fresh(0.0, complete=True, connected=True)
     verdict = memory.verdict(check_request(claims))
     assert verdict is not None
@@ -48,13 +48,13 @@ def check(memory: LocalMirror, **claims: object) -> Verdict:
 
 
 def sweep(memory: LocalMirror) -> None:
-    """Remove everything that has ended."""
+    """Call `expire` often enough to sweep every shard."""
     for _ in range(2 * SHARDS * len(CLAIMS)):
         memory.expire()
 
 
 def test_it_is_the_wall_clock_while_both_clocks_go_alike() -> None:
-    """Also after the wall clock was set back a little and caught up."""
+    """The expiry clock equals a wall clock that is not ahead, also after that was set back and has caught up."""
     clocks = Clocks()
     clock = clocks.expiry_clock()
     assert clock.now() == START
@@ -67,7 +67,7 @@ def test_it_is_the_wall_clock_while_both_clocks_go_alike() -> None:
 
 
 def test_it_does_not_follow_a_wall_clock_that_jumps_ahead() -> None:
-    """It goes on by the monotonic clock, and is the wall clock again after that was set back."""
+    """A jump of the wall clock ahead and back does not move the expiry clock, which counts only the time passed."""
     clocks = Clocks()
     clock = clocks.expiry_clock()
     clocks.wall += HOUR
@@ -78,7 +78,7 @@ def test_it_does_not_follow_a_wall_clock_that_jumps_ahead() -> None:
 
 
 def test_it_leads_by_a_wall_clock_that_was_ahead_at_the_start_until_that_is_corrected() -> None:
-    """From then on it is the wall clock."""
+    """If the wall clock is ahead at the start, so is the expiry clock, until the wall clock is corrected."""
     clocks = Clocks(wall=START + HOUR)
     clock = clocks.expiry_clock()
     assert clock.now() == START + HOUR
@@ -89,7 +89,7 @@ def test_it_leads_by_a_wall_clock_that_was_ahead_at_the_start_until_that_is_corr
 
 @pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="this platform has no CLOCK_BOOTTIME")
 def test_the_monotonic_clock_counts_suspended_time_where_the_platform_can() -> None:
-    """It is CLOCK_BOOTTIME."""
+    """On a platform with CLOCK_BOOTTIME, `uptime` reads it: unlike CLOCK_MONOTONIC, it counts suspended time."""
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
     between = uptime()
     assert before <= between <= time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -99,7 +99,7 @@ def test_the_monotonic_clock_counts_suspended_time_where_the_platform_can() -> N
     "claims", [{"jti": "gone"}, {"jti": "x", "sid": "gone"}, {"jti": "x", "sub": "gone", "iat": 1}]
 )
 def test_a_wall_clock_that_jumps_an_hour_ahead_and_back_forgets_nothing(claims: dict[str, object]) -> None:
-    """What ends meanwhile is revoked throughout, although memory was told to forget what has ended."""
+    """Revocations survive a sweep while the wall clock is an hour ahead, and still end at their own time."""
     clocks = Clocks()
     memory = clocks.memory()
     for claim, cutoff in (("jti", None), ("sid", None), ("sub", START)):
@@ -120,7 +120,7 @@ def test_a_wall_clock_that_jumps_an_hour_ahead_and_back_forgets_nothing(claims: 
 
 
 def test_a_wall_clock_that_is_put_forward_to_the_right_time_revokes_no_token_that_is_issued_now() -> None:
-    """`iat` is compared with the wall clock: an hour behind it would count as unusable, and so as before the cutoff."""
+    """An `iat` is compared with the wall clock. By the expiry clock, an hour behind, it would be in the future."""
     clocks = Clocks(wall=START - HOUR)
     memory = clocks.memory()
     memory.learn(Revocation("sub", "alice", START + 60, None, START - 600))
@@ -138,7 +138,7 @@ def test_a_wall_clock_that_is_put_forward_to_the_right_time_revokes_no_token_tha
 
 @pytest.mark.parametrize("counts_suspended_time", [True, False])
 def test_a_suspended_machine_forgets_nothing_early(counts_suspended_time: bool) -> None:
-    """A monotonic clock that stands still meanwhile holds a revocation for so much longer, and never shorter."""
+    """If the monotonic clock stops during a suspension, revocations last that much longer. None ends early."""
     clocks = Clocks()
     memory = clocks.memory()
     memory.learn(Revocation("jti", "ended", START + 60, None))

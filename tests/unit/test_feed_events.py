@@ -1,4 +1,4 @@
-"""The text of the feed: what is encoded is decoded, however it is split, and garbage is never a revocation."""
+"""The encoding of the feed: events survive a round trip, however the stream is split, and garbage is no event."""
 
 import contextlib
 import itertools
@@ -26,7 +26,7 @@ from revocation_client.feed_events import (
 from revocation_client.revocation import Revocation
 
 _TIMES = st.one_of(st.floats(0, 1e12), st.integers(0, 1 << 40).map(float))
-_VALUES = st.text(st.characters(), max_size=40)  # lone surrogates and line ends too: others write keys as they like
+_VALUES = st.text(st.characters(), max_size=40)  # lone surrogates and line ends too: foreign writers may use any key
 _NONE = st.none()
 _REVOCATIONS = st.builds(
     Revocation, st.sampled_from([*CLAIMS]), _VALUES, _NONE | _TIMES, _NONE, _NONE | _TIMES, _NONE, _NONE
@@ -43,7 +43,7 @@ _EVENTS = st.one_of(
 
 
 def read(chunks: Iterable[bytes], parser: Parser | None = None) -> list[Event | None]:
-    """The events in these chunks."""
+    """Return the events in these chunks."""
     parser = parser or Parser()
     return [event for chunk in chunks for event, _unknown in parser.feed(chunk)]
 
@@ -54,27 +54,27 @@ def text_of(name: str, data: str, ident: str | None) -> bytes:
 
 
 def cut(text: bytes, places: list[int]) -> list[bytes]:
-    """The text in pieces, cut at these places; some may be empty."""
+    """Return the text in pieces, cut at these places. Some may be empty."""
     edges = [0, *sorted(place % (len(text) + 1) for place in places), len(text)]
     return [text[start:end] for start, end in itertools.pairwise(edges)]
 
 
 @given(st.lists(_EVENTS, max_size=5), st.lists(st.integers(0, 1 << 16), max_size=20))
 def test_what_is_written_is_what_is_read(events: list[Event], places: list[int]) -> None:
-    """Every event, with any text in it, comes back as it was, wherever the stream is cut."""
+    """Encoded events are parsed back unchanged, with any text in them and wherever the stream is cut."""
     assert read(cut(b"".join(map(encode, events)), places)) == events
 
 
 @given(_EVENTS, st.integers(1, 100))
 def test_a_stream_that_ends_in_an_event_did_not_send_it(event: Event, missing: int) -> None:
-    """Without its blank line it is nothing, even if all of its data came."""
+    """An event without its final blank line is not yielded, even if all of its data arrived."""
     text = encode(event)
     assert read([text[: max(0, len(text) - missing)]]) == []
 
 
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_garbage_is_an_error_or_nothing(chunks: list[bytes]) -> None:
-    """Bytes that are no feed raise FeedError at most, and make no event."""
+    """Bytes that are no feed yield no event, and raise no exception but FeedError."""
     with contextlib.suppress(FeedError):
         assert not any(read(chunks))
 
@@ -93,7 +93,7 @@ def test_garbage_is_an_error_or_nothing(chunks: list[bytes]) -> None:
     ),
 )
 def test_wrong_forms_are_refused(name: str, form: Any) -> None:
-    """Any JSON in the place of an event's: what is accepted is encoded as the same event."""
+    """Any JSON as the data of an event raises FeedError, or gives an event that survives a round trip."""
     try:
         (event,) = read([text_of(name, json.dumps(form), "1-1.n")])
     except FeedError:
@@ -130,7 +130,7 @@ def test_wrong_forms_are_refused(name: str, form: Any) -> None:
     ],
 )
 def test_an_event_of_a_wrong_form_is_an_error(name: str, data: str, ident: str | None) -> None:
-    """A missing, a strange and a double member; numbers that are none; a cursor that would break a header."""
+    """Missing members, wrong types, invalid numbers and cursors unfit for a header raise a FeedError."""
     with pytest.raises(FeedError, match=f"an event named {name}"):
         read([text_of(name, data, ident)])
 
@@ -161,19 +161,19 @@ def test_an_event_of_a_wrong_form_is_an_error(name: str, data: str, ident: str |
     ],
 )
 def test_what_a_later_version_adds_is_named_and_no_error(text: bytes, event: Event | None, unknown: str | None) -> None:
-    """An event, a claim, a column, a member: the rest is read. An unknown reason of a reset is as good as `lost`."""
+    """An unknown event, claim, column or member is skipped and named. An unknown reset reason is read as `lost`."""
     assert list(Parser().feed(text)) == [(event, unknown)]
 
 
 def test_other_fields_of_server_sent_events_are_ignored() -> None:
-    """`retry`, and an event without data, say nothing (WHATWG HTML section 9.2.6)."""
+    """A `retry` field and an event without data are ignored (WHATWG HTML section 9.2.6)."""
     assert read([b"retry: 5\nevent\n\n"]) == []
 
 
 @pytest.mark.parametrize("text", [b"data: " + b"x" * 2000, b":\n" * 2000, b"data: x\n" * 500, b"x" * 1000 + b"\n"])
 @pytest.mark.parametrize("size", [1, 7, 100_000])
 def test_an_event_too_large_is_refused_before_it_is_kept(text: bytes, size: int) -> None:
-    """One line without end, lines without end, comments without end: all at the bound, in whatever pieces."""
+    """A line or event without end raises FeedError, and the parser never holds more than the limit."""
     parser = Parser(max_bytes=999)
     pieces = (text[start : start + size] for start in range(0, len(text), size))
     most = 0
@@ -190,14 +190,14 @@ def test_an_event_too_large_is_refused_before_it_is_kept(text: bytes, size: int)
 
 
 def test_many_small_events_are_not_one_large() -> None:
-    """The bound is on each event, not on the stream."""
+    """The size limit is for each event, not for the stream."""
     parser = Parser(max_bytes=200)
     text = encode(Heartbeat(0.0, 1.0, True))
     assert len(read([text] * 1000, parser)) == 1000
 
 
 def test_the_largest_event_of_the_service_passes() -> None:
-    """2,000 values of 256 characters outside the basic plane, twelve bytes each, are within the bound."""
+    """A change with 2,000 values of 256 characters, each escaped in twelve bytes, is within the size limit."""
     most = [Revocation("client_id", "\U0001f600" * 256, 1e12 + 0.123456, None, 1e12 + 0.123456)] * 2000
     text = encode(Change("1-1.n", most))
     assert len(text) < EVENT_MAX_BYTES
@@ -206,12 +206,12 @@ def test_the_largest_event_of_the_service_passes() -> None:
 
 @pytest.mark.parametrize("event", [Snapshot([Revocation("jti", "a", math.nan, None)]), Heartbeat(0.0, math.inf, True)])
 def test_a_time_that_is_no_number_is_not_written(event: Event) -> None:
-    """The sender hears of it; no follower is sent something that ends its stream."""
+    """A time that is no finite number raises ValueError when it is encoded, so it ends no subscriber's stream."""
     with pytest.raises(ValueError, match="JSON compliant"):
         encode(event)
 
 
 def test_reasons_and_actors_are_not_in_it() -> None:
-    """The feed carries what the rule needs; why and by whom a user was logged out is not for every application."""
+    """The feed omits the reason and the actor of a revocation, which not every application may know."""
     text = encode(Snapshot([Revocation("sub", "alice", 9.0, 5.0, 4.0, reason="secret-reason", revoked_by="ops")]))
     assert text == b'event: snapshot\ndata: {"revocations":[["sub","alice",9,4]]}\n\n'

@@ -1,4 +1,4 @@
-"""Names of keys are built and read back."""
+"""The names of the keys in Redis."""
 
 from hypothesis import given, settings, strategies as st
 
@@ -11,7 +11,7 @@ texts = st.text(max_size=20)
 @settings(deadline=None)
 @given(prefix=texts, claim=st.sampled_from([*CLAIMS]), value=texts)
 def test_a_key_tells_its_claim_and_value(prefix: str, claim: ClaimName, value: str) -> None:
-    """The name of a record's key reads back, under any prefix."""
+    """The name of a key is parsed back into claim and value, under any prefix, unless it is not UTF-8."""
     keyspace = Keyspace(prefix)
     value = "" if claim == "all" else value
     key = keyspace.key(claim, value).encode("utf-8", "surrogatepass")

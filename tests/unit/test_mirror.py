@@ -1,4 +1,4 @@
-"""The mirror against a plain model: a dictionary of merged revocations, looked through whole at every question."""
+"""The mirror, compared with a plain model: a dictionary of merged revocations, searched without an index."""
 
 import math
 import random
@@ -21,13 +21,13 @@ START = 1_790_000_000.0
 
 
 class Plain:
-    """What the mirror should be: every live revocation, merged, under its claim and value."""
+    """A plain model of the mirror: the live revocations, merged, by claim and value."""
 
     def __init__(self) -> None:
         self.records: dict[tuple[ClaimName, str], Revocation] = {}
 
     def add(self, revocation: Revocation, now: float) -> bool:
-        """Merge it; whether that changed what is known."""
+        """Merge a revocation. Return whether that changed anything."""
         self.expire(now)
         end = revocation.expires_at
         end = None if end is None else float(math.ceil(end))
@@ -40,7 +40,7 @@ class Plain:
         return self.records[place] != held
 
     def expire(self, now: float) -> None:
-        """Forget what has ended."""
+        """Remove ended revocations."""
         self.records = {
             place: each for place, each in self.records.items() if each.expires_at is None or each.expires_at >= now
         }
@@ -48,7 +48,7 @@ class Plain:
 
 @dataclass(frozen=True)
 class Step:
-    """Some time passes, and something is added, or what ended is forgotten."""
+    """A step of a history: time passes, then a revocation is added or, if it is None, ended ones are removed."""
 
     passes: float
     revocation: Revocation | None
@@ -61,7 +61,7 @@ cutoffs = st.none() | st.sampled_from([0.0, 0.5, -100.0, 60.0]) | st.floats(-100
 
 @st.composite
 def revocations(draw: st.DrawFn) -> Revocation:
-    """Any revocation; its times are offsets from the start."""
+    """Draw any revocation, with times around START."""
     claim = draw(st.sampled_from([*CLAIMS]))
     end, cutoff = draw(ends), None if claim == "jti" else draw(cutoffs)
     value = "" if claim == "all" else draw(values)
@@ -83,7 +83,7 @@ questions = st.builds(
 @many
 @given(history=st.lists(steps, max_size=40), asked=st.lists(questions, min_size=1, max_size=8))
 def test_it_answers_as_the_plain_model_does(history: list[Step], asked: list[Claims]) -> None:
-    """After every step of any history, every question is answered as the rule over all merged records answers it."""
+    """After every step of any history, the mirror finds and lists the same revocations as the plain model."""
     mirror, plain, now = Mirror(late_seconds=0), Plain(), START
     for step in history:
         now += step.passes
@@ -102,14 +102,14 @@ def test_it_answers_as_the_plain_model_does(history: list[Step], asked: list[Cla
 
 
 def sweep(mirror: Mirror, now: float) -> None:
-    """Remove everything that has ended."""
+    """Call `expire` often enough to sweep every shard."""
     for _ in range(2 * SHARDS * len(CLAIMS)):
         mirror.expire(now)
 
 
 @pytest.mark.parametrize("claim", ["jti", "sid"])
 def test_it_finds_each_of_many_that_come_and_go(claim: ClaimName) -> None:
-    """While revocations are added, end and are swept: every live one is found, and nothing else."""
+    """While many revocations are added, end and are swept, exactly the live ones are found."""
     mirror, now, dice = Mirror(), START, random.Random(1)
     ends: dict[str, float] = {}
     for number in range(scaled(12_000, 200_000)):
@@ -128,7 +128,7 @@ def test_it_finds_each_of_many_that_come_and_go(claim: ClaimName) -> None:
 @many
 @given(added=st.lists(revocations(), max_size=30), seed=st.integers())
 def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> None:
-    """Whatever the order, and however often: the same revocations leave the same mirror."""
+    """The same revocations leave the same mirror, in whatever order and however often they are added."""
     one, other = Mirror(), Mirror()
     for revocation in added:
         one.add(revocation, START)
@@ -140,7 +140,7 @@ def test_order_and_repetition_do_no_harm(added: list[Revocation], seed: int) -> 
 
 
 def test_alive_at_decides_which_revocations_have_ended_and_now_whether_an_iat_is_ahead() -> None:
-    """Without `alive_at`, `now` decides both."""
+    """`alive_at`, by default `now`, decides whether a revocation has ended; `now` decides whether an `iat` is ahead."""
     mirror, fresh, old = Mirror(), Claims.of(sub="alice", iat=START), Claims.of(sub="alice", iat=START - 601)
     mirror.add(Revocation("sub", "alice", START + 60, None, START - 600), START)
     assert mirror.covering(fresh, START) is None
@@ -151,7 +151,7 @@ def test_alive_at_decides_which_revocations_have_ended_and_now_whether_an_iat_is
 
 
 def test_a_sweep_is_bounded_and_goes_on_from_where_it_stopped() -> None:
-    """It walks through a bounded number of entries; in the end only what was given a longer life is left."""
+    """Each sweep is bounded, and the next one continues. In the end only prolonged revocations are left."""
     mirror, number_of_entries = Mirror(), 4 * SWEPT_ENTRIES
     for number in range(number_of_entries):
         mirror.add(Revocation("sub", f"v{number}", START + number % 100, None, START), START)
@@ -170,7 +170,7 @@ def test_a_sweep_is_bounded_and_goes_on_from_where_it_stopped() -> None:
 
 
 def test_a_claim_that_is_added_later_is_swept_too() -> None:
-    """Also when the sweep of another claim was under way."""
+    """Revocations of a claim that was first added between two sweeps are swept, too."""
     mirror = Mirror()
     mirror.add(Revocation("jti", "a", START, None), START)
     mirror.expire(START)
@@ -180,7 +180,7 @@ def test_a_claim_that_is_added_later_is_swept_too() -> None:
 
 
 def test_late_seconds_keeps_and_accepts_what_ended_a_moment_ago() -> None:
-    """It covers nothing any more, and is there for subscribers whose clocks are behind."""
+    """A revocation is kept and accepted for `late_seconds` after its end. During that time it covers no token."""
     mirror = Mirror(late_seconds=60)
     assert mirror.add(Revocation("jti", "a", START, None), START + 59)
     assert not mirror.add(Revocation("jti", "b", START, None), START + 61)
@@ -192,7 +192,7 @@ def test_late_seconds_keeps_and_accepts_what_ended_a_moment_ago() -> None:
 
 
 def test_a_subject_that_is_revoked_again_and_again_is_one_entry() -> None:
-    """Each revocation moves its end and its cutoff on."""
+    """A subject that is revoked 10,000 times has one entry, with the latest end and cutoff."""
     mirror = Mirror()
     for second in range(10_000):
         mirror.add(Revocation("sub", "alice", START + 1e6 + second, None, START + second), START + second)
@@ -201,7 +201,7 @@ def test_a_subject_that_is_revoked_again_and_again_is_one_entry() -> None:
 
 
 def test_what_has_no_expiry_never_ends() -> None:
-    """A foreign writer's record without an expiry, or with an absurd one, covers for good."""
+    """A foreign writer's record without an expiry, or with an absurd one, covers forever."""
     mirror = Mirror()
     mirror.add(Revocation("jti", "a", None, None), START)
     mirror.add(Revocation("jti", "b", 1e300, None), START)
@@ -211,7 +211,7 @@ def test_what_has_no_expiry_never_ends() -> None:
 
 
 def test_a_thread_that_looks_up_a_subject_while_it_is_revoked_never_sees_it_without_its_cutoff() -> None:
-    """A token that was issued after the cutoff is not revoked, however often another thread adds to the mirror."""
+    """A look-up in another thread never sees an entry without its cutoff, so it revokes no later token."""
     mirror, done = Mirror(), threading.Event()
     later = Claims.of(sub="alice", iat=START + 50)
     found: list[Revocation | None] = []

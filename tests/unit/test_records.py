@@ -1,4 +1,4 @@
-"""The records in Redis: what they say, and that no value under a key is an error."""
+"""How records in Redis are read. No value of a key is an error."""
 
 import json
 from typing import Any
@@ -26,22 +26,22 @@ many = settings(max_examples=scaled(100, 5000), deadline=None)
     ],
 )
 def test_a_record_of_ours_is_read_back(members: dict[str, Any], expected: Revocation) -> None:
-    """A record's members become the revocation; its end is more exact than the key's, which has milliseconds."""
+    """A record's members are read. Its own end is used, because the end of the key is rounded to milliseconds."""
     record = json.dumps(members).encode()
-    for written in (record, b" " + record + b"\n"):  # as an operator's editor leaves it; Lua reads it too
+    for written in (record, b" " + record + b"\n"):  # white space that an editor may add; Lua accepts it too
         assert revocation_from_record("sid", "a", written, 77.0) == expected
 
 
 @pytest.mark.parametrize("stated", [6, 76.9, 77.1, 77_000, 1e300])
 def test_the_keys_own_end_counts(stated: float) -> None:
-    """A value that states another end than its key has is not believed: the key lives, and so does the revocation."""
+    """If a record states another end than its key has, the revocation ends with the key."""
     record = json.dumps({"revoked_at": 5, "expires_at": stated}).encode()
     assert revocation_from_record("jti", "a", record, 77.0) == Revocation("jti", "a", 77.0, 5)
     assert revocation_from_record("jti", "a", record, None) == Revocation("jti", "a", None, 5)
 
 
 def test_a_jti_has_no_cutoff() -> None:
-    """A token is revoked or it is not, whatever a value under its key says of cutoffs."""
+    """A cutoff in the record of a `jti` is ignored, because a `jti` names a single token."""
     record = b'{"revoked_at":5,"expires_at":77,"issued_before":1}'
     assert revocation_from_record("jti", "a", record, 77.0).issued_before is None
 
@@ -79,7 +79,7 @@ def test_a_jti_has_no_cutoff() -> None:
     ids=range(26),
 )
 def test_what_is_no_record_of_ours_still_revokes(record: bytes) -> None:
-    """A foreign value is presence: no cutoff, no origin, the key's own expiry, and never an error."""
+    """A value that is no record of ours is read as a revocation with the key's expiry and nothing else."""
     assert revocation_from_record("jti", "a", record, 77.0) == Revocation("jti", "a", 77.0, None)
     assert revocation_from_record("sub", "a", record, None) == Revocation("sub", "a", None, None)
 
@@ -87,12 +87,12 @@ def test_what_is_no_record_of_ours_still_revokes(record: bytes) -> None:
 @many
 @given(st.binary(max_size=80) | st.dictionaries(st.text(max_size=9), st.floats() | st.text()).map(repr).map(str.encode))
 def test_no_value_in_the_store_is_an_error(record: bytes) -> None:
-    """Whatever stands under a key, it is read to a revocation of that claim and value."""
+    """Any value of a key is read as a revocation of the key's claim and value."""
     read = revocation_from_record("jti", "a", record, 77.0)
     assert (read.claim, read.value) == ("jti", "a")
 
 
 def test_a_change_carries_what_the_rule_needs() -> None:
-    """The change log has neither the reason nor the actor."""
+    """An entry of the change log has what the rule needs, but neither the reason nor the actor."""
     change = change_form(Revocation("sub", "a", 2000.0, 1000.0, 900.5, "why", "ops"))
     assert change == {"claim": "sub", "value": "a", "revoked_at": 1000, "expires_at": 2000, "issued_before": 900.5}

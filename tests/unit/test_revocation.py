@@ -1,4 +1,4 @@
-"""The rule and the merge, against a plain model of what the contract says of them."""
+"""The rule for which tokens a revocation covers, against a plain model, and the properties of a merge."""
 
 import itertools
 import math
@@ -41,7 +41,7 @@ issuances = st.one_of(
 
 @st.composite
 def revocations(draw: st.DrawFn, claim: ClaimName | None = None, value: str | None = None) -> Revocation:
-    """Any record, mostly about the same few values."""
+    """Draw any record. There are only two values, so that records often match."""
     chosen = draw(names) if claim is None else claim
     value = draw(values) if value is None else value
     return Revocation(
@@ -57,7 +57,7 @@ def revocations(draw: st.DrawFn, claim: ClaimName | None = None, value: str | No
 
 @st.composite
 def questions(draw: st.DrawFn) -> Claims:
-    """Claims of a token, or some of them."""
+    """Draw the claims of a token, or some of them."""
     some = st.none() | values
     values_of = {
         name: draw(some) if claim.members else draw(st.sampled_from([None, ""])) for name, claim in CLAIMS.items()
@@ -66,7 +66,7 @@ def questions(draw: st.DrawFn) -> Claims:
 
 
 def plainly_covers(revocation: Revocation, claims: Claims, now: float, skew: float) -> bool:
-    """The rule once more, sentence by sentence as the contract has it."""
+    """Return whether the revocation covers the claims, by a plain model of the rule."""
     about = claims.value_of(revocation.claim) == revocation.value
     dead = revocation.expires_at is not None and revocation.expires_at < now
     if not about or dead:
@@ -80,14 +80,14 @@ def plainly_covers(revocation: Revocation, claims: Claims, now: float, skew: flo
 @many
 @given(revocations(), questions(), st.sampled_from([0.0, 1.0, 60.0, 3600.0]))
 def test_the_rule_is_what_the_contract_says(revocation: Revocation, claims: Claims, skew: float) -> None:
-    """`covers` agrees with the sentences of the contract on any record and any claims."""
+    """`covers` agrees with the plain model of the rule for any record, any claims and several skews."""
     assert covers(revocation, claims, NOW, skew) is plainly_covers(revocation, claims, NOW, skew)
 
 
 @many
 @given(st.lists(revocations(), max_size=8), questions())
 def test_any_one_that_covers_revokes(records: list[Revocation], claims: Claims) -> None:
-    """Of several revocations the first that covers is found, and one is found exactly if there is one."""
+    """`first_covering` returns the first of several revocations that covers the claims, and None if none does."""
     found = first_covering(records, claims, NOW)
     covering = [record for record in records if plainly_covers(record, claims, NOW, DEFAULT_CLOCK_SKEW_SECONDS)]
     assert found is (covering[0] if covering else None)
@@ -96,7 +96,7 @@ def test_any_one_that_covers_revokes(records: list[Revocation], claims: Claims) 
 @many
 @given(st.lists(moments, min_size=1, max_size=6), moments)
 def test_of_several_cutoffs_the_greatest_decides(cutoffs: list[float], iat: float) -> None:
-    """A token is revoked if the greatest cutoff covers it, in whatever order the cutoffs are looked at."""
+    """A token is revoked exactly if the greatest cutoff covers it, in whatever order the cutoffs come."""
     records = [Revocation("sub", "alice", LIVE, NOW, cutoff) for cutoff in cutoffs]
     claims = Claims.of(sub="alice", iat=iat)
     expected = covers(Revocation("sub", "alice", LIVE, NOW, max(cutoffs)), claims, NOW)
@@ -109,11 +109,11 @@ def test_of_several_cutoffs_the_greatest_decides(cutoffs: list[float], iat: floa
     ("iat", "revoked"),
     [
         (NOW - 11, True),
-        (NOW - 10, True),  # the very second of the cutoff
+        (NOW - 10, True),  # exactly at the cutoff
         (NOW - 10 + 1e-3, False),
         (NOW - 9, False),
         (NOW, False),
-        (NOW + 60, False),  # as far ahead as clocks may differ
+        (NOW + 60, False),  # as far ahead as the skew allows
         (NOW + 60.001, True),  # beyond the skew
         (1e30, True),
         (None, True),
@@ -125,7 +125,7 @@ def test_of_several_cutoffs_the_greatest_decides(cutoffs: list[float], iat: floa
     ],
 )
 def test_the_edges_of_a_cutoff(claim: ClaimName, iat: float | None, revoked: bool) -> None:
-    """The second of the cutoff is covered, a moment later is not; an `iat` that cannot be believed always is."""
+    """A cutoff covers every `iat` up to itself, and every `iat` that is missing, invalid or too far ahead."""
     value = "" if claim == "all" else "x"
     record = Revocation(claim, value, LIVE, NOW, NOW - 10)
     claims = Claims.of(sid="x", sub="x", client_id="x", iat=iat, all="")
@@ -133,7 +133,7 @@ def test_the_edges_of_a_cutoff(claim: ClaimName, iat: float | None, revoked: boo
 
 
 def test_a_far_future_iat_escapes_no_later_cutoff() -> None:
-    """A token that says it was issued in a year is covered by today's cutoff, and by none that is about another."""
+    """A token with an `iat` a year ahead is covered by an old cutoff of its subject, but by none of another subject."""
     claims = Claims.of(sub="alice", iat=NOW + 365 * 86_400)
     assert covers(Revocation("sub", "alice", LIVE, NOW, NOW - 1e9), claims, NOW)
     assert not covers(Revocation("sub", "bob", LIVE, NOW, NOW), claims, NOW)
@@ -142,7 +142,7 @@ def test_a_far_future_iat_escapes_no_later_cutoff() -> None:
 @many
 @given(questions())
 def test_without_a_cutoff_the_iat_does_not_matter(claims: Claims) -> None:
-    """A `jti`, or a session revoked for good, is revoked whatever the token says of its age."""
+    """A revocation without a cutoff covers the tokens with its claim, whatever their `iat` is."""
     for claim in CLAIMS:
         value = claims.value_of(claim)
         if value is not None:
@@ -150,7 +150,7 @@ def test_without_a_cutoff_the_iat_does_not_matter(claims: Claims) -> None:
 
 
 def test_a_record_dies_at_its_expiry() -> None:
-    """A record covers up to the moment of its expiry, that moment included, and no longer; one without, for good."""
+    """A record covers tokens until its expiry, inclusive. A record without an expiry covers them forever."""
     claims = Claims.of(jti="a")
     assert covers(Revocation("jti", "a", NOW, NOW), claims, NOW)
     assert not covers(Revocation("jti", "a", NOW, NOW), claims, math.nextafter(NOW, math.inf))
@@ -159,7 +159,7 @@ def test_a_record_dies_at_its_expiry() -> None:
 
 @pytest.mark.parametrize("claim", [*CLAIMS])
 def test_only_what_is_considered_is_covered(claim: ClaimName) -> None:
-    """A revocation is about the claim that it names alone, and about nothing that the question leaves out."""
+    """A revocation covers exactly the claims that include its own claim and value, whatever else they have."""
     value = "" if claim == "all" else "x"
     record = Revocation(claim, value, LIVE, NOW)
     everything: dict[str, Any] = {
@@ -180,7 +180,7 @@ def test_only_what_is_considered_is_covered(claim: ClaimName) -> None:
 @many
 @given(questions())
 def test_identifiers_are_the_values_considered(claims: Claims) -> None:
-    """`identifiers` names each claim that is considered, once, with the value that a revocation of it must have."""
+    """`identifiers` has each claim that is present, once, with its value."""
     identifiers = list(claims.identifiers)
     assert dict(identifiers) == {claim: value for claim in CLAIMS if (value := claims.value_of(claim)) is not None}
     assert len(identifiers) == len(dict(identifiers))
@@ -189,7 +189,7 @@ def test_identifiers_are_the_values_considered(claims: Claims) -> None:
 @many
 @given(issuances, st.floats(0, 1e6))
 def test_an_iat_stands_or_is_before_everything(iat: float | None, skew: float) -> None:
-    """An `iat` is taken as it stands, or counts as issued before every cutoff; nothing in between."""
+    """`issued_at` returns a usable `iat` unchanged. Any other counts as issued before every cutoff."""
     counted = issued_at(iat, NOW, skew)
     if iat is not None and math.isfinite(iat) and iat <= NOW + skew:
         assert counted == iat
@@ -202,7 +202,7 @@ def test_an_iat_stands_or_is_before_everything(iat: float | None, skew: float) -
 def test_an_iat_is_unusable_where_it_cannot_be_compared_with_the_cutoff(
     revocation: Revocation, claims: Claims, skew: float
 ) -> None:
-    """True of a covering revocation with a cutoff where `iat` is absent, not finite or too far ahead; else False."""
+    """`iat_unusable` is true of a covering revocation if it has a cutoff with which the `iat` cannot be compared."""
     if not covers(revocation, claims, NOW, skew):
         return
     usable = claims.iat is not None and math.isfinite(claims.iat) and claims.iat <= NOW + skew
@@ -210,7 +210,7 @@ def test_an_iat_is_unusable_where_it_cannot_be_compared_with_the_cutoff(
 
 
 def test_without_a_covering_revocation_no_iat_is_unusable() -> None:
-    """It is said only of a revoked token."""
+    """`iat_unusable` is false if no revocation covers the token."""
     assert not iat_unusable(None, Claims.of(sub="a"), NOW)
 
 
@@ -235,7 +235,7 @@ def test_merge_is_associative(one: Revocation, two: Revocation, three: Revocatio
 @many
 @given(alike)
 def test_merge_is_idempotent(record: Revocation) -> None:
-    """A duplicate changes nothing."""
+    """Merging a record with itself changes nothing."""
     assert merge(record, record) == record
 
 
@@ -244,7 +244,7 @@ def test_merge_is_idempotent(record: Revocation) -> None:
 def test_order_duplicates_and_late_copies_do_no_harm(
     records: list[Revocation], repeats: list[int], dice: random.Random
 ) -> None:
-    """Any history that contains the same records, in any order, with copies of any stage, ends in the same record."""
+    """Records merge into the same record in any order, also with duplicates and copies of intermediate results."""
     expected = reduce(merge, records)
     history = records + [records[number % len(records)] for number in repeats]
     dice.shuffle(history)
@@ -260,7 +260,7 @@ def test_order_duplicates_and_late_copies_do_no_harm(
 @many
 @given(st.lists(alike, min_size=1, max_size=6))
 def test_merge_keeps_the_latest_end_and_cutoff_and_the_earliest_origin(records: list[Revocation]) -> None:
-    """The merged record is, field by field, what the contract says; the origin's fields stay together."""
+    """A merge keeps the latest end and cutoff, and the earliest `revoked_at` with its reason and actor."""
     merged = reduce(merge, records)
     assert merged.expires_at == latest([record.expires_at for record in records])
     assert merged.issued_before == latest([record.issued_before for record in records])
@@ -271,7 +271,7 @@ def test_merge_keeps_the_latest_end_and_cutoff_and_the_earliest_origin(records: 
 
 
 def latest(times: Sequence[float | None]) -> float | None:
-    """The latest of some times, of which None is never reached."""
+    """Return the latest of these times. None is later than any other."""
     known = [each for each in times if each is not None]
     return max(known) if len(known) == len(times) else None
 
@@ -279,21 +279,21 @@ def latest(times: Sequence[float | None]) -> float | None:
 @many
 @given(alike, alike, issuances)
 def test_a_merged_record_covers_what_either_covers(one: Revocation, other: Revocation, iat: float | None) -> None:
-    """No token that one of the two revokes escapes the merged one: merging never un-revokes."""
+    """A token that is covered by one of two records is also covered by the merged record."""
     claims = Claims.of(sub="a", iat=iat)
     if covers(one, claims, NOW) or covers(other, claims, NOW):
         assert covers(merge(one, other), claims, NOW)
 
 
 def test_merge_keeps_the_first_reason_with_its_actor() -> None:
-    """The reason and the actor are those of the earlier request, also where it gave none."""
+    """A merge keeps the reason and the actor of the earlier request, even if it gave no reason."""
     first = Revocation("jti", "a", NOW + 1, NOW - 5, None, None, "api")
     later = Revocation("jti", "a", NOW + 9, NOW, None, "stolen", "ops")
     assert merge(later, first) == Revocation("jti", "a", NOW + 9, NOW - 5, None, None, "api")
 
 
 def test_a_record_of_unknown_origin_gives_way_to_one_that_is_known() -> None:
-    """What a foreign writer left has no `revoked_at`; the first request that has one gives reason and actor."""
+    """A foreign writer's record has no `revoked_at`. Merged with ours, it gets our `revoked_at`, reason and actor."""
     foreign = Revocation("jti", "a", None, None)
     ours = Revocation("jti", "a", NOW + 9, NOW, None, "stolen", "ops")
     assert merge(foreign, ours) == ours._replace(expires_at=None) == merge(ours, foreign)
@@ -301,6 +301,6 @@ def test_a_record_of_unknown_origin_gives_way_to_one_that_is_known() -> None:
 
 @pytest.mark.parametrize("other", [Revocation("sub", "b", LIVE, NOW), Revocation("sid", "a", LIVE, NOW)])
 def test_records_of_different_tokens_are_not_merged(other: Revocation) -> None:
-    """Two records that are not of the same claim and value are an error, not a guess."""
+    """Merging two records of different claims or values raises ValueError."""
     with pytest.raises(ValueError, match="same claim and value"):
         merge(Revocation("sub", "a", LIVE, NOW), other)

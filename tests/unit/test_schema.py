@@ -1,4 +1,4 @@
-"""The JSON forms: what is accepted, what is refused, and what the errors say."""
+"""The JSON of checks and revocations: what is accepted, what is refused, and what the errors say."""
 
 import json
 import math
@@ -46,7 +46,7 @@ bodies = documents | st.dictionaries(members_known, documents, max_size=4)
 
 
 def refused(call: Any, *arguments: Any) -> str:
-    """What a SchemaError says; its text begins with the field that it names."""
+    """Return the text of the SchemaError that the call raises. It begins with the field that the error names."""
     with pytest.raises(SchemaError) as error:
         call(*arguments)
     assert str(error.value) == f"{error.value.field} {error.value.message}"
@@ -76,7 +76,7 @@ def refused(call: Any, *arguments: Any) -> str:
     ],
 )
 def test_what_may_be_revoked(body: object, parsed: object) -> None:
-    """Each form of the contract is read to what it says, ."""
+    """Requests to revoke by a token or by any claim are parsed, with all optional members."""
     assert parse_revoke(body) == parsed
 
 
@@ -119,7 +119,7 @@ def test_what_may_be_revoked(body: object, parsed: object) -> None:
     ],
 )
 def test_what_may_not_be_revoked(body: object, complaint: str) -> None:
-    """Each malformed request is refused in words that name the member and what it must be."""
+    """Each malformed request to revoke is refused with an error that names the member and what it must be."""
     assert refused(parse_revoke, body).startswith(complaint)
 
 
@@ -137,7 +137,7 @@ def test_what_may_not_be_revoked(body: object, complaint: str) -> None:
     ],
 )
 def test_what_may_be_asked(body: object, question: object) -> None:
-    """A question considers what it names: `all` with the member `iat` alone, also where that is null."""
+    """A check considers the claims that it names. It considers `all` only if it has an `iat`, even a null one."""
     assert parse_question(body) == question
 
 
@@ -160,19 +160,19 @@ def test_what_may_be_asked(body: object, question: object) -> None:
     ],
 )
 def test_what_may_not_be_asked(body: object, complaint: str) -> None:
-    """Each malformed question is refused in words that name the member and what it must be."""
+    """Each malformed check is refused with an error that names the member and what it must be."""
     assert refused(parse_question, body).startswith(complaint)
 
 
 def test_the_first_of_several_faults_of_a_question_is_told() -> None:
-    """Claims in the order of the table; then unknown members; then `iat`."""
+    """Faults of a check are reported in this order: claims in the order of the table, unknown members, `iat`."""
     assert refused(parse_question, {"exp": 5, "sub": "", "jti": 1.5}).startswith("jti must be")
     assert refused(parse_question, {"iat": "5", "exp": 5}).startswith("check must have")
     assert refused(parse_question, {"iat": "5", "sub": ""}).startswith("sub must have")
 
 
 def test_a_value_is_a_plain_text() -> None:
-    """An enumeration's member has a hash of its own, and would not be found under the text that it equals."""
+    """A member of a StrEnum becomes a plain string, because its hash differs from that of the equal string."""
 
     class Named(StrEnum):
         ALICE = "alice"
@@ -183,7 +183,7 @@ def test_a_value_is_a_plain_text() -> None:
 
 
 def test_a_batch_is_a_list_of_bounded_length() -> None:
-    """1 to 1,000 elements, whatever they are, each still to be parsed by itself."""
+    """A batch has 1 to 1,000 checks. They may be anything, because `parse_batch` does not parse them."""
     assert parse_batch({"checks": [1, "x", {}]}) == [1, "x", {}]
     assert len(parse_batch({"checks": [{}] * BATCH_MAX_CHECKS})) == 1000
     complaint = "checks must be a list of 1 to 1000 checks"
@@ -202,7 +202,7 @@ def test_a_batch_is_a_list_of_bounded_length() -> None:
 
 
 def test_a_claim_is_one_of_the_table() -> None:
-    """Only the claims by which tokens are revoked have a name here."""
+    """`parse_claim` accepts only the claims by which tokens can be revoked."""
     assert [parse_claim(name) for name in CLAIMS] == [*CLAIMS]
     for name in ("", "JTI", "iss", "azp", "token"):
         assert refused(parse_claim, name) == "claim must be one of jti, sid, sub, client_id, all"
@@ -210,19 +210,19 @@ def test_a_claim_is_one_of_the_table() -> None:
 
 @pytest.mark.parametrize("character", ["\x00", "\x1f", "\n", "\x7f", "\x85", "\x9f", chr(0xD800), chr(0xDFFF)])
 def test_values_hold_no_control_characters(character: str) -> None:
-    """Neither a control character nor a lone surrogate may stand in a value, wherever it stands."""
+    """A value with a control character or a lone surrogate at any position is refused."""
     for value in (character, f"{character}a", f"a{character}", f"a{character}b"):
         assert refused(check_value, "sub", value) == "sub must not have control characters or lone surrogates"
 
 
 @pytest.mark.parametrize("value", [" ", "a b", "é", "停" * 256, "\U0001f512", "a:b", "{a}", "\xa0", "0", "sha256:x"])
 def test_values_are_taken_as_they_stand(value: str) -> None:
-    """Everything else is a value, not folded, trimmed or normalised."""
+    """A value with spaces, braces or non-ASCII characters is accepted unchanged."""
     assert check_value("jti", value) == value
 
 
 def test_a_value_is_of_bounded_length() -> None:
-    """256 characters are a value and 257 are not, in text as in digits."""
+    """A value has at most 256 characters, or 256 digits if it is an integer."""
     assert VALUE_MAX_CHARACTERS == 256
     assert check_value("jti", "x" * 256) == "x" * 256
     assert refused(check_value, "jti", "x" * 257) == "jti must have 1 to 256 characters"
@@ -234,18 +234,18 @@ def test_a_value_is_of_bounded_length() -> None:
 @many
 @given(st.integers(-(10**30), 10**30))
 def test_an_integer_is_its_decimal_digits(value: int) -> None:
-    """An integer and its decimal string name the same token."""
+    """An integer and its decimal string are read as the same value."""
     assert check_value("sub", value) == check_value("sub", str(value)) == str(value)
 
 
 @pytest.mark.parametrize("character", ["\n", "\r", "\x00", "\x1b", "\x7f", "\x85", "\u2028", "\u2029", "\udc00"])
 def test_a_reason_cannot_break_a_line(character: str) -> None:
-    """No character that ends a line, or starts an escape, may stand in a reason."""
+    """A reason with a line break, a control character or a lone surrogate is refused."""
     assert refused(check_reason, f"a{character}b") == "reason must be one line without control characters"
 
 
 def test_a_reason_that_says_nothing_is_none() -> None:
-    """Null and the empty string are no reason; 256 characters are one."""
+    """A reason that is null or empty is read as None. One of 256 characters is accepted."""
     assert check_reason(None) is None
     assert check_reason("") is None
     assert check_reason("x" * REASON_MAX_CHARACTERS) == "x" * 256
@@ -253,7 +253,7 @@ def test_a_reason_that_says_nothing_is_none() -> None:
 
 @pytest.mark.parametrize(("value", "seconds"), [(0, 0.0), (-0.0, 0.0), (5, 5.0), (5.25, 5.25), (1e308, 1e308)])
 def test_seconds_are_finite_and_not_negative(value: float, seconds: float) -> None:
-    """A number of seconds is read as it stands."""
+    """A finite number of seconds, 0 or more, is returned unchanged."""
     assert check_seconds("exp", value) == seconds
 
 
@@ -278,12 +278,12 @@ def test_seconds_are_finite_and_not_negative(value: float, seconds: float) -> No
     ids=range(14),
 )
 def test_json_is_read_strictly(text: str | bytes, complaint: str) -> None:
-    """What is not JSON, names a member twice, or is made to exhaust the reader, is an error of the body."""
+    """Invalid JSON, duplicate members, NaN, and texts meant to exhaust the parser are errors of the body."""
     assert refused(loads, text).startswith(f"body {complaint}")
 
 
 class Written(list[tuple[str, Any]]):
-    """An object of JSON as it is written: its members in order, their names perhaps not unique."""
+    """A JSON object as the list of its members, whose names may repeat."""
 
 
 awkward = st.sampled_from(["", "a", "b", ":", "::", '"', '":', '": ', "{}", "\\"])
@@ -320,7 +320,7 @@ def read(value: Any) -> Any:
 @example(Written([("checks", [Written([("a", Written([("b", 1), ("b", 1)]))])])]), " : ")
 @example(Written([("checks", [Written([("a", 1), ("b", 2)])] * 2), ("checks", [])]), ":")
 def test_a_name_that_comes_twice_is_seen_wherever_it_stands(value: Any, colon: str) -> None:
-    """Whatever the names, the texts and the spaces: an object that names a member twice is refused, no other is."""
+    """JSON is refused exactly if an object in it names a member twice, whatever the names, texts and spaces."""
     text = text_of(value, colon)
     if is_unique(value):
         assert loads(text) == read(value)
@@ -334,7 +334,7 @@ def test_a_name_that_comes_twice_is_seen_wherever_it_stands(value: Any, colon: s
 @example(body={"jti": -(10**300)})
 @example(body={"token": "\ud800"})
 def test_no_body_is_more_than_refused(parse: Any, body: object) -> None:
-    """Whatever the body, it is parsed or is a SchemaError; nothing else ever comes of it."""
+    """Any body is parsed or raises SchemaError, and no other exception."""
     with suppress(SchemaError):
         assert parse(body) is not None
 
@@ -342,7 +342,7 @@ def test_no_body_is_more_than_refused(parse: Any, body: object) -> None:
 @many
 @given(st.binary(max_size=60) | st.text(max_size=60))
 def test_no_text_is_more_than_refused(text: str | bytes) -> None:
-    """Whatever the text, it is read or is a SchemaError."""
+    """Any text is decoded or raises SchemaError, and no other exception."""
     with suppress(SchemaError):
         loads(text)
 
@@ -350,7 +350,7 @@ def test_no_text_is_more_than_refused(text: str | bytes) -> None:
 @many
 @given(st.text(min_size=1, max_size=40))
 def test_a_complaint_never_quotes_a_token(secret: str) -> None:
-    """What is said about a malformed request does not hold the token, wherever it was put."""
+    """The error for a malformed request does not contain the token, wherever in the request it is."""
     token = f"eyJ-{secret}-sig"
     for body in ({"token": [token]}, {token: 1}, {"jti": {"x": token}}, {"token": "a", token: 1}, {"reason": token}):
         assert token not in refused(parse_revoke, body)
@@ -361,22 +361,22 @@ def test_a_complaint_never_quotes_a_token(secret: str) -> None:
 @many
 @given(documents)
 def test_what_is_dumped_reads_back(body: object) -> None:
-    """Compact JSON of what JSON can say is read back the same; NaN and the like are never written."""
+    """What `dumps` writes is read back unchanged by `loads`. NaN and infinity are never written."""
     try:
         text = dumps(body)
-    except ValueError:  # NaN, infinity, a lone surrogate
+    except ValueError:  # NaN, infinity
         return
     assert loads(text) == body
 
 
 def test_json_is_written_compactly() -> None:
-    """No space, no escapes where UTF-8 will do."""
+    """`dumps` writes no spaces, and UTF-8 instead of escapes."""
     assert dumps({"a": [1, 2.5, None, True], "é": "b c"}) == '{"a":[1,2.5,null,true],"é":"b c"}'.encode()
 
 
 @pytest.mark.parametrize("claim", [*CLAIMS])
 def test_a_revocation_in_an_answer(claim: ClaimName) -> None:
-    """What is known, whole seconds as integers; what does not apply is left out; unknown times are null."""
+    """Whole seconds are integers. `revoked_at` and `expires_at` may be null; other unknown members are left out."""
     full = Revocation(claim, "a", 2000.0, 1000.5, 900.0, "why", "ops")
     assert revocation_form(full) == {
         "claim": claim,
@@ -395,7 +395,7 @@ def test_a_revocation_in_an_answer(claim: ClaimName) -> None:
 @many
 @given(st.floats(-1e15, 1e15))
 def test_a_number_reads_as_the_same_number(seconds: float) -> None:
-    """Whole seconds become integers, and no other second changes."""
+    """`number` turns whole seconds into integers, and returns other seconds and None unchanged."""
     shown = number(seconds)
     assert shown == seconds
     assert isinstance(shown, int) is seconds.is_integer()
