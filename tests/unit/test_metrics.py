@@ -26,14 +26,14 @@ NAMES = {
 
 
 def test_the_names_are_the_documented_ones() -> None:
-    """Every metric is exposed under its name and type before anything happened."""
+    """Every metric is exposed under its name and type from the start."""
     lines = Metrics().exposition().decode().splitlines()
     types = [line.split()[2:] for line in lines if line.startswith("# TYPE ")]
     assert {name: kind for name, kind in types if not name.endswith("_created")} == NAMES
 
 
 def test_two_services_in_a_process_count_apart() -> None:
-    """Each has a registry of its own, so tests and embedders may start several."""
+    """Two `Metrics` in one process count separately, because each has its own registry."""
     one, two = Metrics(), Metrics()
     one.revocations.labels("jti", "revoked").inc()
     assert b'result="revoked"' in one.exposition()

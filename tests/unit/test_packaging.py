@@ -1,4 +1,4 @@
-"""The two wheels: what is in them, what they ask for, and that the client works alone in an empty environment."""
+"""The two wheels: what they contain and require, and that the client works without the service."""
 
 import ast
 import asyncio
@@ -27,33 +27,33 @@ BUILD_SECONDS = 300
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel, unpacked, and the files of the package that it was made from."""
+    """An unpacked wheel, and the source files of its package."""
 
     directory: pathlib.Path
     sources: frozenset[str]
 
     @property
     def files(self) -> set[str]:
-        """What is in it, apart from what describes it."""
+        """The files of the wheel, without its .dist-info."""
         paths = (path.relative_to(self.directory) for path in self.directory.rglob("*") if path.is_file())
         return {path.as_posix() for path in paths if not path.parts[0].endswith(".dist-info")}
 
     @property
     def metadata(self) -> email.message.Message:
-        """Its METADATA."""
+        """The METADATA of the wheel."""
         (described,) = self.directory.glob("*.dist-info")
         return email.message_from_string((described / "METADATA").read_text())
 
     @property
     def requires(self) -> dict[str, Requirement]:
-        """What a plain installation brings along, by name."""
+        """The requirements of an installation without extras, by name."""
         stated = (Requirement(line) for line in self.metadata.get_all("Requires-Dist", []))
         return {one.name.lower(): one for one in stated if "extra" not in str(one.marker)}
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
-    """Both, built from a copy of the sources that has the tests and the bench in it, too."""
+    """Both wheels, built from a copy of the sources that includes the tests and benchmarks."""
     sources, made = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("wheels")
     for name in COPIED:
         path = REPOSITORY / name
@@ -67,7 +67,7 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Wheel]:
 
 
 def _isolation() -> Sequence[str]:
-    """Without an environment of its own, which pip would have to fetch, where setuptools is here and new enough."""
+    """Return pip's option to use the setuptools installed here; nothing if that is missing or too old."""
     wanted = re.search(r"setuptools>=(\d+)", (REPOSITORY / "pyproject.toml").read_text())
     assert wanted
     try:
@@ -78,13 +78,13 @@ def _isolation() -> Sequence[str]:
 
 
 def _build(directory: pathlib.Path, made: pathlib.Path, *projects: str) -> None:
-    """Build the wheels of projects in one directory into another."""
+    """Build the wheels of these projects in `directory`, and write them to `made`."""
     options = ("--quiet", "--disable-pip-version-check", "--no-deps", *_isolation(), "--wheel-dir", str(made))
     _run("-m", "pip", "wheel", *options, *projects, directory=directory)
 
 
 def _run(*arguments: str, directory: pathlib.Path) -> str:
-    """Return what Python writes."""
+    """Run Python with these arguments. Return its output."""
     ran = subprocess.run(
         [sys.executable, *arguments],
         cwd=directory,
@@ -107,14 +107,14 @@ def _unpacked(made: pathlib.Path, sources: pathlib.Path, name: str) -> Wheel:
 
 
 def test_there_are_two_distributions(wheels: dict[str, Wheel]) -> None:
-    """The service and the client are wheels of their own, with the same version and for the same Python."""
+    """The service and the client are two distributions, of the same version and for the same Python versions."""
     assert {wheel.metadata["Name"] for wheel in wheels.values()} == {"revocation-service", "revocation-client"}
     assert len({wheel.metadata["Version"] for wheel in wheels.values()}) == 1
     assert {wheel.metadata["Requires-Python"] for wheel in wheels.values()} == {">=3.11"}
 
 
 def test_the_services_wheel_has_the_service_and_nothing_else(wheels: dict[str, Wheel]) -> None:
-    """Every source of the package is in it, its Lua and its py.typed with them; neither tests nor bench nor client."""
+    """The service's wheel has exactly the files of its package, Lua scripts and py.typed included."""
     found = wheels["revocation_service"].files
     assert found == wheels["revocation_service"].sources
     assert "revocation_service/py.typed" in found
@@ -125,7 +125,7 @@ def test_the_services_wheel_has_the_service_and_nothing_else(wheels: dict[str, W
 
 
 def test_the_services_wheel_asks_for_what_is_known_to_work(wheels: dict[str, Wheel]) -> None:
-    """Releases with known holes are refused, the client is of the same version; what not all need is an extra."""
+    """The service's wheel excludes known bad releases, requires the client of its own version, and has three extras."""
     service = wheels["revocation_service"]
     requires = service.requires
     for name, bad in (("aiohttp", "3.14.3"), ("redis", "8.0.1"), ("pyjwt", "2.15.0")):
@@ -137,7 +137,7 @@ def test_the_services_wheel_asks_for_what_is_known_to_work(wheels: dict[str, Whe
 
 
 def test_the_services_wheel_works_by_itself(wheels: dict[str, Wheel]) -> None:
-    """From the unpacked wheels alone the command answers, and the Lua is found beside the code."""
+    """Run from the unpacked wheels, the service finds its Lua scripts, and its `new-key` command works."""
     said = _from_wheels(
         wheels.values(),
         """
@@ -154,7 +154,7 @@ main(["new-key", "somebody", "check"])
 
 
 def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dict[str, Wheel]) -> None:
-    """An application that installs the client gets neither redis nor anything else of the server."""
+    """The client's wheel has exactly the files of its package, and requires aiohttp alone."""
     client = wheels["revocation_client"]
     assert client.files == client.sources
     assert {"revocation_client/py.typed", "revocation_client/integrations/starlette.py"} <= client.files
@@ -164,7 +164,7 @@ def test_the_clients_wheel_has_the_client_and_asks_for_aiohttp_alone(wheels: dic
 
 
 def test_the_clients_wheel_fits_every_python_and_machine(wheels: dict[str, Wheel]) -> None:
-    """It is pure Python: it installs on 3.11 to 3.14 without a compiler, and nothing in the tree is compiled."""
+    """The client's wheel is pure Python, and declares support for Python 3.11 to 3.14."""
     client = wheels["revocation_client"]
     assert client.directory.name == f"revocation_client-{client.metadata['Version']}-py3-none-any"
     stated = client.metadata.get_all("Classifier", [])
@@ -173,9 +173,9 @@ def test_the_clients_wheel_fits_every_python_and_machine(wheels: dict[str, Wheel
 
 
 def test_the_rule_and_the_json_forms_need_no_other_package(wheels: dict[str, Wheel]) -> None:
-    """With the standard library alone `revocation` and `schema` are imported from the wheel, and work.
+    """The modules `revocation` and `schema` of the client can be imported with the standard library alone.
 
-    The package's own `__init__`, which shows the client, needs aiohttp; it is stepped over.
+    The script bypasses the `__init__` of the package, which imports the client and so needs aiohttp.
     """
     said = _from_wheels(
         [wheels["revocation_client"]],
@@ -194,7 +194,7 @@ assert not [name for name in sys.modules if name.partition(".")[0] in {"aiohttp"
 
 
 def _from_wheels(wheels: Iterable[Wheel], script: str, *options: str) -> str:
-    """What a script writes for which these wheels come before everything that is installed."""
+    """Run a script with these wheels first on the import path. Return its output."""
     paths = [str(wheel.directory) for wheel in wheels]
     first = f"import sys; sys.path[:0] = {paths}\n"
     return _run("-I", "-B", *options, "-c", first + script, directory=pathlib.Path(paths[0]))
@@ -226,7 +226,7 @@ print(sorted(one.metadata["Name"] for one in importlib.metadata.distributions())
 def empty_environment(
     wheels: dict[str, Wheel], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[pathlib.Path, frozenset[str]]:
-    """A virtual environment into which the client's wheel was installed alone, and what it should hold."""
+    """The Python of a virtual environment with the client and its dependencies, and the names of these packages."""
     directory = tmp_path_factory.mktemp("alone") / "venv"
     _run("-m", "venv", "--without-pip", str(directory), directory=directory.parent)
     wheel = next(wheels["revocation_client"].directory.parent.glob("revocation_client-*.whl"))
@@ -239,7 +239,7 @@ def empty_environment(
 
 
 def _needed(name: str) -> set[str]:
-    """A distribution and all that it asks for in turn, as they are installed here."""
+    """Return the names of a distribution and of all its direct and indirect dependencies, as installed here."""
     names, waiting = set(), [name]
     while waiting:
         one = waiting.pop().lower().replace("_", "-")
@@ -252,7 +252,7 @@ def _needed(name: str) -> set[str]:
 
 
 def _copy_installed(names: Iterable[str], python: pathlib.Path) -> None:
-    """Put what is installed here into another environment, so that no registry need be asked for it."""
+    """Copy distributions installed here into another environment, so that nothing has to be downloaded."""
     (packages,) = python.parents[1].glob("lib/python*/site-packages")
     for name in names:
         for file in importlib.metadata.files(name) or []:
@@ -265,7 +265,7 @@ def _copy_installed(names: Iterable[str], python: pathlib.Path) -> None:
 async def test_the_clients_wheel_works_alone_in_an_empty_environment(
     empty_environment: tuple[pathlib.Path, frozenset[str]], tmp_path: pathlib.Path
 ) -> None:
-    """Against a served service it revokes and checks; what is installed is aiohttp with its own needs, and no more."""
+    """With only aiohttp and its dependencies installed, the client revokes and checks at a running service."""
     python, names = empty_environment
     key = "alone-key-0123456789abcdef"
     async with serving(tmp_path / "service", {"REVOCATION_API_KEYS": f"alone={key}:check+revoke"}) as service:

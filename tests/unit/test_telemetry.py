@@ -1,4 +1,4 @@
-"""What is logged, and what is not: no message and no argument of a library."""
+"""What is logged. Messages of exceptions and arguments of libraries are not, because they may quote secrets."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ CANARY = "canary-4d1e7c90b52a"
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    """Logging is set up for the whole process: put it back."""
+    """Restore logging after each test, because it is configured for the whole process."""
     root = logging.getLogger()
     handlers, level, raising = list(root.handlers), root.level, logging.raiseExceptions
     yield
@@ -34,7 +34,7 @@ def _as_it_was() -> Iterator[None]:
 
 
 class Printed:
-    """What is printed from here on."""
+    """Configures logging, and captures everything that is logged from then on."""
 
     def __init__(self, form: str, level: str = "debug") -> None:
         with contextlib.redirect_stderr(io.StringIO()) as self._stream:
@@ -56,18 +56,18 @@ class Printed:
 
 @pytest.fixture
 def printed() -> Printed:
-    """JSON lines, at level debug."""
+    """The log as JSON lines, at level debug."""
     return Printed("json")
 
 
 @pytest.fixture(params=["json", "console"])
 def printed_either_way(request: pytest.FixtureRequest) -> Printed:
-    """JSON lines, and the form for a terminal."""
+    """The log at level debug, as JSON lines and in the form for a terminal."""
     return Printed(request.param)
 
 
 def raised(message: str) -> BaseException:
-    """An exception that has been raised, with a cause of its own."""
+    """Return an exception that was raised and has a cause. Both messages contain this one."""
     try:
         try:
             raise KeyError(message)
@@ -78,7 +78,7 @@ def raised(message: str) -> BaseException:
 
 
 def test_an_event_is_a_line_of_json(printed: Printed) -> None:
-    """Its constant name, level, time and fields."""
+    """An event is logged as a line of JSON with its name, level, time and fields."""
     structlog.get_logger("x").info("revoked", claim="jti", number=7)
     line = printed.line()
     assert line.pop("timestamp").endswith("Z")
@@ -86,7 +86,7 @@ def test_an_event_is_a_line_of_json(printed: Printed) -> None:
 
 
 def test_a_repeated_warning_is_a_line_a_minute(printed: Printed) -> None:
-    """The first is logged at once; the occurrences of the following minute are counted in the next line."""
+    """A repeated warning is logged at once, then at most once a minute, with the number of occurrences since."""
     now = 7.0
     warning = RepeatedWarning("iat_unusable", lambda: now)
     for moment in (7.0, 8.0, 66.9, 67.0, 126.9, 1000.0):
@@ -108,7 +108,7 @@ def test_events_below_the_level_are_left_out() -> None:
 
 
 async def test_the_request_id_is_in_every_line_of_its_request(printed: Printed) -> None:
-    """The id is in our lines and in those of libraries, in that task only."""
+    """The request id is in all lines that its task logs, those of libraries included, and in no others."""
 
     async def request(name: str) -> None:
         assert begin_request(name) == name
@@ -124,7 +124,7 @@ async def test_the_request_id_is_in_every_line_of_its_request(printed: Printed) 
 
 
 def test_an_error_is_its_type_and_place(printed_either_way: Printed) -> None:
-    """`error=` an exception: neither its message nor its cause's is printed."""
+    """An exception given as `error=` is logged with type and place, without its message or that of its cause."""
     structlog.get_logger("x").error("failed", error=raised(CANARY))
     text = printed_either_way.text()
     assert CANARY not in text
@@ -133,7 +133,7 @@ def test_an_error_is_its_type_and_place(printed_either_way: Printed) -> None:
 
 
 def test_a_described_error_holds_only_names_and_numbers() -> None:
-    """The type, the cause's type, and for each frame file, line and function."""
+    """`describe_error` returns the types of the error and its cause, and file, line and function of each frame."""
     described = describe_error(raised(CANARY))
     assert described.keys() == {"error_type", "cause_type", "frames"}
     (frame,) = described["frames"]
@@ -142,7 +142,7 @@ def test_a_described_error_holds_only_names_and_numbers() -> None:
 
 
 def test_a_group_of_errors_tells_no_more(printed: Printed) -> None:
-    """An ExceptionGroup's own and its members' messages stay out."""
+    """Neither the message of an ExceptionGroup nor those of its members are logged."""
     structlog.get_logger("x").error("failed", error=ExceptionGroup(CANARY, [ValueError(CANARY)]))
     assert CANARY not in printed.text()
 
@@ -163,7 +163,7 @@ LIBRARY_CALLS: dict[str, tuple[Any, ...]] = {
 def test_a_librarys_arguments_are_not_printed(
     printed_either_way: Printed, arguments: tuple[Any, ...], library: str
 ) -> None:
-    """One line of its record remains: the logger, the place, and the template as the library's author wrote it."""
+    """A library's record becomes one line with its logger and place, without arguments or formatted messages."""
     logging.getLogger(library).error(*arguments)
     text = printed_either_way.text()
     assert CANARY not in text
@@ -174,7 +174,7 @@ def test_a_librarys_arguments_are_not_printed(
 
 
 def test_a_librarys_template_is_kept(printed: Printed) -> None:
-    """Where there are arguments to leave out, the template tells what happened."""
+    """If a library's record has arguments, its template is logged without them."""
     logging.getLogger("aiohttp.server").error("Error handling request from %s", CANARY)
     line = printed.line()
     assert (line["event"], line["level"], line["library"]) == ("library_message", "error", "aiohttp.server")
@@ -185,7 +185,7 @@ def test_a_librarys_template_is_kept(printed: Printed) -> None:
     "extra", [{"stack_info": True}, {"extra": {"token": CANARY}}, {"exc_info": ValueError(CANARY)}]
 )
 def test_what_else_a_record_may_hold_is_not_printed(printed_either_way: Printed, extra: dict[str, Any]) -> None:
-    """A stack, extra fields and an exception's message stay out."""
+    """The stack, the extra fields and the exception's message of a library's record are not logged."""
     logging.getLogger("library").error("failed", **extra)
     text = printed_either_way.text()
     assert CANARY not in text
@@ -193,7 +193,7 @@ def test_what_else_a_record_may_hold_is_not_printed(printed_either_way: Printed,
 
 
 def test_a_librarys_exception_is_its_type_and_place(printed: Printed) -> None:
-    """A library's exception is logged like ours."""
+    """The exception in a library's record is logged with its type and place."""
     try:
         raise ValueError(CANARY)
     except ValueError:
@@ -204,14 +204,14 @@ def test_a_librarys_exception_is_its_type_and_place(printed: Printed) -> None:
 
 
 def test_libraries_are_heard_from_warning_on(printed: Printed) -> None:
-    """Debug and info records of libraries may quote anything; they are dropped at every level of ours."""
+    """Debug and info records of libraries are dropped, even if the configured level is debug."""
     for level in (logging.DEBUG, logging.INFO, logging.WARNING, logging.WARNING + 5, logging.CRITICAL, 60):
         logging.getLogger("library").log(level, "said")
     assert [line["level"] for line in printed.lines()] == ["warning", "warning", "critical", "critical"]
 
 
 async def test_a_task_that_was_never_awaited_tells_no_message(printed: Printed) -> None:
-    """asyncio's record quotes the task and the exception; only type and place are logged."""
+    """When a task's exception is never retrieved, neither its message nor the task's name is logged."""
 
     async def failing() -> None:
         raise ValueError(CANARY)
@@ -226,7 +226,7 @@ async def test_a_task_that_was_never_awaited_tells_no_message(printed: Printed) 
 
 
 async def test_a_callback_that_failed_tells_no_arguments(printed: Printed) -> None:
-    """asyncio formats a failed callback with its arguments; none of them is printed."""
+    """When a callback fails, neither its arguments nor the exception's message are logged."""
 
     def failing(_data: bytes) -> None:
         raise ValueError(CANARY)
@@ -242,7 +242,7 @@ async def test_a_callback_that_failed_tells_no_arguments(printed: Printed) -> No
 
 @pytest.mark.parametrize("value", ["two\nlines", "a\r\nb", 'a"b', "\x1b[31mred", "tab\there", '{"event":"forged"}'])
 def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) -> None:
-    """With any value in a field, one event is one line and keeps its name."""
+    """An event with line breaks, quotes or escapes in a field is still one line with its name."""
     structlog.get_logger("x").info("revoked", value=value)
     text = printed_either_way.text()
     assert len(text.splitlines()) == 1
@@ -250,7 +250,7 @@ def test_a_value_cannot_break_a_line(printed_either_way: Printed, value: str) ->
 
 
 def test_a_line_that_cannot_be_written_fails_nothing(printed: Printed) -> None:
-    """A log that is full or closed costs its lines, and no request."""
+    """Logging to a closed stream raises no exception."""
     printed.close()
     structlog.get_logger("x").error("ours")
     logging.getLogger("library").error("theirs")
