@@ -1,4 +1,4 @@
-"""Fixtures that need a container engine. Without one the tests are skipped, with the reason."""
+"""What the tests share that need a container engine; where none answers they are skipped, and say why."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.docker.engine import Images, NoEngineError, Running, Stack, built_ima
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """Skip the test unless an engine answers."""
+    """There is an engine."""
     try:
         require_engine()
     except NoEngineError as error:
@@ -25,14 +25,14 @@ def image(engine: None) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def images(image: str) -> Iterator[Images]:
-    """All images that the compose file builds."""
+    """All that the compose file builds."""
     with built_image("examples/main_api/Dockerfile") as main_api:
         yield Images(image, main_api)
 
 
 @pytest.fixture(scope="session")
 def running(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The project, started as an operator does: the secrets are made, then everything is started."""
+    """As an operator does it: the secrets are made, then everything is started."""
     with project(images, tmp_path_factory.mktemp("compose") / "secrets") as stack:
         printed = run("deploy/make-secrets", environment=stack.environment).stdout
         password, key = (line.split()[-1] for line in printed.splitlines()[-2:])
@@ -42,5 +42,5 @@ def running(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def stack(running: Running) -> Stack:
-    """The compose project."""
+    """The project."""
     return running.stack

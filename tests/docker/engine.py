@@ -1,4 +1,4 @@
-"""The container engine for tests: its commands, the image under test, and the compose file as an operator runs it."""
+"""The container engine, for tests: its commands, the image under test, the compose file as an operator runs it."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ COMMAND_SECONDS = 180
 
 
 class NoEngineError(Exception):
-    """No engine answers, or compose is missing. The message says which."""
+    """There is no engine that answers, or no compose; the message says which."""
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in the repository. If it fails, show its output."""
+    """A command in the repository; one that fails shows what it wrote."""
     ran = subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -45,7 +45,7 @@ def run(
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run a docker command."""
+    """A docker command."""
     return run("docker", *arguments, check=check)
 
 
@@ -79,7 +79,7 @@ def require_engine() -> None:
 
 @contextlib.contextmanager
 def built_image(dockerfile: str = "Dockerfile") -> Iterator[str]:
-    """Build the image of a Dockerfile, under a name that is removed afterwards."""
+    """The image that a Dockerfile makes, under a name of its own that goes afterwards."""
     name = f"revocation-test:{uuid4().hex[:12]}"
     command = ("docker", "build", "--quiet", "--tag", name, "--file", dockerfile, ".")
     built = run(*command, seconds=BUILD_SECONDS).stdout.strip()
@@ -91,7 +91,7 @@ def built_image(dockerfile: str = "Dockerfile") -> Iterator[str]:
 
 @contextlib.contextmanager
 def container(image: str, *command: str, options: Sequence[str] = ()) -> Iterator[str]:
-    """Return the id of a service's container, even if it has ended."""
+    """The id of a container in the background, which is removed afterwards whatever became of it."""
     identity = docker("run", "--detach", *options, image, *command).stdout.strip()
     try:
         yield identity
@@ -100,19 +100,19 @@ def container(image: str, *command: str, options: Sequence[str] = ()) -> Iterato
 
 
 def inspect(identity: str) -> dict[str, Any]:
-    """Return what the engine knows of a container."""
+    """What the engine knows of a container."""
     (found,) = json.loads(docker("inspect", identity).stdout)
     assert isinstance(found, dict)
     return found
 
 
 def address(identity: str) -> str:
-    """Return the address at which the host reaches a container's port 8080."""
+    """Where the host reaches a container's port 8080."""
     return docker("port", identity, "8080/tcp").stdout.splitlines()[0]
 
 
 async def answering(url: str, status: int = 200) -> None:
-    """Wait until a URL has this status. A published port accepts connections before a server listens."""
+    """Wait until a URL is answered so; a published port takes connections before anything serves behind it."""
 
     async def answers() -> bool:
         async with aiohttp.ClientSession() as session:
@@ -127,7 +127,7 @@ async def answering(url: str, status: int = 200) -> None:
 
 @dataclass(frozen=True)
 class Images:
-    """The images that are built from this repository."""
+    """What is built from this repository."""
 
     service: str
     main_api: str
@@ -135,7 +135,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Stack:
-    """The compose file under a project name of its own, with its own secrets, ports and images."""
+    """The compose file under a project name of its own, with secrets, ports and images of its own."""
 
     project: str
     images: Images
@@ -143,7 +143,7 @@ class Stack:
     port: int
     gateway_port: int
     spare_ports: int = 0
-    """Ports after `port`, for further instances of the service."""
+    """Ports after `port` that further instances of the service may use."""
 
     @property
     def url(self) -> str:
@@ -157,7 +157,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of an operator's shell. Variables of this machine do not reach the containers."""
+        """The variables of an operator's shell; none that this machine happens to have set reaches the containers."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -173,12 +173,12 @@ class Stack:
         }
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run a compose command, without the operator's .env file."""
+        """A compose command; a .env file of the operator's is left out."""
         command = (*compose_command(), "--env-file", os.devnull, *arguments)
         return run(*command, environment=self.environment, check=check)
 
     def up(self) -> None:
-        """Start what is not running, and wait until everything is healthy."""
+        """Start what does not run, and wait until everything is healthy."""
         self.compose("up", "--detach", "--wait")
 
     def container(self, service: str) -> str:
@@ -186,30 +186,30 @@ class Stack:
         return self.compose("ps", "--all", "--quiet", service).stdout.strip()
 
     def inside(self, service: str, *command: str, check: bool = True) -> str:
-        """Return the output of a command in the service's container."""
+        """What a command in the service's container writes."""
         ran = docker("exec", self.container(service), *command, check=check)
         return (ran.stdout + ran.stderr).strip()
 
     def log(self, service: str) -> str:
-        """Return everything that the service wrote."""
+        """All that the service wrote."""
         written = docker("logs", self.container(service))
         return written.stdout + written.stderr
 
 
 @dataclass(frozen=True)
 class Running:
-    """A project that is up, and what `deploy/make-secrets` printed for it."""
+    """The project, up, and what `deploy/make-secrets` printed for it."""
 
     stack: Stack
     password: str
-    """The password of alice, a user of the main API."""
+    """Of alice, a user of the main API."""
     key: str
     """The operators' API key."""
 
 
 @contextlib.contextmanager
 def project(images: Images, secrets: pathlib.Path, *, spare_ports: int = 0) -> Iterator[Stack]:
-    """Yield a project that is not up yet. Afterwards nothing of it is left, not even its volume."""
+    """A project that is not up yet; afterwards nothing of it is left, its volume included."""
     stack = Stack(f"revocation-test-{uuid4().hex[:12]}", images, secrets, free_port(), free_port(), spare_ports)
     try:
         yield stack

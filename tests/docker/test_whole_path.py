@@ -1,4 +1,4 @@
-"""The whole path of the compose file: gateway, main API, service and Redis. Its four promises, as a user meets them."""
+"""The compose file's whole path, gateway → main API → service → Redis: the four truths, as a user meets them."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 async def test_the_four_truths(running: Running) -> None:
-    """A logged-out token is refused at once; the 6th login is 429; the headers are there; Redis forgets."""
+    """A logged-out token is refused on the next request; the 6th login is 429; the headers are there; Redis forgets."""
     url = running.stack.gateway_url
     async with aiohttp.ClientSession(url) as http:
 

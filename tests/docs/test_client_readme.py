@@ -31,7 +31,7 @@ async def service(redis: Process) -> AsyncIterator[Service]:
 
 
 async def run(source: str, service: Service | None, **names: Any) -> dict[str, Any]:
-    """Execute an example with the service's address. Return the names that it defines."""
+    """Return the names that an example defines; its address is the service's."""
     url = str(service.url).rstrip("/") if service else "http://revocation.invalid"
     source = source.replace("http://revocation:8080", url)
     code = compile(source, "client/README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -47,7 +47,7 @@ async def _executed(code: CodeType, space: dict[str, Any]) -> None:
 
 
 async def test_the_application(service: Service) -> None:
-    """A logged-out token is 401 on the next request. Another token, and a forged one, do not change that."""
+    """A logged-out token is 401 on the next request; another one, and a forged one, are not affected."""
     app = (await run(block("client/README.md", "app"), service))["app"]
     token, other = mint(jti="one", sub="alice"), mint(jti="two", sub="alice")
     async with asgi(app) as http:
@@ -75,7 +75,7 @@ async def test_the_calls(service: Service) -> None:
 
 
 async def test_the_stand_in() -> None:
-    """The example test passes."""
+    """The example test passes as a test does."""
     await (await run(block("client/README.md", "testing"), None))["test_logout"]()
 
 
@@ -89,7 +89,7 @@ async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_readme_names_every_error_and_call() -> None:
-    """The README mentions each exported error and each public method of the client."""
+    """What the package exports as an error, and each public method of the client, is mentioned."""
     words = set(re.findall(r"\w+", README))
     assert {name for name in revocation_client.__all__ if is_error(name)} <= words
     assert {name for name in vars(RevocationClient) if not name.startswith("_")} <= words | {"aclose", "start"}

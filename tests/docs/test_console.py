@@ -71,7 +71,7 @@ async def running(
 
 
 async def check_all(shown: Sequence[Command], port: int, home: pathlib.Path) -> dict[str, Any]:
-    """Run the commands in order, and compare their output except for times. Return the answers by command."""
+    """Run the commands in order; each must print what is shown, times aside. Return the answers by command."""
     answers = {}
     for command in shown:
         answers[command.text] = await answered(command, port, home)
@@ -121,7 +121,7 @@ async def test_the_feed(service: Service, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 async def test_the_key_goes_into_curls_file(shell: str, tmp_path: pathlib.Path) -> None:
-    """The command asks for the key, writes it to curl's file, and prints nothing of it."""
+    """The command that asks for the key writes it where curl reads it, whole, and prints nothing of it."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not here")
     umask, asks = commands("docs/operations.md", "key")
@@ -144,7 +144,7 @@ async def test_the_operators_tasks(service: Service, tmp_path: pathlib.Path) -> 
 
 
 async def test_the_settings_can_be_printed(tmp_path: pathlib.Path) -> None:
-    """`check-config` prints the settings of service and gateway, and `new-key` a valid entry."""
+    """`check-config` prints the settings of the service and of the gateway, and `new-key` an entry that is accepted."""
     (check,), (new_key,) = commands("docs/configuration.md", "check"), commands("docs/configuration.md", "key")
     entry = (await typed(new_key.text, tmp_path)).split()[-1]
     assert entry.startswith("billing=sha256:")
@@ -155,7 +155,7 @@ async def test_the_settings_can_be_printed(tmp_path: pathlib.Path) -> None:
 
 
 async def test_the_gateway_starts_and_counts_in_redis(redis: Process, tmp_path: pathlib.Path) -> None:
-    """With this test's ports, the command of gateway.md serves, and has its Redis and its upstream."""
+    """The command of gateway.md, with the ports of this test in it, serves and has its Redis and its upstream."""
     (told,) = commands("docs/gateway.md", "start")
     port, admin_port = free_port(), free_port()
     async with serving(tmp_path / "upstream", probe="/healthz") as upstream:
@@ -168,7 +168,7 @@ async def test_the_gateway_starts_and_counts_in_redis(redis: Process, tmp_path: 
 
 
 async def test_the_first_step_of_migrating(redis: Process, tmp_path: pathlib.Path) -> None:
-    """The commands start two instances that say "incomplete" while the application writes."""
+    """The commands of the first step start two instances that say "incomplete" while the application writes."""
     new_key, export, *serve = commands("docs/migrating.md", "serve")
     entry = (await typed(new_key.text, tmp_path)).split()[-1]
     (tmp_path / "api_keys").write_text(f"{entry}\n")
@@ -186,7 +186,7 @@ async def test_the_first_step_of_migrating(redis: Process, tmp_path: pathlib.Pat
 
 
 async def test_the_user_of_its_own_in_redis_may_do_all_that_is_done(tmp_path: pathlib.Path) -> None:
-    """With the ACL of deployment.md everything works, also a restore, and no command is refused."""
+    """With nothing but what deployment.md gives it, everything works and is written back; nothing is refused."""
     (example,) = commands("docs/deployment.md", "acl")
     words = shlex.split(example.text.replace("\\\n", " "))
     async with standalone() as redis:
@@ -215,7 +215,7 @@ async def test_the_user_of_its_own_in_redis_may_do_all_that_is_done(tmp_path: pa
 
 
 async def test_client_and_service_can_be_installed(tmp_path: pathlib.Path) -> None:
-    """Each `pip install` finds the packages that it names."""
+    """Each `pip install` finds what it names, and would install it."""
     options = "--dry-run --no-deps --no-index --no-build-isolation --disable-pip-version-check"
     for command in (*commands("README.md", "install"), *commands("docs/deployment.md", "install")):
         said = await typed(f"python -m {command.text} {options}", tmp_path, directory=ROOT)
@@ -223,7 +223,7 @@ async def test_client_and_service_can_be_installed(tmp_path: pathlib.Path) -> No
 
 
 def test_make_has_the_targets_of_the_documentation() -> None:
-    """`make demo` and `make secrets` exist. Other tests show what they do."""
+    """`make demo` and `make secrets` are targets; what they do is shown by test_demo.py and by the docker tests."""
     shown = [*commands("README.md", "demo"), commands("README.md", "compose")[0]]
     for command in [*shown, commands("docs/deployment.md", "compose")[0]]:
         done = subprocess.run([*shlex.split(command.text), "--dry-run"], cwd=ROOT, capture_output=True, check=False)
@@ -231,14 +231,14 @@ def test_make_has_the_targets_of_the_documentation() -> None:
 
 
 async def test_the_resolvers_option_is_that_of_the_image(tmp_path: pathlib.Path) -> None:
-    """The command exports the same value as the Dockerfile."""
+    """The command exports what the Dockerfile sets."""
     (command,) = commands("docs/deployment.md", "resolver")
     printed = await typed(f'{command.text}\nprintf %s "$RES_OPTIONS"', tmp_path)
     assert f'RES_OPTIONS="{printed}"' in (ROOT / "Dockerfile").read_text()
 
 
 def test_the_benchmarks_commands_name_what_there_is() -> None:
-    """benchmarks.md has a command for each part of the benchmark, and no other command."""
+    """Each part of the benchmark has a command in benchmarks.md, and no command names another part."""
     shown = [
         *commands("docs/benchmarks.md", "checks"),
         *commands("docs/benchmarks.md", "replication"),

@@ -23,7 +23,7 @@ def used() -> set[tuple[str, str]]:
 
 
 def test_every_example_is_run() -> None:
-    """Each block of commands, Python or configuration has a name that a test uses, and each used name exists."""
+    """Each block of commands, Python or configuration has a name, and a test that asks for it; no test asks in vain."""
     all_blocks = [each for file in documents() for each in blocks(file)]
     fences = sum((ROOT / file).read_text(encoding="utf-8").count("```") for file in documents())
     assert fences == 2 * len(all_blocks), "a fence without a language, or inside of a list"
@@ -33,7 +33,7 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.parametrize("file", [*documents(), "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
 def test_every_link_leads_to_a_file_and_a_heading(file: str) -> None:
-    """Relative links and fragments lead to existing files and headings. The client's page has none."""
+    """Relative links name existing files, and their fragments existing headings. The client's page has none."""
     links = [link for link in _LINK.findall((ROOT / file).read_text(encoding="utf-8")) if "://" not in link]
     assert not (links and file == "client/README.md"), "a package index shows this page elsewhere"
     for link in links:
@@ -44,6 +44,6 @@ def test_every_link_leads_to_a_file_and_a_heading(file: str) -> None:
 
 
 def _anchors(path: pathlib.Path) -> set[str]:
-    """Return the fragments of a document's headings, as code hosting sites generate them."""
+    """Return the fragments of a document's headings, as code hosts make them."""
     headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

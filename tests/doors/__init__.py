@@ -1,1 +1,1 @@
-"""The standard endpoints (forward auth, OAuth, OpenAPI), with third-party clients and gateways."""
+"""The standard doors: forward auth, OAuth revocation and introspection, OpenAPI; with foreign clients and gateways."""

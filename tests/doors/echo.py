@@ -1,4 +1,4 @@
-"""The application behind the gateways. It answers with what reached it."""
+"""The application behind the gateways: it tells what reached it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from aiohttp import web
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
-    """Answer with the request that arrived. A WebSocket also echoes each message."""
+    """Say what arrived; a WebSocket echoes each message after that."""
     arrived = {
         "method": request.method,
         "path": request.raw_path,
@@ -26,7 +26,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def echo_application() -> AsyncIterator[int]:
-    """Serve the application on loopback, and yield its port."""
+    """Serve it on loopback, at the port yielded."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)

@@ -1,4 +1,4 @@
-"""Requests to `/forward-auth`, and its responses."""
+"""Questions to the door for gateways, and its answers."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ IDENTITY = ("X-Auth-Subject", "X-Auth-Scope")
 
 
 async def ask(door: Service, raw: str | None = None, path: str = "/forward-auth", **headers: str) -> Answer:
-    """Return the response to a request with this token and these header fields."""
+    """What the door says of a request with this token and these header fields."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     bearer = {} if raw is None else {"Authorization": f"Bearer {raw}"}
     return await door.get(path, headers={**bearer, **given})
 
 
 def challenge(answer: Answer) -> str:
-    """Return the challenge of a 401."""
+    """The challenge of a refusal."""
     assert answer.status == 401
     return answer.headers["WWW-Authenticate"]
 
@@ -28,7 +28,7 @@ BAD_TOKEN = 'Bearer error="invalid_token"'
 
 
 async def revoke(service: Service, **body: Any) -> None:
-    """Make a revocation."""
+    """A revocation."""
     await service.revoke({"expires_in": 600, **body}, headers={"Authorization": f"Bearer {KEYS['ops']}"})
 
 

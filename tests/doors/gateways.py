@@ -1,4 +1,4 @@
-"""Real gateways as processes, configured with the blocks of docs/gateways.md and other addresses."""
+"""Real gateways as processes, configured by the blocks of docs/gateways.md with other addresses."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ START_SECONDS: Final = 30.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """The loopback ports that replace the documented addresses, and the gateway's key."""
+    """The ports on loopback that take the place of the documented addresses, and the gateway's key."""
 
     app: int
     revocation: int
@@ -31,7 +31,7 @@ class Addresses:
 
 
 def binary(name: str) -> str | None:
-    """Return the gateway's executable from the virtual environment, or else from the PATH."""
+    """The gateway's executable: of the virtual environment, else on the path."""
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}{os.pathsep}/usr/sbin"
     return shutil.which(name, path=places)
 
@@ -81,7 +81,7 @@ ARGUMENTS: Final[dict[str, Callable[[Path], list[str]]]] = {
 
 
 def _readdress(directory: Path, addresses: Addresses, port: int) -> None:
-    """Replace the documented addresses by those of the test."""
+    """Put the addresses of the test in the place of the documented ones."""
     for file in directory.iterdir():
         text = file.read_text()
         for documented_text, actual in {
@@ -102,7 +102,7 @@ def _readdress(directory: Path, addresses: Addresses, port: int) -> None:
 
 @contextlib.asynccontextmanager
 async def running(name: str, directory: Path, addresses: Addresses) -> AsyncIterator[int]:
-    """Run the gateway on loopback, and yield its port."""
+    """Run the gateway on loopback, at the port yielded."""
     executable, port = binary(name.rpartition("/")[2]), free_port()
     assert executable is not None
     arguments = ARGUMENTS[name](directory)

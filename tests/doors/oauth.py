@@ -1,4 +1,4 @@
-"""Requests to the OAuth endpoints, and their responses."""
+"""Requests to the OAuth endpoints, and what they answer."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ OPAQUE = "2YotnFZFEjr1zCsicMWpAA"
 
 
 async def revoke(service: Service, raw: str, **fields: str) -> Answer:
-    """Ask to revoke a token, with the key of `revoker`."""
+    """A request to revoke a token, with the key of `revoker`."""
     return await service.form("/oauth2/revoke", {"token": raw, **fields}, headers=bearer("revoker"))
 
 
 async def introspect(service: Service, raw: str, **fields: str) -> Any:
-    """Return the introspection response for a token."""
+    """What introspection says of a token."""
     answer = await service.form("/oauth2/introspect", {"token": raw, **fields}, headers=bearer("checker"))
     told = answer.status, answer.headers["Content-Type"], answer.headers["Cache-Control"]
     assert told == (200, "application/json", "no-store"), answer
@@ -23,13 +23,13 @@ async def introspect(service: Service, raw: str, **fields: str) -> Any:
 
 
 async def is_revoked(service: Service, raw: str) -> bool:
-    """Return what `/check` says of a token."""
+    """What `/check` says of a token."""
     revoked: bool = (await service.check({"token": raw}))["revoked"]
     return revoked
 
 
 def error(answer: Answer) -> tuple[int, str]:
-    """Return status and code of an OAuth error (RFC 6749 section 5.2)."""
+    """Status and code of an error of the form of RFC 6749 section 5.2."""
     assert answer.headers["Content-Type"].startswith("application/json")
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.json.keys() == {"error", "error_description"}

@@ -1,4 +1,4 @@
-"""docs/gateways.md and docs/oauth.md: the settings load, the Python runs, and the tables name every setting."""
+"""docs/gateways.md and docs/oauth.md: their settings load, their Python runs, and their tables name every setting."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ from tests.doors.world import ODD_KEY, OWN_KEY, token
     ids=["gateways", "oauth"],
 )
 def test_the_documented_settings_are_valid(text: str, doors: tuple[str, ...]) -> None:
-    """With a digest in place of the dots, they load and open the doors of the page."""
+    """With a digest in the place of the dots, they load, and open the doors of the page."""
     given = dict(word.split("=", 1) for line in text.splitlines() for word in shlex.split(line))
     digests = iter(f"{number:064x}" for number in range(9))
     given["REVOCATION_API_KEYS"] = re.sub("…", lambda _: next(digests), given["REVOCATION_API_KEYS"])
@@ -33,7 +33,7 @@ def test_the_documented_settings_are_valid(text: str, doors: tuple[str, ...]) ->
 
 
 def test_every_setting_of_a_door_is_documented() -> None:
-    """Each setting has a row with its default."""
+    """Each has a row, with its default."""
     shown = dict(line.removesuffix("  (default)").split("=", 1) for line in load({}).shown)
     for page, prefix in (("gateways.md", "REVOCATION_FORWARD_AUTH"), ("oauth.md", "REVOCATION_OAUTH")):
         rows = dict(
@@ -56,7 +56,7 @@ def test_every_setting_of_a_door_is_documented() -> None:
 async def test_the_documented_python_runs(
     service: Service, needed: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At a real service, the revoking example revokes, and the verifier accepts a good token."""
+    """Against a real service: what revokes has revoked, and the verifier takes a good token."""
     pytest.importorskip("requests")
     pytest.importorskip(needed)
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")

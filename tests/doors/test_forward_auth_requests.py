@@ -1,4 +1,4 @@
-"""`/forward-auth`: where tokens may be, and what gateways send. `test_gateways.py` has real gateways."""
+"""`/forward-auth`: where tokens are, and what gateways send. `test_gateways.py` has real gateways."""
 
 import re
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from tests.unit.reencodings import SECRET, issuer
 
 @pytest.mark.parametrize("written", ["Bearer {}", "bearer {}", "BEARER   {}"])
 async def test_the_scheme_has_no_case(door: Service, written: str) -> None:
-    """The scheme is compared without case (RFC 9110 section 11.1)."""
+    """RFC 9110 section 11.1."""
     assert (await ask(door, Authorization=written.format(token()))).status == 200
 
 
 @pytest.mark.parametrize("written", ["{}", "Token {}", "DPoP {}", "Bearer\t{}", "Bearer: {}", "Bearer {}, Bearer {}"])
 @pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
 async def test_what_the_application_might_read_otherwise_is_refused(door: Service, written: str, path: str) -> None:
-    """Credentials of another form are refused, even beside a good cookie."""
+    """Credentials of another form are neither a token nor the absence of one, with a good cookie too."""
     raw = token()
     field = written.format(raw, raw)
     assert challenge(await ask(door, path=path, Authorization=field)) == BAD_TOKEN
@@ -34,7 +34,7 @@ async def test_what_the_application_might_read_otherwise_is_refused(door: Servic
 
 
 async def test_a_cookie_or_the_original_query_may_hold_the_token(door: Service) -> None:
-    """For browsers, also beside Basic. The same token in several places counts once."""
+    """For browsers: with or without Basic beside it; and the same token in several places is one token."""
     raw = token()
     for headers in (
         {"Cookie": f"a=b; access_token={raw}"},
@@ -47,7 +47,7 @@ async def test_a_cookie_or_the_original_query_may_hold_the_token(door: Service) 
 
 
 async def test_two_different_tokens_are_refused(door: Service) -> None:
-    """Even two good tokens are refused, because the application might read the other one."""
+    """The application might read the other; both are good here."""
     one, two = token(jti="1"), token(jti="2")
     for headers in (
         {"Cookie": f"access_token={one}", "Authorization": f"Bearer {two}"},
@@ -65,7 +65,7 @@ async def test_two_different_tokens_are_refused(door: Service) -> None:
 async def test_every_cookie_that_an_application_might_read_counts(
     door: Service, before: str, between: str, path: str
 ) -> None:
-    """Some parsers, such as `http.cookies`, also begin a cookie after a comma or white space."""
+    """Some parsers, such as Python's `http.cookies`, also begin another cookie after a comma or white space."""
     await revoke(door, jti="gone")
     bad = f"{before}access_token{between}{token(jti='gone')}"
     for field in (bad, f"{bad}; access_token={token()}", f"access_token={token()}; {bad}"):
@@ -75,13 +75,13 @@ async def test_every_cookie_that_an_application_might_read_counts(
 @pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
 @pytest.mark.parametrize("before", ["?a=b;", "?a=b#", "?a=#&", "#?", "?access%5Ftoken={}&", "?access_token={}#&"])
 async def test_every_parameter_that_an_application_might_read_counts(door: Service, before: str, path: str) -> None:
-    """Some frameworks also split a query at `;`, and some servers do not stop at `#`."""
+    """Some frameworks split a query at `;` too, as HTML 4 recommended, and some servers know no fragment."""
     uri = f"/ws{before.format(token())}access_token={BAD['expired']}"
     assert challenge(await ask(door, path=path, X_Forwarded_Uri=uri)) == BAD_TOKEN
 
 
 async def test_two_authorization_headers_are_refused(door: Service) -> None:
-    """They are refused even if they agree."""
+    """Even if they agree."""
     fields = [f"Authorization: Bearer {token()}"] * 2 + [f"X-Revocation-Key: {KEYS['checker']}"]
     for first in (fields[0], basic_field := f"Authorization: {basic('al', 'pw')['Authorization']}"):
         raw = await talk(door, request_bytes("GET /forward-auth HTTP/1.1", first, *fields[1:], key=None))
@@ -89,7 +89,7 @@ async def test_two_authorization_headers_are_refused(door: Service) -> None:
 
 
 async def test_places_that_no_setting_names_hold_no_token(start: Start) -> None:
-    """Cookies and queries are opt-in, and the query of `/forward-auth` itself never counts."""
+    """Cookies and queries are opt-in, and the query of the door's own URL never counts."""
     closed = {name: value for name, value in DOORS.items() if name not in {"FORWARD_AUTH_COOKIE", "FORWARD_AUTH_QUERY"}}
     service = await start(**closed)
     service.headers = dict(GATEWAY)
@@ -104,7 +104,7 @@ async def test_places_that_no_setting_names_hold_no_token(start: Start) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"])
 async def test_every_method_and_path_is_the_same_question(door: Service, method: str) -> None:
-    """HAProxy sends HEAD, and Envoy the original method and path. Only gateways exempt preflights."""
+    """HAProxy sends HEAD, Envoy the original method and path; a preflight is exempted by the gateway alone."""
     raw = token()
     for path in (
         "/forward-auth",
@@ -120,7 +120,7 @@ async def test_every_method_and_path_is_the_same_question(door: Service, method:
 
 
 async def test_uncommon_methods_share_a_label(door: Service) -> None:
-    """Otherwise a client could create series in the metrics."""
+    """Each of its own would be a new series of the metrics, chosen by the client."""
     assert (await door.request("PROPFIND", "/forward-auth")).status == 401
     series = '{method="(any)",route="/forward-auth",status="401"}'
     assert await door.metric(f"revocation_http_request_duration_seconds_count{series}") == 1
@@ -199,7 +199,7 @@ async def test_the_gateway_needs_a_key_of_its_own(door: Service) -> None:
 
 
 async def test_a_keyless_gateway_may_ask(start: Start) -> None:
-    """For Traefik no key is needed. A wrong key is still refused."""
+    """For Traefik: no key is needed, and a wrong one is still refused."""
     service = await start(**DOORS, FORWARD_AUTH_KEYLESS="true")
     service.headers = {}
     assert (await ask(service, token())).status == 200
@@ -209,7 +209,7 @@ async def test_a_keyless_gateway_may_ask(start: Start) -> None:
 
 
 async def test_in_protected_mode_a_gateway_on_this_machine_may_ask(start: Start) -> None:
-    """Forwarding headers, another host or a browser's headers are refused on every other route."""
+    """What it relays (forwarding headers, another host, a browser's marks) is refused at every other route."""
     service = await start(JWT_SECRET=SECRET, FORWARD_AUTH="true")
     relayed = {
         "X-Forwarded-For": "203.0.113.9",

@@ -1,4 +1,4 @@
-"""Third-party OAuth clients and resource servers, with the service as docs/oauth.md configures them."""
+"""Foreign OAuth clients and resource servers, against the service as docs/oauth.md configures them."""
 
 import asyncio
 import json
@@ -25,19 +25,19 @@ APACHE_MODULES = Path("/usr/lib/apache2/modules")
 
 
 def url(service: Service, path: str) -> str:
-    """Return the address of an endpoint."""
+    """The address of an endpoint."""
     return f"{str(service.url).rstrip('/')}/oauth2/{path}"
 
 
 async def is_active(service: Service, raw: str) -> bool:
-    """Return whether introspection says that the token is active."""
+    """What introspection says."""
     active: bool = (await service.form("/oauth2/introspect", {"token": raw})).json["active"]
     return active
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_authlib(service: Service, method: str) -> None:
-    """Authlib introspects, and revokes its own token. It does not form-encode Basic credentials."""
+    """It introspects, and revokes what is its own; its Basic credentials are not form-encoded."""
     session = pytest.importorskip("authlib.integrations.requests_client").OAuth2Session
     raw = token(client_id="mobile", jti="a")
     reader = session("odd", ODD_KEY, revocation_endpoint_auth_method=method)
@@ -54,7 +54,7 @@ async def test_authlib(service: Service, method: str) -> None:
 
 
 async def test_oauthlib_with_requests(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """requests sends the request that oauthlib prepares, as requests-oauthlib does."""
+    """The request that oauthlib prepares, sent by requests as requests-oauthlib does."""
     client_of = pytest.importorskip("oauthlib.oauth2").WebApplicationClient
     session_of = pytest.importorskip("requests_oauthlib").OAuth2Session
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
@@ -72,7 +72,7 @@ async def test_oauthlib_with_requests(service: Service, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_fastmcp(service: Service, method: Any) -> None:
-    """An MCP server accepts the token, with scopes and client, until it is revoked."""
+    """An MCP server takes the token until it is revoked, with its scopes and client."""
     providers = pytest.importorskip("fastmcp.server.auth.providers.introspection")
     verifier = providers.IntrospectionTokenVerifier(
         introspection_url=url(service, "introspect"), client_id="odd", client_secret=ODD_KEY,
@@ -89,7 +89,7 @@ async def test_fastmcp(service: Service, method: Any) -> None:
 
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with panva's clients."""
+    """A directory where panva's clients are installed."""
     directory = tmp_path_factory.mktemp("node")
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("no node and npm here")
@@ -105,7 +105,7 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_openid_client_and_oauth4webapi(service: Service, node_modules: Path) -> None:
-    """They form-encode the Basic credentials. The key here has `+`, `/`, `=` and `~`."""
+    """They form-encode the Basic credentials, whose key has `+`, `/`, `=` and `~` here."""
     command = ["node", "node_clients.mjs", str(service.url).rstrip("/"), "odd", ODD_KEY, token(jti="a")]
     options: dict[str, Any] = {"cwd": node_modules, "capture_output": True, "text": True, "timeout": 60, "check": False}
     done = await asyncio.to_thread(lambda: subprocess.run(command, **options))
@@ -118,7 +118,7 @@ async def test_openid_client_and_oauth4webapi(service: Service, node_modules: Pa
     not (APACHE_MODULES / "mod_auth_openidc.so").exists(), reason="no Debian libapache2-mod-auth-openidc here"
 )
 async def test_apache_with_mod_auth_openidc(service: Service) -> None:
-    """Apache accepts the token, and refuses it within its caching interval after the revocation."""
+    """Apache takes the token, and refuses it within its interval of a second after the revocation."""
     raw = token(jti="a")
     plain: Any = SimpleNamespace(port=service.port, password=None)
     async with tls_front(plain) as front:
@@ -140,7 +140,7 @@ async def _taken_until_revoked(service: Service, address: str, raw: str) -> None
 
 @contextmanager
 def apache(directory: Path, front: TlsFront) -> Iterator[str]:
-    """Run Apache with the configuration of the docs."""
+    """Run Apache with the block of the docs."""
     text = block("docs/oauth.md", "apache")
     changes = {"your-api": "odd", "the-clients-key": ODD_KEY, "revocation.example": f"127.0.0.1:{front.port}"}
     for documented, actual in changes.items():

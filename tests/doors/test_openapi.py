@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: the document is complete, and the page shows all of it."""
+"""`/openapi.json` and `/docs`: the document is complete, and the page shows it."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ DOCUMENT = json.loads((Path(api.__file__).parent / "openapi.json").read_text())
 
 
 def test_the_document_is_valid() -> None:
-    """It is valid OpenAPI 3.1. Every reference has a target, and no component is unused."""
+    """By the schema of OpenAPI 3.1 and the rules beside it; every reference is to something, and nothing is unused."""
     OpenAPIV31SpecValidator(DOCUMENT).validate()
     text = json.dumps(DOCUMENT)
     components = DOCUMENT["components"]
@@ -29,7 +29,7 @@ def test_the_document_is_valid() -> None:
 
 
 async def test_every_route_and_method_is_described(service: Service) -> None:
-    """Router and document have the same routes. A door for any method is documented as GET."""
+    """What the router has, the document has, and the reverse; a door for any method has GET for all."""
     routes = {
         (route.resource.canonical, route.method.lower())
         for route in service.app.router.routes()
@@ -41,7 +41,7 @@ async def test_every_route_and_method_is_described(service: Service) -> None:
 
 
 def test_every_error_code_is_described() -> None:
-    """Each error code of the service is documented where a request may get it."""
+    """Each code that an error of the service has, where a request may meet it."""
 
     def codes(kind: type[errors.ServiceError]) -> Iterator[str]:
         for each in kind.__subclasses__():
@@ -55,7 +55,7 @@ def test_every_error_code_is_described() -> None:
 
 
 async def test_the_document_may_be_closed(start: Start) -> None:
-    """A setting closes document and page. While open, they need no key."""
+    """By a setting, with its page; they need no key while they are open."""
     service, closed = await start(API_KEYS=API_KEYS), await start(OPENAPI="false")
     for path in ("/openapi.json", "/docs"):
         assert (await service.get(path, headers={"Authorization": ""})).status == 200
@@ -66,7 +66,7 @@ async def test_the_document_may_be_closed(start: Start) -> None:
 
 
 async def test_the_page_shows_the_whole_document(service: Service) -> None:
-    """It has every path, schema and status, but no script and no other host, and its policy forbids both."""
+    """Every path, schema and status; no script, no other host, and a policy that would forbid both."""
     answer = await service.get("/docs", headers={"Authorization": ""})
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     page = answer.body.decode()
@@ -84,7 +84,7 @@ async def test_the_page_shows_the_whole_document(service: Service) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 async def test_a_browser_renders_the_page_and_asks_no_one_else(service: Service, tmp_path: Path) -> None:
-    """Chromium applies the style under the policy. Its network log has no other host and no error."""
+    """Chromium shows it styled, so the policy fits the style; its network log has no other host and no error."""
     log = tmp_path / "net.json"
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     command += ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
@@ -101,5 +101,5 @@ async def test_a_browser_renders_the_page_and_asks_no_one_else(service: Service,
 
 
 def _complete(log: str) -> str:
-    """Complete the log of a browser that was stopped early."""
+    """Close the log of a browser that ended before it could."""
     return log if log.rstrip().endswith("}") and '"polledData"' in log else log.rstrip().rstrip(",") + "]}"

@@ -30,13 +30,13 @@ DOORS: Final = {
 
 
 def token(headers: dict[str, Any] | None = None, **claims: Any) -> str:
-    """Return a token of the right issuer and audience, valid for a day. A claim that is None is left out."""
+    """A signed token of the right issuer and audience, valid for a day; a claim that is None is left out."""
     usual = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 86_400, "sub": "alice"}
     members = {name: value for name, value in {**usual, **claims}.items() if value is not None}
     return issuer("HS256").sign(members, headers)
 
 
 def basic(client_id: str, secret: str, *, encoded: bool = False) -> dict[str, str]:
-    """Return the HTTP Basic header; with `encoded`, form-encoded first (RFC 6749 section 2.3.1)."""
+    """The header of HTTP Basic; `encoded` as RFC 6749 section 2.3.1 has it."""
     pair = [quote_plus(client_id), quote_plus(secret)] if encoded else [client_id, secret]
     return {"Authorization": f"Basic {b64encode(':'.join(pair).encode()).decode()}"}

@@ -1,1 +1,1 @@
-"""A small FastAPI application as users write it, whose tokens can be revoked."""
+"""A small FastAPI application as users have it, whose tokens can be taken back."""

@@ -1,4 +1,4 @@
-"""`python -m main_api hash`: read a password from standard input and print its hash, for MAIN_API_USERS."""
+"""`python -m main_api hash`: reads a password from standard input and prints its hash, for MAIN_API_USERS."""
 
 import getpass
 import sys
@@ -7,7 +7,7 @@ from pwdlib import PasswordHash
 
 
 def main() -> int:
-    """Run the command. Return its exit status, 2 for a usage error."""
+    """Run it; 2 where it was called wrongly."""
     if sys.argv[1:] != ["hash"]:
         sys.stderr.write("usage: python -m main_api hash\n")
         return 2

@@ -1,4 +1,4 @@
-"""The composition root of the application: `uvicorn --factory main_api.app:create_app`."""
+"""Where the application is put together: `uvicorn --factory main_api.app:create_app`."""
 
 from fastapi import FastAPI
 from pwdlib import PasswordHash

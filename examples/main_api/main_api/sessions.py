@@ -16,11 +16,11 @@ TOKEN_MAX_CHARACTERS: Final = 4096
 
 
 class WrongPassword(Exception):
-    """Name or password is wrong. The error does not say which."""
+    """No user has this name with this password; which of the two is wrong is not said."""
 
 
 class Sessions:
-    """Opens, continues and ends sessions. A session is one login, and all tokens that come from it."""
+    """Opens, carries on and ends sessions. A session is a login, and all the tokens that came of it."""
 
     def __init__(self, users: Users, tokens: Tokens, revocations: RevocationClient) -> None:
         self._users = users

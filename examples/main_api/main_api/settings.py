@@ -18,12 +18,12 @@ SECRET_MIN_BYTES: Final = 32
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong. The text names it, and contains no secret."""
+    """A setting is missing or wrong; the text names it, and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All settings of the application."""
+    """Everything that the application needs to know."""
 
     jwt_secret: str = field(repr=False)
     password_hashes: Mapping[str, str] = field(repr=False)
@@ -31,7 +31,7 @@ class Settings:
     access_lifetime_seconds: int = 900
     refresh_lifetime_seconds: int = 14 * DAY_SECONDS
     on_unavailable: OnUnavailable = "allow"
-    """What happens to logins and API calls while the revocation service is away. A logout always fails then."""
+    """What becomes of a request while the revocation service is away; logins and API calls only, never a logout."""
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
@@ -57,7 +57,7 @@ def _jwt_secret(given: Mapping[str, str]) -> str:
 
 
 def _password_hashes(text: str) -> dict[str, str]:
-    """Parse entries `name=hash`, separated by white space. `python -m main_api hash` prints a hash."""
+    """Entries `name=hash`, separated by white space or new lines; a hash is what `python -m main_api hash` prints."""
     users: dict[str, str] = {}
     for entry in text.split():
         name, _, password_hash = entry.partition("=")
@@ -68,7 +68,7 @@ def _password_hashes(text: str) -> dict[str, str]:
 
 
 def _secret(given: Mapping[str, str], name: str) -> str:
-    """Return a variable without a default, which may also be in the file that NAME_FILE names."""
+    """A variable that may stand in a file instead, named by NAME_FILE; there is no default."""
     variable = PREFIX + name
     path = given.get(f"{variable}_FILE")
     if path is not None and variable in given:

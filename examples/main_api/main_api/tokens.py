@@ -21,12 +21,12 @@ REQUIRED: Final = ["jti", "iat", "exp", "sub", "sid", "token_use"]
 
 
 class InvalidToken(Exception):
-    """The token is not one of ours, is of another kind, or has expired."""
+    """The token is not one of ours, is not of this kind, or has expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """The claims of one of our tokens."""
+    """What one of our tokens says."""
 
     kind: Kind
     jti: str
@@ -36,13 +36,13 @@ class TokenClaims:
     exp: int
 
     def for_revocations(self) -> Mapping[str, object]:
-        """Return the claims by which a token can be revoked, in the form that the client takes."""
+        """The claims by which a token can be revoked, as the revocation client takes them."""
         return {"jti": self.jti, "sub": self.sub, "sid": self.sid, "iat": self.iat}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """The tokens that a login or a refresh returns."""
+    """What a login or a refresh hands out."""
 
     access_token: str
     refresh_token: str
@@ -50,14 +50,14 @@ class TokenPair:
 
 
 class Tokens:
-    """Mints pairs of tokens with one secret, and reads them."""
+    """Mints pairs with one secret, and reads what was minted with it."""
 
     def __init__(self, secret: str, access_lifetime_seconds: int, refresh_lifetime_seconds: int) -> None:
         self._secret = secret
         self._lifetimes: dict[Kind, int] = {"access": access_lifetime_seconds, "refresh": refresh_lifetime_seconds}
 
     def pair(self, sub: str, sid: str, issued_at: float) -> TokenPair:
-        """Return an access token and a refresh token of one session."""
+        """An access and a refresh token of one session."""
         access, refresh = (self._mint(kind, sub, sid, issued_at) for kind in self._lifetimes)
         return TokenPair(access, refresh, self._lifetimes["access"])
 
@@ -90,7 +90,7 @@ def new_id() -> str:
 
 
 def _checked(claims: dict[str, Any], kind: Kind) -> TokenClaims:
-    """Check kind and types: a refresh token is no access token, although the same key signs both."""
+    """Of the right kind and types: a refresh token is no access token, though the same key signed both."""
     if claims["token_use"] != kind:
         raise TypeError
     jti, sub, sid = (claims[name] for name in ("jti", "sub", "sid"))

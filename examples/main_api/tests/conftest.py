@@ -1,4 +1,4 @@
-"""The application with the client's stand-in, as any application would test it: no service, no Redis."""
+"""The application with the client's stand-in behind it, as any application would test it: no service, no Redis."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -31,14 +31,14 @@ ME = "/api/v1/users/me"
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    """Settings with two users."""
+    """Two users."""
     password_hash = HASHER.hash(PASSWORD)
     return Settings(SECRET, {"alice": password_hash, "bob": password_hash})
 
 
 @pytest.fixture
 def revocations() -> InMemoryRevocationClient:
-    """The stand-in for the service, which a test may take away."""
+    """The stand-in for the service; a test may take it away."""
     return InMemoryRevocationClient(revoke_timeout_seconds=0.5)
 
 
@@ -52,44 +52,44 @@ async def app(settings: Settings, revocations: InMemoryRevocationClient) -> Asyn
 
 @contextlib.asynccontextmanager
 async def started(app: FastAPI) -> AsyncIterator[None]:
-    """Run the application's lifespan, which httpx does not do."""
+    """The application's lifespan, which httpx does not run."""
     async with app.router.lifespan_context(app):
         yield
 
 
 @pytest.fixture
 async def api(app: FastAPI) -> AsyncIterator["Api"]:
-    """An HTTP client of the application."""
+    """Its HTTP interface."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://main-api") as http:
         yield Api(http)
 
 
 class Api:
-    """The routes, as a user calls them."""
+    """The routes as one who uses them calls them."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
 
     async def log_in(self, user: dict[str, str] = ALICE) -> dict[str, Any]:
-        """Log in, and return the tokens."""
+        """A login that succeeds: what it hands out."""
         answer = await self.http.post(LOGIN, data=user)
         assert answer.status_code == 200, answer.text
         pair: dict[str, Any] = answer.json()
         return pair
 
     async def refresh(self, pair: dict[str, Any]) -> httpx.Response:
-        """Send the refresh token for new tokens."""
+        """The refresh token, sent for new ones."""
         return await self.http.post(REFRESH, data={"refresh_token": pair["refresh_token"]})
 
     async def me(self, pair: dict[str, Any]) -> httpx.Response:
-        """Call the protected route with the access token."""
+        """The protected route, with the access token."""
         return await self.http.get(ME, headers=bearer(pair))
 
     async def log_out(self, pair: dict[str, Any], route: str = LOGOUT) -> httpx.Response:
-        """Call one of the two logouts with the access token."""
+        """One of the two logouts, with the access token."""
         return await self.http.post(route, headers=bearer(pair))
 
 
 def bearer(pair: dict[str, Any]) -> dict[str, str]:
-    """Return the access token as a header."""
+    """The access token as a header."""
     return {"Authorization": f"Bearer {pair['access_token']}"}

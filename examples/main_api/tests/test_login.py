@@ -1,4 +1,4 @@
-"""Login: who gets tokens, what is in them, and what a guesser learns."""
+"""Login: who gets tokens, what they say, and what a guesser learns."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ TOKEN_CLAIMS = {"jti", "iat", "exp", "sub", "sid", "token_use"}
 
 
 async def test_a_login_hands_out_two_tokens_of_one_session(api: Api) -> None:
-    """Both have jti, iat, sub, sid, exp and a kind. They share the sid, and are not cached."""
+    """Both carry jti, iat, sub, sid, exp and their kind; their names differ, their session is one; none is cached."""
     answer = await api.http.post(LOGIN, data={**ALICE, "grant_type": "password"})
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
@@ -32,7 +32,7 @@ async def test_a_login_hands_out_two_tokens_of_one_session(api: Api) -> None:
 
 
 async def test_the_access_token_opens_the_door(api: Api) -> None:
-    """The access token identifies the user who logged in."""
+    """Its holder is who logged in."""
     assert (await api.me(await api.log_in(BOB))).json() == {"username": "bob"}
 
 
@@ -49,7 +49,7 @@ async def test_the_access_token_opens_the_door(api: Api) -> None:
     ],
 )
 async def test_a_wrong_login_is_401(api: Api, who: dict[str, str]) -> None:
-    """A wrong name and a wrong password get the same response."""
+    """Whichever of name and password is wrong, the answer is the same."""
     answer = await api.http.post(LOGIN, data=who)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -68,7 +68,7 @@ async def test_a_wrong_login_is_401(api: Api, who: dict[str, str]) -> None:
     ],
 )
 async def test_a_form_that_is_no_login_is_422(api: Api, form: dict[str, str]) -> None:
-    """Limits are checked before any hash is computed. The response does not repeat the input."""
+    """Bounds hold before any hash is computed, and the answer does not repeat what was sent."""
     answer = await api.http.post(LOGIN, data=form)
     assert answer.status_code == 422
     assert PASSWORD not in answer.text
@@ -76,7 +76,7 @@ async def test_a_form_that_is_no_login_is_422(api: Api, form: dict[str, str]) ->
 
 
 async def test_a_long_body_is_413(api: Api) -> None:
-    """It is refused with or without a stated length, and never parsed."""
+    """Whether it says its length or not; nothing parses it."""
     body = b"username=alice&password=" + b"x" * 20_000
     form = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -89,7 +89,7 @@ async def test_a_long_body_is_413(api: Api) -> None:
 
 
 async def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
-    """The response time does not tell which names exist: the medians differ by under half a hash."""
+    """The time of the answer does not tell which names exist: the medians differ by less than half a hash."""
     hasher = PasswordHash.recommended()
     users = Users({"alice": hasher.hash(PASSWORD)}, hasher)
 
@@ -105,7 +105,7 @@ async def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
 
 @pytest.mark.parametrize("authorization", [None, "Bearer", "Bearer ", "Basic YTpi", "Bearer a.b.c", "Bearer é"])
 async def test_without_a_good_token_the_door_is_shut(api: Api, authorization: str | None) -> None:
-    """No token, half a token, another scheme and nonsense are 401 with a challenge."""
+    """No token, half a token, another scheme and nonsense are 401, with the way in."""
     headers = [(b"Authorization", authorization.encode())] if authorization is not None else []
     answer = await api.http.get(ME, headers=headers)
     assert answer.status_code == 401

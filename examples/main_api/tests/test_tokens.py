@@ -1,4 +1,4 @@
-"""Which tokens are not ours. Pure: no HTTP."""
+"""What is no token of ours: pure, no HTTP."""
 
 import time
 from typing import Any
@@ -13,19 +13,19 @@ TOKENS = Tokens(SECRET, 900, 3600)
 
 
 def claims(**other: Any) -> dict[str, Any]:
-    """Return the claims of a good access token, changed by `other`. None leaves a claim out."""
+    """A good access token's claims, but for `other`; None leaves one out."""
     now = time.time()
     good = {"jti": "t1", "iat": now, "exp": int(now) + 900, "sub": "alice", "sid": "s1", "token_use": "access"}
     return {name: value for name, value in (good | other).items() if value is not None}
 
 
 def signed(changed: dict[str, Any] | None = None, secret: str = SECRET, algorithm: str = "HS256") -> str:
-    """Return a good token, except for the changed claims."""
+    """A token of a good one's claims, but for those that are changed."""
     return jwt.encode(claims(**(changed or {})), secret, algorithm)
 
 
 def test_a_good_token_is_read() -> None:
-    """The token that the cases below change is valid. `iat` keeps its fraction of a second."""
+    """What the corpus below changes is what makes the difference; iat keeps its fraction of a second."""
     assert TOKENS.read(signed({"iat": 1_700_000_000.25}), "access").iat == 1_700_000_000.25
 
 
@@ -53,7 +53,7 @@ def test_a_good_token_is_read() -> None:
     ],
 )
 def test_what_is_not_quite_a_token_is_none(token: str) -> None:
-    """Another kind, a missing or odd claim, another time, key or algorithm raises InvalidToken."""
+    """Another kind, a missing or odd claim, another time, key or algorithm: no leeway, no exception but ours."""
     with pytest.raises(InvalidToken):
         TOKENS.read(token, "access")
 

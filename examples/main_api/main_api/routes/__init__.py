@@ -1,1 +1,1 @@
-"""The routes of the application, a file for each resource."""
+"""What the application answers, a file per resource."""

@@ -1,4 +1,4 @@
-"""Liveness. No token is needed."""
+"""Whether the process lives; no key needed."""
 
 from typing import Final
 
@@ -9,5 +9,5 @@ router: Final = APIRouter()
 
 @router.get("/healthz", include_in_schema=False)
 async def healthz() -> dict[str, str]:
-    """Answer that the process is alive. The revocation service has its own probe."""
+    """It answers, so it lives; whether the revocation service does is that service's own probe."""
     return {"status": "ok"}

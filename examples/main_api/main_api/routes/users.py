@@ -1,4 +1,4 @@
-"""The routes that need a login."""
+"""The part that is behind the login."""
 
 from typing import Final
 
@@ -11,12 +11,12 @@ router: Final = APIRouter(prefix="/api/v1/users", tags=["users"])
 
 
 class Profile(BaseModel):
-    """A user, as shown to that user."""
+    """A user, as users see themselves."""
 
     username: str
 
 
 @router.get("/me")
 async def me(user: CurrentUser) -> Profile:
-    """Return the current user."""
+    """Who I am."""
     return Profile(username=user.name)
