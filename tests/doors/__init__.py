@@ -1,1 +1,1 @@
-"""The standard doors: forward auth, OAuth revocation and introspection, OpenAPI; with foreign clients and gateways."""
+"""Tests of the optional endpoints ("doors"): forward auth, OAuth and OpenAPI, also with real clients and gateways."""

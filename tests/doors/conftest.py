@@ -1,4 +1,4 @@
-"""One real Redis for all tests of the doors, and services with every door open."""
+"""Fixtures: one real Redis for all tests in this directory, and services with every optional endpoint open."""
 
 import pytest
 
@@ -12,12 +12,12 @@ __all__ = ["redis", "start", "start_without_redis"]
 
 @pytest.fixture
 async def service(start: Start) -> Service:
-    """A service with all doors open."""
+    """A service with every optional endpoint open."""
     return await start(**DOORS)
 
 
 @pytest.fixture
 async def door(service: Service) -> Service:
-    """A service whose usual headers are those of a gateway."""
+    """The same service, called with the API key of a gateway by default."""
     service.headers = dict(GATEWAY)
     return service

@@ -1,4 +1,4 @@
-"""The application behind the gateways: it tells what reached it."""
+"""The application behind the gateways. It responds with the request that reached it."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from aiohttp import web
 
 
 async def echo(request: web.Request) -> web.StreamResponse:
-    """Say what arrived; a WebSocket echoes each message after that."""
+    """Respond with the request as JSON. On a WebSocket, send it as the first message, then echo each message."""
     arrived = {
         "method": request.method,
         "path": request.raw_path,
@@ -26,7 +26,7 @@ async def echo(request: web.Request) -> web.StreamResponse:
 
 @contextlib.asynccontextmanager
 async def echo_application() -> AsyncIterator[int]:
-    """Serve it on loopback, at the port yielded."""
+    """Serve the echo application on loopback, and yield its port."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", echo)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)

@@ -1,4 +1,4 @@
-"""Questions to the door for gateways, and its answers."""
+"""Helpers for the tests of `/forward-auth`: requests, challenges and bad tokens."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ IDENTITY = ("X-Auth-Subject", "X-Auth-Scope")
 
 
 async def ask(door: Service, raw: str | None = None, path: str = "/forward-auth", **headers: str) -> Answer:
-    """What the door says of a request with this token and these header fields."""
+    """Send a request with this token and return the response. In the names of `headers`, `_` stands for `-`."""
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     bearer = {} if raw is None else {"Authorization": f"Bearer {raw}"}
     return await door.get(path, headers={**bearer, **given})
 
 
 def challenge(answer: Answer) -> str:
-    """The challenge of a refusal."""
+    """Return the `WWW-Authenticate` challenge of a 401 response."""
     assert answer.status == 401
     return answer.headers["WWW-Authenticate"]
 
@@ -28,7 +28,7 @@ BAD_TOKEN = 'Bearer error="invalid_token"'
 
 
 async def revoke(service: Service, **body: Any) -> None:
-    """A revocation."""
+    """Revoke what `body` names, with the key `ops`. The revocation lasts ten minutes by default."""
     await service.revoke({"expires_in": 600, **body}, headers={"Authorization": f"Bearer {KEYS['ops']}"})
 
 

@@ -1,4 +1,4 @@
-"""Real gateways as processes, configured by the blocks of docs/gateways.md with other addresses."""
+"""Run real gateways as processes, with the configurations of docs/gateways.md and examples/nginx."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ START_SECONDS: Final = 30.0
 
 @dataclass(frozen=True)
 class Addresses:
-    """The ports on loopback that take the place of the documented addresses, and the gateway's key."""
+    """The loopback ports that replace the documented addresses, and the API key of the gateway."""
 
     app: int
     revocation: int
@@ -31,7 +31,7 @@ class Addresses:
 
 
 def binary(name: str) -> str | None:
-    """The gateway's executable: of the virtual environment, else on the path."""
+    """Return the path of a gateway's executable: that of the virtual environment, else one on the PATH, else None."""
     places = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}{os.pathsep}/usr/sbin"
     return shutil.which(name, path=places)
 
@@ -49,7 +49,7 @@ def _nginx(directory: Path, text: str | None = None) -> list[str]:
         "http {", f"http {{ access_log off; keepalive_requests 1000000; {writable}", 1
     )
     (directory / "nginx.conf").write_text(text)
-    user = "user root; " if os.geteuid() == 0 else ""  # else its workers could not write to the directory
+    user = "user root; " if os.geteuid() == 0 else ""  # otherwise its workers could not write to the directory
     options = f"{user}daemon off; pid {directory}/pid; error_log stderr; worker_processes 1;"
     return ["-p", str(directory), "-c", f"{directory}/nginx.conf", "-g", options]
 
@@ -81,7 +81,7 @@ ARGUMENTS: Final[dict[str, Callable[[Path], list[str]]]] = {
 
 
 def _readdress(directory: Path, addresses: Addresses, port: int) -> None:
-    """Put the addresses of the test in the place of the documented ones."""
+    """Replace the documented addresses and API key by those of the test."""
     for file in directory.iterdir():
         text = file.read_text()
         for documented_text, actual in {
@@ -91,7 +91,7 @@ def _readdress(directory: Path, addresses: Addresses, port: int) -> None:
             "listen 8000": f"listen 127.0.0.1:{port}",
             '":8000"': f'"127.0.0.1:{port}"',
             ":8000 {": f"http://127.0.0.1:{port} {{",
-            "timeout: 0.5s": "timeout: 5s",  # else a busy machine could answer too late
+            "timeout: 0.5s": "timeout: 5s",  # on a busy machine, an answer may take longer than 0.5 s
             "app:9000": f"127.0.0.1:{addresses.app}",
             "revocation:8080": f"127.0.0.1:{addresses.revocation}",
             "the-gateways-key": addresses.key,
@@ -102,7 +102,7 @@ def _readdress(directory: Path, addresses: Addresses, port: int) -> None:
 
 @contextlib.asynccontextmanager
 async def running(name: str, directory: Path, addresses: Addresses) -> AsyncIterator[int]:
-    """Run the gateway on loopback, at the port yielded."""
+    """Run a gateway on loopback, and yield its port once it serves."""
     executable, port = binary(name.rpartition("/")[2]), free_port()
     assert executable is not None
     arguments = ARGUMENTS[name](directory)

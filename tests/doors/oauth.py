@@ -1,4 +1,4 @@
-"""Requests to the OAuth endpoints, and what they answer."""
+"""Helpers for the tests of the OAuth endpoints: requests, and checks of the responses."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ OPAQUE = "2YotnFZFEjr1zCsicMWpAA"
 
 
 async def revoke(service: Service, raw: str, **fields: str) -> Answer:
-    """A request to revoke a token, with the key of `revoker`."""
+    """Send a token to `/oauth2/revoke` with the key `revoker`, and return the response."""
     return await service.form("/oauth2/revoke", {"token": raw, **fields}, headers=bearer("revoker"))
 
 
 async def introspect(service: Service, raw: str, **fields: str) -> Any:
-    """What introspection says of a token."""
+    """Return the JSON that `/oauth2/introspect` answers about a token. The response must be 200."""
     answer = await service.form("/oauth2/introspect", {"token": raw, **fields}, headers=bearer("checker"))
     told = answer.status, answer.headers["Content-Type"], answer.headers["Cache-Control"]
     assert told == (200, "application/json", "no-store"), answer
@@ -23,13 +23,13 @@ async def introspect(service: Service, raw: str, **fields: str) -> Any:
 
 
 async def is_revoked(service: Service, raw: str) -> bool:
-    """What `/check` says of a token."""
+    """Return whether `/check` says that a token is revoked."""
     revoked: bool = (await service.check({"token": raw}))["revoked"]
     return revoked
 
 
 def error(answer: Answer) -> tuple[int, str]:
-    """Status and code of an error of the form of RFC 6749 section 5.2."""
+    """Return the status and code of an OAuth error, which must have the form of RFC 6749 section 5.2."""
     assert answer.headers["Content-Type"].startswith("application/json")
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.json.keys() == {"error", "error_description"}

@@ -1,4 +1,4 @@
-"""What holds at every door: other instances, the log, and browsers."""
+"""Tests that cover all optional endpoints: several instances, the log, and requests from browsers."""
 
 import pytest
 from structlog.testing import capture_logs
@@ -10,7 +10,7 @@ from tests.doors.world import DOORS, ODD_KEY, basic, token
 
 
 async def test_a_revocation_at_one_instance_counts_at_the_next_request_to_another(start: Start) -> None:
-    """Through whichever door it came, and whichever door is asked."""
+    """After `/oauth2/revoke` at one instance, forward auth and introspection at another refuse the token at once."""
     one = await start(**DOORS)
     other = await start(**DOORS, KEY_PREFIX=one.settings.store.key_prefix)
     for jti, revoking, asked in (("a", one, other), ("b", other, one)):
@@ -23,7 +23,7 @@ async def test_a_revocation_at_one_instance_counts_at_the_next_request_to_anothe
 
 
 async def test_the_start_logs_the_open_doors(start: Start) -> None:
-    """By their paths."""
+    """The event `open_doors` at the start lists the paths of the open optional endpoints."""
     with capture_logs() as logged:
         await start(**DOORS)
     (opened,) = [each["paths"] for each in logged if each["event"] == "open_doors"]
@@ -38,7 +38,7 @@ async def test_the_start_logs_the_open_doors(start: Start) -> None:
 
 
 async def test_the_log_holds_no_token_no_key_and_no_query(start: Start) -> None:
-    """At level debug, for allowed, refused and failed requests."""
+    """Even at level debug, the log of allowed and refused requests holds no token, no API key and no query."""
     service = await start(**DOORS, LOG_LEVEL="debug")
     tokens = [
         token(jti="first-of-all"),
@@ -68,7 +68,7 @@ async def test_the_log_holds_no_token_no_key_and_no_query(start: Start) -> None:
 
 @pytest.mark.parametrize("path", ["/forward-auth", "/oauth2/revoke", "/oauth2/introspect", "/openapi.json", "/docs"])
 async def test_no_door_answers_other_origins(service: Service, path: str) -> None:
-    """Neither a preflight nor a request gets a header of CORS."""
+    """No response to another origin has a CORS header, not even to a preflight, and none may be cached."""
     asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST", **GATEWAY, **bearer("both")}
     for method in ("OPTIONS", "GET", "POST"):
         answer = await service.request(method, path, headers=asked)

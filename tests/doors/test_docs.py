@@ -23,7 +23,7 @@ from tests.doors.world import ODD_KEY, OWN_KEY, token
     ids=["gateways", "oauth"],
 )
 def test_the_documented_settings_are_valid(text: str, doors: tuple[str, ...]) -> None:
-    """With a digest in the place of the dots, they load, and open the doors of the page."""
+    """With a digest for each `…`, the settings of a page load, and open the endpoints that the page describes."""
     given = dict(word.split("=", 1) for line in text.splitlines() for word in shlex.split(line))
     digests = iter(f"{number:064x}" for number in range(9))
     given["REVOCATION_API_KEYS"] = re.sub("…", lambda _: next(digests), given["REVOCATION_API_KEYS"])
@@ -33,7 +33,7 @@ def test_the_documented_settings_are_valid(text: str, doors: tuple[str, ...]) ->
 
 
 def test_every_setting_of_a_door_is_documented() -> None:
-    """Each has a row, with its default."""
+    """The tables of the two pages list exactly the settings of forward auth and of OAuth, each with its default."""
     shown = dict(line.removesuffix("  (default)").split("=", 1) for line in load({}).shown)
     for page, prefix in (("gateways.md", "REVOCATION_FORWARD_AUTH"), ("oauth.md", "REVOCATION_OAUTH")):
         rows = dict(
@@ -56,7 +56,7 @@ def test_every_setting_of_a_door_is_documented() -> None:
 async def test_the_documented_python_runs(
     service: Service, needed: str, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Against a real service: what revokes has revoked, and the verifier takes a good token."""
+    """The documented clients revoke a token in a real service, and the documented verifier accepts a good token."""
     pytest.importorskip("requests")
     pytest.importorskip(needed)
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")

@@ -1,4 +1,4 @@
-"""`/forward-auth`: whom it lets through, with which identity, and what it says in an outage."""
+"""Tests of `/forward-auth`: which requests it allows, the identity headers, and the responses in an outage."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -16,7 +16,7 @@ from tests.unit.reencodings import SECRET, reencodings
 
 
 async def test_a_good_token_passes_with_its_identity(door: Service) -> None:
-    """Exactly 200, nothing to read, not to be kept, and every identity header."""
+    """A good token gets 200 with an empty body, `Cache-Control: no-store` and every identity header."""
     answer = await ask(door, token(sub="alice", scope="read write"))
     assert (answer.status, answer.body) == (200, b"")
     assert (answer.headers["Content-Length"], answer.headers["Cache-Control"]) == ("0", "no-store")
@@ -24,21 +24,21 @@ async def test_a_good_token_passes_with_its_identity(door: Service) -> None:
 
 
 async def test_a_missing_claim_is_an_empty_header(door: Service) -> None:
-    """A header that was left out might let the client's own through (GHSA-7r4p-vjf4-gxv4)."""
+    """A missing claim gives an empty header, or a gateway might pass on the client's own (GHSA-7r4p-vjf4-gxv4)."""
     answer = await ask(door, token(sub=None), X_Auth_Subject="forged", X_Auth_Scope="forged")
     assert answer.status == 200
     assert [answer.headers.getall(name) for name in IDENTITY] == [[""], [""]]
 
 
 async def test_without_a_token_the_challenge_is_bare(door: Service) -> None:
-    """RFC 6750 section 3.1: no error code where there were no credentials; Basic is no token either."""
+    """Without a token, also with Basic credentials, the challenge has no error code (RFC 6750 section 3.1)."""
     assert challenge(await ask(door)) == NO_TOKEN
     assert challenge(await ask(door, **basic("al", "pw"))) == NO_TOKEN
     assert challenge(await ask(door, Cookie="other=1; access_token=")) == NO_TOKEN
 
 
 async def test_every_bad_token_is_refused_alike(door: Service) -> None:
-    """401 with one challenge and one body, so that a refusal tells nothing of its reason."""
+    """Every bad token gets 401 with the same challenge and body, so that the response hides the reason."""
     await revoke(door, jti="gone")
     await revoke(door, sid="gone")
     answers = {label: await ask(door, raw) for label, raw in BAD.items()}
@@ -48,7 +48,7 @@ async def test_every_bad_token_is_refused_alike(door: Service) -> None:
 
 
 async def test_no_reencoding_of_a_revoked_token_passes(door: Service) -> None:
-    """Every other spelling of it that HTTP can carry is refused."""
+    """Other encodings of a revoked token are refused. The test takes every ninth one, if HTTP can carry it."""
     raw = token(jti="gone")
     await revoke(door, jti="gone")
     for label, written in list(reencodings(raw))[::9]:
@@ -57,7 +57,7 @@ async def test_no_reencoding_of_a_revoked_token_passes(door: Service) -> None:
 
 
 async def test_a_revocation_is_seen_by_the_next_request(door: Service) -> None:
-    """Acknowledged, and refused from then on."""
+    """A token that passed before is refused on the first request after its revocation."""
     raw = token(jti="soon")
     assert (await ask(door, raw)).status == 200
     await revoke(door, token=raw)
@@ -68,7 +68,7 @@ async def test_a_revocation_is_seen_by_the_next_request(door: Service) -> None:
 
 
 async def test_optional_lets_the_absence_of_a_token_through(door: Service) -> None:
-    """200 with empty identity headers; a bad token is still refused; for a sub-path too."""
+    """At `/forward-auth/optional` and below, no token gets 200 with empty identity headers; a bad one gets 401."""
     for path in ("/forward-auth/optional", "/forward-auth/optional/a/b"):
         answer = await ask(door, path=path, X_Auth_Subject="forged")
         assert (answer.status, [answer.headers[name] for name in IDENTITY]) == (200, ["", ""])
@@ -77,20 +77,20 @@ async def test_optional_lets_the_absence_of_a_token_through(door: Service) -> No
 
 
 async def test_optional_is_closed_by_default(start: Start) -> None:
-    """Envoy appends the original path: the application's own `/optional` must not open everything."""
+    """With the setting off, `/forward-auth/optional` needs a token: Envoy appends the application's own paths."""
     service = await start(**{**DOORS, "FORWARD_AUTH_OPTIONAL": "false"})
     service.headers = dict(GATEWAY)
     assert challenge(await ask(service, path="/forward-auth/optional")) == NO_TOKEN
 
 
 async def test_optional_does_not_leak_into_other_paths(door: Service) -> None:
-    """Only that very segment is optional."""
+    """Other paths below `/forward-auth` that contain the word `optional` still need a token."""
     for path in ("/forward-auth/required/optional", "/forward-auth/optionally", "/forward-auth//optional"):
         assert challenge(await ask(door, path=path)) == NO_TOKEN, path
 
 
 async def test_behind_a_gateway_that_verifies_it_says_only_whether_a_token_is_revoked(start: Start) -> None:
-    """Without signing keys: no identity, no opinion on expiry; malformed and revoked tokens are refused."""
+    """Without signing keys, even expired tokens pass, but without an identity; malformed and revoked ones do not."""
     given = {"FORWARD_AUTH": "true", "FORWARD_AUTH_UNVERIFIED": "true", "FORWARD_AUTH_HEADERS": "X-Auth-Subject=sub"}
     service = await start(API_KEYS=API_KEYS, **given)
     service.headers = dict(GATEWAY)
@@ -103,7 +103,7 @@ async def test_behind_a_gateway_that_verifies_it_says_only_whether_a_token_is_re
 
 
 async def test_a_closed_door_does_not_exist(start: Start) -> None:
-    """404 unless the setting opens it."""
+    """`/forward-auth` and the paths below it answer 404 unless the setting opens them."""
     service = await start(API_KEYS=API_KEYS, JWT_SECRET=SECRET)
     for path in ("/forward-auth", "/forward-auth/optional", "/forward-auth/a"):
         assert (await ask(service, token(), path)).status == 404
@@ -113,7 +113,7 @@ async def test_a_closed_door_does_not_exist(start: Start) -> None:
 
 
 async def test_unknown_is_503(start_without_redis: Start) -> None:
-    """Without Redis and a mirror: 503 with Retry-After, never 200 and never 401."""
+    """Without Redis and a mirror, a good token gets 503 with Retry-After. A missing or forged one gets 401."""
     service = await start_without_redis(**DOORS)
     service.headers = dict(GATEWAY)
     answer = await ask(service, token())
@@ -126,7 +126,7 @@ async def test_unknown_is_503(start_without_redis: Start) -> None:
 
 
 async def test_without_signing_keys_yet_it_is_503(start: Start) -> None:
-    """While the key set was never fetched, every token is unknown, and the service is not ready."""
+    """Until the JWKS has been fetched, a token gets 503 with Retry-After, and `/readyz` answers 503."""
     given = {**DOORS, "JWKS_URL": f"http://127.0.0.1:{free_port()}/jwks"}
     del given["JWT_SECRET"]
     service = await start(**given)
@@ -174,7 +174,7 @@ async def test_while_redis_hangs_too_long_only_what_is_revoked_is_known(start: S
         try:
             await eventually(unknown, "the end of the mirror's staleness")
             first = asyncio.as_completed([ask(service, token(jti=jti)) for jti in ("fine", "gone")])
-            assert [(await answer).status for answer in first] == [401, 503]
+            assert [(await answer).status for answer in first] == [401, 503]  # a known revocation is answered first
         finally:
             server.thaw()
 
@@ -202,7 +202,7 @@ async def test_while_redis_hangs_too_long_only_what_is_revoked_is_known(start: S
     ],
 )
 def test_a_header_value_is_printable_ascii(value: object, expected: str) -> None:
-    """What is not is percent-encoded; lists are joined by a space; other types are left empty."""
+    """Characters other than printable ASCII are percent-encoded, lists joined by a space, and other types empty."""
     written = header_value(value)
     assert written == expected
     assert written == written.strip()
@@ -211,7 +211,7 @@ def test_a_header_value_is_printable_ascii(value: object, expected: str) -> None
 
 
 async def test_a_subject_cannot_add_a_header(door: Service) -> None:
-    """Line breaks are refused in a `sub`, and encoded in other claims."""
+    """A token with a line break in `sub` is refused. In `scope`, a line break is percent-encoded."""
     assert challenge(await ask(door, token(sub="a\r\nX-Auth-Scope: admin"))) == BAD_TOKEN
     answer = await ask(door, token(scope="a\r\nX-Auth-Subject: admin"))
     assert answer.headers.getall("X-Auth-Subject") == ["alice"]
@@ -219,7 +219,7 @@ async def test_a_subject_cannot_add_a_header(door: Service) -> None:
 
 
 async def test_a_gateway_may_keep_its_connection(door: Service) -> None:
-    """Without a body, the next request on the connection is answered too."""
+    """Responses to requests without a body, allowed or refused, do not close the connection."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         for status in (200, 401, 200):
             bearer = {"Authorization": f"Bearer {token()}"} if status == 200 else {}

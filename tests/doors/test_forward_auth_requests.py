@@ -1,4 +1,4 @@
-"""`/forward-auth`: where tokens are, and what gateways send. `test_gateways.py` has real gateways."""
+"""`/forward-auth`: where it looks for tokens, and what gateways send. `test_gateways.py` uses real gateways."""
 
 import re
 from collections.abc import Callable
@@ -14,19 +14,19 @@ from tests.doors.forward_auth import BAD, BAD_TOKEN, GATEWAY, NO_TOKEN, ask, cha
 from tests.doors.world import DOORS, OWN_KEY, basic, token
 from tests.unit.reencodings import SECRET, issuer
 
-# Where tokens are
+# Where the service looks for tokens
 
 
 @pytest.mark.parametrize("written", ["Bearer {}", "bearer {}", "BEARER   {}"])
 async def test_the_scheme_has_no_case(door: Service, written: str) -> None:
-    """RFC 9110 section 11.1."""
+    """The scheme `Bearer` is accepted in upper and lower case (RFC 9110 section 11.1)."""
     assert (await ask(door, Authorization=written.format(token()))).status == 200
 
 
 @pytest.mark.parametrize("written", ["{}", "Token {}", "DPoP {}", "Bearer\t{}", "Bearer: {}", "Bearer {}, Bearer {}"])
 @pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
 async def test_what_the_application_might_read_otherwise_is_refused(door: Service, written: str, path: str) -> None:
-    """Credentials of another form are neither a token nor the absence of one, with a good cookie too."""
+    """Credentials of any other form are refused, even beside a good cookie: the application might accept them."""
     raw = token()
     field = written.format(raw, raw)
     assert challenge(await ask(door, path=path, Authorization=field)) == BAD_TOKEN
@@ -34,7 +34,7 @@ async def test_what_the_application_might_read_otherwise_is_refused(door: Servic
 
 
 async def test_a_cookie_or_the_original_query_may_hold_the_token(door: Service) -> None:
-    """For browsers: with or without Basic beside it; and the same token in several places is one token."""
+    """A token passes in a cookie (also beside Basic), in the original query, and in several places at once."""
     raw = token()
     for headers in (
         {"Cookie": f"a=b; access_token={raw}"},
@@ -47,7 +47,7 @@ async def test_a_cookie_or_the_original_query_may_hold_the_token(door: Service) 
 
 
 async def test_two_different_tokens_are_refused(door: Service) -> None:
-    """The application might read the other; both are good here."""
+    """A request with two different tokens is refused even if both are good: the application might read either."""
     one, two = token(jti="1"), token(jti="2")
     for headers in (
         {"Cookie": f"access_token={one}", "Authorization": f"Bearer {two}"},
@@ -65,7 +65,7 @@ async def test_two_different_tokens_are_refused(door: Service) -> None:
 async def test_every_cookie_that_an_application_might_read_counts(
     door: Service, before: str, between: str, path: str
 ) -> None:
-    """Some parsers, such as Python's `http.cookies`, also begin another cookie after a comma or white space."""
+    """A revoked token is refused wherever some parser sees the cookie; some also split at commas or white space."""
     await revoke(door, jti="gone")
     bad = f"{before}access_token{between}{token(jti='gone')}"
     for field in (bad, f"{bad}; access_token={token()}", f"access_token={token()}; {bad}"):
@@ -75,13 +75,13 @@ async def test_every_cookie_that_an_application_might_read_counts(
 @pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
 @pytest.mark.parametrize("before", ["?a=b;", "?a=b#", "?a=#&", "#?", "?access%5Ftoken={}&", "?access_token={}#&"])
 async def test_every_parameter_that_an_application_might_read_counts(door: Service, before: str, path: str) -> None:
-    """Some frameworks split a query at `;` too, as HTML 4 recommended, and some servers know no fragment."""
+    """A bad parameter also counts after `;`, where some frameworks split, and `#`, where some servers read on."""
     uri = f"/ws{before.format(token())}access_token={BAD['expired']}"
     assert challenge(await ask(door, path=path, X_Forwarded_Uri=uri)) == BAD_TOKEN
 
 
 async def test_two_authorization_headers_are_refused(door: Service) -> None:
-    """Even if they agree."""
+    """Two Authorization headers are refused: the same token twice, and Basic credentials beside a token."""
     fields = [f"Authorization: Bearer {token()}"] * 2 + [f"X-Revocation-Key: {KEYS['checker']}"]
     for first in (fields[0], basic_field := f"Authorization: {basic('al', 'pw')['Authorization']}"):
         raw = await talk(door, request_bytes("GET /forward-auth HTTP/1.1", first, *fields[1:], key=None))
@@ -89,7 +89,7 @@ async def test_two_authorization_headers_are_refused(door: Service) -> None:
 
 
 async def test_places_that_no_setting_names_hold_no_token(start: Start) -> None:
-    """Cookies and queries are opt-in, and the query of the door's own URL never counts."""
+    """Without their settings, a cookie and the queries of the original URI and of `/forward-auth` hold no token."""
     closed = {name: value for name, value in DOORS.items() if name not in {"FORWARD_AUTH_COOKIE", "FORWARD_AUTH_QUERY"}}
     service = await start(**closed)
     service.headers = dict(GATEWAY)
@@ -104,7 +104,7 @@ async def test_places_that_no_setting_names_hold_no_token(start: Start) -> None:
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "PROPFIND"])
 async def test_every_method_and_path_is_the_same_question(door: Service, method: str) -> None:
-    """HAProxy sends HEAD, Envoy the original method and path; a preflight is exempted by the gateway alone."""
+    """Any method, at any path below `/forward-auth`, needs a token. `X-Forwarded-Method: OPTIONS` exempts nothing."""
     raw = token()
     for path in (
         "/forward-auth",
@@ -120,7 +120,7 @@ async def test_every_method_and_path_is_the_same_question(door: Service, method:
 
 
 async def test_uncommon_methods_share_a_label(door: Service) -> None:
-    """Each of its own would be a new series of the metrics, chosen by the client."""
+    """The metrics count PROPFIND as `(any)`: otherwise clients could create a series with each method they invent."""
     assert (await door.request("PROPFIND", "/forward-auth")).status == 401
     series = '{method="(any)",route="/forward-auth",status="401"}'
     assert await door.metric(f"revocation_http_request_duration_seconds_count{series}") == 1
@@ -128,9 +128,9 @@ async def test_uncommon_methods_share_a_label(door: Service) -> None:
 
 @pytest.mark.parametrize("authorized", [True, False])
 async def test_an_announced_body_is_not_waited_for(door: Service, authorized: bool) -> None:
-    """nginx announces the original length and sends nothing: the answer comes at once, and ends the connection.
+    """If a request announces a body, the response closes the connection, and later bytes are not read as a request.
 
-    No byte that follows is taken for another request.
+    nginx announces the length of the original body, but sends no body.
     """
     fields = [f"X-Revocation-Key: {KEYS['checker']}", "Content-Length: 5", "Expect: 100-continue"]
     fields += [f"Authorization: Bearer {token()}"] if authorized else []
@@ -142,7 +142,7 @@ async def test_an_announced_body_is_not_waited_for(door: Service, authorized: bo
 
 
 def _haproxy(*fields: str) -> bytes:
-    """Return what haproxy-auth-request sends: every header in lower case, but neither Host nor Content-Length."""
+    """Return a request as haproxy-auth-request sends it: header names in lower case, and no Content-Length."""
     config = block("docs/gateways.md", "haproxy").replace("the-gateways-key", KEYS["checker"])
     path, method = re.findall(r"lua\.auth-intercept revocation (\S+) (\w+) \*", config)[0]
     sent = [": ".join(re.findall(r"set-header (\S+) (\S+)", config)[0]), *fields]
@@ -151,7 +151,7 @@ def _haproxy(*fields: str) -> bytes:
 
 
 def _apisix(*fields: str) -> bytes:
-    """Return what the plugin of APISIX sends for `POST /orders?id=7`: its own headers, and those that are listed."""
+    """Return what APISIX sends for `POST /orders?id=7`: its own headers, and the `fields` that its config lists."""
     plugin = yaml.safe_load(block("docs/gateways.md", "apisix"))["plugins"]["forward-auth"]
     forwarded = {"Proto": "https", "Method": "POST", "Host": "app.example", "Uri": "/orders?id=7", "For": "203.0.113.9"}
     own = {f"X-Forwarded-{name}": value for name, value in forwarded.items()} | plugin["extra_headers"]
@@ -165,7 +165,7 @@ def _apisix(*fields: str) -> bytes:
 async def test_gateways_that_are_not_run_here_are_answered(
     door: Service, replayed: Callable[..., bytes], body: str
 ) -> None:
-    """Their requests, as the docs configure them: a good token, none, a revoked one.
+    """Requests as HAProxy and APISIX send them get the right response with a good token, a revoked one, and none.
 
     HAProxy announces a body and sends none.
     """
@@ -181,9 +181,9 @@ async def test_gateways_that_are_not_run_here_are_answered(
 
 
 async def test_the_gateway_needs_a_key_of_its_own(door: Service) -> None:
-    """No key, a wrong one, two, or one without the scope is 403, so that the user's client keeps its token.
+    """A gateway without exactly one API key that has the scope `check` gets 403, and a warning is logged.
 
-    A warning says so.
+    A 401 would make the user's client discard its token.
     """
     door.headers = {}
     raw = token()
@@ -194,12 +194,12 @@ async def test_the_gateway_needs_a_key_of_its_own(door: Service) -> None:
             assert refused.statuses == [403]
             assert b"gateway_key_refused" in refused.data
     warnings = [each for each in logged if each["log_level"] == "warning"]
-    assert [each["event"] for each in warnings] == ["gateway_key_refused"]  # once a minute
+    assert [each["event"] for each in warnings] == ["gateway_key_refused"]  # logged at most once a minute
     assert (await ask(door, raw, X_Revocation_Key=KEYS["ops"])).status == 200
 
 
 async def test_a_keyless_gateway_may_ask(start: Start) -> None:
-    """For Traefik: no key is needed, and a wrong one is still refused."""
+    """With `FORWARD_AUTH_KEYLESS`, a gateway needs no key. A wrong key is still refused, and `/check` needs one."""
     service = await start(**DOORS, FORWARD_AUTH_KEYLESS="true")
     service.headers = {}
     assert (await ask(service, token())).status == 200
@@ -209,7 +209,7 @@ async def test_a_keyless_gateway_may_ask(start: Start) -> None:
 
 
 async def test_in_protected_mode_a_gateway_on_this_machine_may_ask(start: Start) -> None:
-    """What it relays (forwarding headers, another host, a browser's marks) is refused at every other route."""
+    """In protected mode, `/forward-auth` accepts a request with headers of a proxy and a browser; `/check` does not."""
     service = await start(JWT_SECRET=SECRET, FORWARD_AUTH="true")
     relayed = {
         "X-Forwarded-For": "203.0.113.9",

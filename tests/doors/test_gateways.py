@@ -1,4 +1,4 @@
-"""Forward auth through real gateways, before a real application, as docs/gateways.md configures them."""
+"""Tests of forward auth through real gateways, configured as in docs/gateways.md, before a real application."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ DEAD_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class World:
-    """A gateway before an application, and the service that it asks."""
+    """A gateway in front of an application, and the service and Redis that the gateway relies on."""
 
     gateway: str
     port: int
@@ -35,18 +35,18 @@ class World:
     server: Process
 
     async def request(self, method: str, path: str = "/", **options: Any) -> Answer:
-        """One request through the gateway."""
+        """Send a request through the gateway, and return the response."""
         url = URL(f"http://127.0.0.1:{self.port}{path}", encoded=True)
         async with self.service.session.request(method, url, allow_redirects=False, **options) as response:
             return Answer(response.status, response.headers, await response.read())
 
     async def get(self, raw: str | None = None, path: str = "/", **headers: str) -> Answer:
-        """GET with this token."""
+        """Send GET through the gateway, with this token."""
         bearer = {} if raw is None else {"Authorization": f"Bearer {raw}"}
         return await self.request("GET", path, headers={**bearer, **headers})
 
     async def talk(self, *lines: str) -> Raw:
-        """One request as these very lines."""
+        """Send these lines unchanged, followed by Host and, if no Connection is given, `Connection: close`."""
         close = [] if any(line.startswith("Connection") for line in lines) else ["Connection: close"]
         data = "\r\n".join([*lines, f"Host: 127.0.0.1:{self.port}", *close, "", ""]).encode()
         return await talk_to("127.0.0.1", self.port, data, answers=1)
@@ -54,7 +54,7 @@ class World:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def own_redis() -> AsyncIterator[Process]:
-    """A server of its own, which a test may freeze."""
+    """A Redis for this module alone, which a test may freeze."""
     async with standalone() as server:
         yield server
 
@@ -63,7 +63,7 @@ async def own_redis() -> AsyncIterator[Process]:
 async def world(
     own_redis: Process, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[World]:
-    """Each gateway in turn."""
+    """A running gateway. Each test runs once with every gateway that is installed."""
     name: str = request.param
     if binary(name) is None:
         pytest.skip(f"no {name} here: install {PACKAGES[name]}")
@@ -77,7 +77,7 @@ async def world(
 
 @pytest.mark.skipif(binary("nginx") is None, reason="no nginx here: install Debian's nginx")
 async def test_the_example_guards_all_but_login_and_refresh(own_redis: Process, tmp_path: Path) -> None:
-    """`examples/nginx`, with other addresses."""
+    """With `examples/nginx`, login and refresh need no token, other paths do, and forged identities do not arrive."""
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(serving(own_redis, "127.0.0.1", KEEPALIVE_SECONDS, **DOORS))
         app = await stack.enter_async_context(echo_application())
@@ -96,7 +96,7 @@ async def test_the_example_guards_all_but_login_and_refresh(own_redis: Process, 
 
 
 def arrived(answer: Answer) -> dict[str, list[str]]:
-    """The header fields that reached the application."""
+    """Return the header fields that reached the application. The response must be 200."""
     assert answer.status == 200, answer
     fields: dict[str, list[str]] = {}
     for name, value in answer.json["headers"]:
@@ -105,7 +105,7 @@ def arrived(answer: Answer) -> dict[str, list[str]]:
 
 
 async def test_a_good_token_passes_with_its_identity(world: World) -> None:
-    """The identity headers reach the application, and the gateway's key does not."""
+    """For a good token, the identity headers reach the application, and the gateway's API key does not."""
     fields = arrived(await world.get(token(scope="read write")))
     assert (fields["x-auth-subject"], fields["x-auth-scope"]) == (["alice"], ["read write"])
     assert "x-revocation-key" not in fields
@@ -113,7 +113,7 @@ async def test_a_good_token_passes_with_its_identity(world: World) -> None:
 
 
 async def test_no_token_is_401_with_the_challenge(world: World) -> None:
-    """The challenge reaches the client, and the request does not reach the application."""
+    """A request without a token, or with an expired one, gets 401 with the challenge of the service."""
     answer = await world.get()
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     answer = await world.get(token(exp=1_000_000_000))
@@ -121,7 +121,7 @@ async def test_no_token_is_401_with_the_challenge(world: World) -> None:
 
 
 async def test_a_revoked_token_is_refused_on_the_next_request(world: World) -> None:
-    """No gateway caches the answer."""
+    """A token that passed before is refused on the first request after its revocation: no gateway caches."""
     raw = token(jti=f"soon-{world.gateway}")
     for _ in range(3):
         assert (await world.get(raw)).status == 200
@@ -132,7 +132,7 @@ async def test_a_revoked_token_is_refused_on_the_next_request(world: World) -> N
 @pytest.mark.parametrize("method", ["GET", "OPTIONS"])
 @pytest.mark.parametrize("claims", [{"sub": None}, {"sub": "alice"}])
 async def test_a_clients_own_identity_never_arrives(world: World, method: str, claims: dict[str, Any]) -> None:
-    """Neither where the token has the claim, nor where it lacks it, nor in a preflight, in any spelling."""
+    """Forged identity headers never arrive, whether or not the token has the claim, and not in a preflight."""
     forged = {"X-Auth-Subject": "forged", "x-auth-scope": "forged", "X-AUTH-SUBJECT": "forged"}
     answer = await world.request(method, headers={**forged, "Authorization": f"Bearer {token(**claims)}"})
     fields = arrived(answer)
@@ -142,7 +142,7 @@ async def test_a_clients_own_identity_never_arrives(world: World, method: str, c
 
 
 async def test_a_name_with_underscores_is_another_header(world: World) -> None:
-    """CGI and WSGI would take it for the same: all drop it but Traefik, of which the docs say so."""
+    """Only Traefik passes on `X_Auth_Subject`, which CGI and WSGI read as `X-Auth-Subject`. The docs warn of this."""
     raw = await world.talk("GET / HTTP/1.1", "X_Auth_Subject: forged", f"Authorization: Bearer {token()}")
     assert raw.statuses in ([200], [400])
     assert b'["x-auth-subject", "forged"]' not in raw.data
@@ -150,9 +150,9 @@ async def test_a_name_with_underscores_is_another_header(world: World) -> None:
 
 
 async def test_a_preflight_passes_without_a_token(world: World) -> None:
-    """Each configuration exempts OPTIONS, and only OPTIONS; saying so in a header exempts nothing.
+    """OPTIONS passes without a token, but its credentials are removed. A header that says OPTIONS exempts nothing.
 
-    No credentials pass with it, or an application that honours X-HTTP-Method-Override would read an unchecked token.
+    Otherwise, an application that honours X-HTTP-Method-Override would read an unchecked token.
     """
     assert (await world.request("OPTIONS", "/a")).status == 200
     expired = token(exp=1_000_000_000)
@@ -165,7 +165,7 @@ async def test_a_preflight_passes_without_a_token(world: World) -> None:
 
 @pytest.mark.parametrize("method", ["HEAD", "DELETE", "PATCH"])
 async def test_every_method_is_guarded(world: World, method: str) -> None:
-    """With a token it passes as it is; without, it does not."""
+    """HEAD, DELETE and PATCH pass with a token, and get 401 without one."""
     answer = await world.request(method, headers={"Authorization": f"Bearer {token()}"})
     assert answer.status == 200
     assert method == "HEAD" or answer.json["method"] == method
@@ -180,7 +180,7 @@ async def _pieces(body: str) -> AsyncIterator[bytes]:
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("size", [5, 300_000])
 async def test_a_body_reaches_the_application_alone(world: World, size: int, chunked: bool) -> None:
-    """POST with a body, again and again on one connection: neither the body nor the next request is lost."""
+    """Successive POSTs of one client reach the application with their whole bodies, also after a refused one."""
     body = "x" * size
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         for good in (True, False, True, True):
@@ -194,7 +194,7 @@ async def test_a_body_reaches_the_application_alone(world: World, size: int, chu
 
 @pytest.mark.parametrize("path", ["/a/b?c=d", "/a%20b/%C3%A9?x=%2F", "/optional", "/forward-auth/optional", "/a%2Fb"])
 async def test_sub_paths_and_encoded_paths(world: World, path: str) -> None:
-    """They are guarded, and reach the application as they were sent. Its own `/optional` opens nothing."""
+    """Sub-paths and encoded paths, also the application's own `/optional`, need a token and arrive unchanged."""
     assert (await world.get(path=path)).status == 401
     answer = await world.get(token(), path)
     assert (answer.status, answer.json["path"]) == (200, path)
@@ -202,14 +202,14 @@ async def test_sub_paths_and_encoded_paths(world: World, path: str) -> None:
 
 @pytest.mark.parametrize("climb", ["/..", "/%2e%2e", "/..%2f", "/..;", "/a/../..", "//..", "/.%2e/."])
 async def test_no_path_climbs_to_the_optional_check(world: World, climb: str) -> None:
-    """A gateway that appends the path, as Envoy does, reaches `/forward-auth/optional` in no spelling."""
+    """No spelling of `..` leads to `/forward-auth/optional`, even if the gateway appends the path, as Envoy does."""
     for path in (f"{climb}/optional", f"{climb}/forward-auth/optional"):
         raw = await world.talk(f"GET {path} HTTP/1.1")
         assert raw.statuses in ([400], [401]), raw
 
 
 async def test_two_authorization_headers_never_pass(world: World) -> None:
-    """400 from the gateway or 401 from the service, also where the second is good."""
+    """Two Authorization headers get 400 from the gateway or 401 from the service, even if one or both are good."""
     good = f"Authorization: Bearer {token()}"
     for first in (good, f"Authorization: Bearer {token(exp=1_000_000_000)}", "Authorization: Basic YTpi"):
         for fields in ([first, good], [good, first]):
@@ -218,7 +218,7 @@ async def test_two_authorization_headers_never_pass(world: World) -> None:
 
 
 async def test_a_websocket_with_its_token_in_a_cookie(world: World) -> None:
-    """A browser cannot set a header there. Without the cookie, the handshake is refused."""
+    """A WebSocket passes with its token in a cookie, as browsers cannot set headers. Without it, it gets 401."""
     url = f"ws://127.0.0.1:{world.port}/ws"
     session = world.service.session
     async with session.ws_connect(url, headers={"Cookie": f"access_token={token()}"}) as socket:
@@ -232,7 +232,7 @@ async def test_a_websocket_with_its_token_in_a_cookie(world: World) -> None:
 
 
 async def test_while_redis_is_away(world: World) -> None:
-    """What is known stays revoked. When the mirror is too old, the rest is refused with 503, and passes again later."""
+    """While Redis hangs, revoked tokens get 401. Others pass, but get 503 once the mirror is too old."""
     gone, fine = token(jti=f"gone-{world.gateway}"), token(jti=f"fine-{world.gateway}")
     await world.service.revoke({"token": gone})
 
@@ -250,13 +250,13 @@ async def test_while_redis_is_away(world: World) -> None:
 
 
 async def test_a_token_in_the_query(world: World) -> None:
-    """For WebSockets: every gateway but Envoy sends the original URI in a header."""
+    """A token in the query passes with every gateway except Envoy, which does not send the original URI."""
     answer = await world.get(path=f"/ws?access_token={token()}")
     assert answer.status == (401 if world.gateway == "envoy" else 200)
 
 
 async def test_a_client_cannot_use_or_spoil_the_gateways_key(world: World) -> None:
-    """Its own `X-Revocation-Key` is replaced, not added."""
+    """A client's own `X-Revocation-Key`, valid or not, has no effect: the gateway replaces it."""
     for key in (KEYS["ops"], "x" * 30):
         assert (await world.get(token(), **{"X-Revocation-Key": key})).status == 200
         assert (await world.get(None, **{"X-Revocation-Key": key})).status == 401
@@ -264,7 +264,7 @@ async def test_a_client_cannot_use_or_spoil_the_gateways_key(world: World) -> No
 
 @pytest.mark.parametrize("name", ["X-Auth-Subject", "X-Revocation-Key", "Authorization"])
 async def test_a_connection_field_drops_no_guard(world: World, name: str) -> None:
-    """A client may name a header as hop-by-hop: a refused request stays refused, and no forged identity passes."""
+    """A client that lists a header in Connection (hop-by-hop) neither passes the check nor forges an identity."""
     fields = ("X-Auth-Subject: forged", f"Connection: close, {name}")
     refused = await world.talk("GET / HTTP/1.1", f"Authorization: Bearer {token(exp=1_000_000_000)}", *fields)
     assert refused.statuses in ([401], [403])
@@ -274,7 +274,7 @@ async def test_a_connection_field_drops_no_guard(world: World, name: str) -> Non
 
 @pytest.mark.parametrize(("name", "expected"), [("nginx", 503), ("caddy", 502), ("traefik", 500), ("envoy", 503)])
 async def test_without_the_service_nothing_passes(own_redis: Process, name: str, expected: int, tmp_path: Path) -> None:
-    """The documented configurations fail closed, each with a status of its own."""
+    """Without the service, each documented configuration refuses a good token, with its own 5xx status."""
     if binary(name) is None:
         pytest.skip(f"no {name} here: install {PACKAGES[name]}")
     async with echo_application() as app, AsyncExitStack() as service_ends, aiohttp.ClientSession() as session:

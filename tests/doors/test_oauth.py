@@ -18,7 +18,7 @@ from tests.unit.reencodings import Issuer, b64url, issuer, reencodings
 
 @pytest.mark.parametrize("raw", [token(jti="a"), token(sub="bob"), token(exp=None, jti="c"), OPAQUE])
 async def test_a_revoked_token_is_revoked_everywhere(service: Service, raw: str) -> None:
-    """200 with an empty body, twice over; then `/check` and introspection know it."""
+    """Each of two revocations gets 200 without a body. `/check` and introspection then refuse the token."""
     for _ in range(2):
         answer = await revoke(service, raw, token_type_hint="refresh_token")
         assert (answer.status, answer.body) == (200, b"")
@@ -28,7 +28,7 @@ async def test_a_revoked_token_is_revoked_everywhere(service: Service, raw: str)
 
 @pytest.mark.parametrize("raw", [token(exp=None, jti="c"), OPAQUE])
 async def test_a_token_without_exp_is_revoked_for_the_longest_lifetime(start: Start, raw: str) -> None:
-    """Nothing says when it expires, so the longest lifetime is taken."""
+    """The revocation of a token without `exp` lasts for the maximum token lifetime of the settings."""
     service = await start(**DOORS, MAX_TOKEN_LIFETIME_SECONDS="1000")
     await revoke(service, raw)
     expires_at = (await service.check({"token": raw}))["revocation"]["expires_at"]
@@ -37,7 +37,7 @@ async def test_a_token_without_exp_is_revoked_for_the_longest_lifetime(start: St
 
 @pytest.mark.parametrize("raw", [token(exp=1_000_000_000), token() + "=", "a.b.c", issuer("ES256").sign({"jti": "a"})])
 async def test_a_token_that_nobody_can_use_is_a_success(service: Service, raw: str) -> None:
-    """Expired, malformed and forged tokens are 200 and store nothing; the last two are logged."""
+    """Expired, malformed and forged tokens get 200, and nothing is stored. The last two kinds are logged."""
     with capture_logs() as logged:
         assert (await revoke(service, raw)).status == 200
     assert await service.stored_keys() == set()
@@ -46,7 +46,7 @@ async def test_a_token_that_nobody_can_use_is_a_success(service: Service, raw: s
 
 
 async def test_what_can_never_be_revoked_is_said(service: Service) -> None:
-    """An encrypted token is unsupported_token_type; one that outlives every revocation is refused too."""
+    """An encrypted token gets `unsupported_token_type`. One that would outlive any revocation gets 400 too."""
     assert error(await revoke(service, JWE)) == (400, "unsupported_token_type")
     raw = token(exp=int(time.time()) + 10**8)
     assert error(await revoke(service, raw)) == (400, "invalid_request")
@@ -65,7 +65,7 @@ async def test_what_can_never_be_revoked_is_said(service: Service) -> None:
     ],
 )
 async def test_revoke_own_is_limited_to_tokens_of_the_client(service: Service, raw: str, expected: int) -> None:
-    """With `revoke-own`, only a token that is verified to be this client's is revoked; others are invalid_grant."""
+    """A `revoke-own` key revokes only verified tokens of its own client. Other tokens get `invalid_grant`."""
     answer = await service.form("/oauth2/revoke", {"token": raw}, headers=basic("mobile", OWN_KEY))
     assert answer.status == expected
     assert await is_revoked(service, raw) == (expected == 200)
@@ -74,7 +74,7 @@ async def test_revoke_own_is_limited_to_tokens_of_the_client(service: Service, r
 
 
 async def test_revoke_own_opens_nothing_else(service: Service) -> None:
-    """`/revoke`, `/check` and introspection refuse it; a forged token of its own name is not stored."""
+    """A `revoke-own` key is refused by `/revoke`, `/check` and introspection, and stores nothing for a forged token."""
     own = {"Authorization": f"Bearer {OWN_KEY}"}
     assert (await service.post("/revoke", {"jti": "a"}, headers=own)).status == 403
     assert (await service.get("/check", {"jti": "a"}, headers=own)).status == 403
@@ -86,7 +86,7 @@ async def test_revoke_own_opens_nothing_else(service: Service) -> None:
 
 
 async def test_the_name_of_the_key_is_the_actor(service: Service) -> None:
-    """`revoked_by` is the client."""
+    """A revocation through OAuth has the name of the client's API key as `revoked_by`."""
     raw = token(client_id="mobile")
     await service.form("/oauth2/revoke", {"token": raw}, headers=basic("mobile", OWN_KEY))
     assert (await service.check({"token": raw}))["revocation"]["revoked_by"] == "mobile"
@@ -96,7 +96,7 @@ async def test_the_name_of_the_key_is_the_actor(service: Service) -> None:
 
 
 async def test_an_active_token_is_described(start: Start) -> None:
-    """The members of RFC 7662, times as whole numbers, and of others only those that the setting names."""
+    """Introspection shows only standard claims, `sid` and those that a setting names, with times in whole seconds."""
     service = await start(**DOORS, OAUTH_INTROSPECT_CLAIMS="tenant,missing")
     now = int(time.time())
     shown: dict[str, Any] = {"jti": "j", "sid": "s", "client_id": "web", "scope": "read write", "tenant": 7}
@@ -125,7 +125,7 @@ async def test_an_active_token_is_described(start: Start) -> None:
 async def test_members_have_the_form_of_the_standard(
     service: Service, claims: dict[str, Any], members: dict[str, Any]
 ) -> None:
-    """Lists of scopes are joined, members of an unfit type are left out, and a bound token is shown as such."""
+    """Introspection joins lists of scopes, omits members of a wrong type, and shows `cnf` for a bound token."""
     said = await introspect(service, token(exp=4_000_000_000, **claims))
     usual = {
         "active": True,
@@ -139,7 +139,7 @@ async def test_members_have_the_form_of_the_standard(
 
 
 async def test_a_lone_surrogate_is_escaped_as_it_is_in_the_token(start: Start) -> None:
-    """UTF-8 cannot hold it, and JSON can; in no place does it make the response fail."""
+    """A lone surrogate in a claim, which strict UTF-8 cannot encode, comes back unchanged in the response."""
     service = await start(**DOORS, OAUTH_INTROSPECT_CLAIMS="nested")
     odd: dict[str, Any] = {"scope": "a\ud800", "preferred_username": "\udfff", "nested": {"é": ["\ud800"]}}
     said = await introspect(service, token(**odd))
@@ -148,12 +148,12 @@ async def test_a_lone_surrogate_is_escaped_as_it_is_in_the_token(start: Start) -
 
 @pytest.mark.parametrize("raw", [OPAQUE, JWE, "a.b.c", "{}", "Bearer", " ", *[token()[:n] for n in (5, 40)]])
 async def test_what_is_no_token_of_ours_is_inactive(service: Service, raw: str) -> None:
-    """Exactly `{"active": false}`, as for any other token that is not active."""
+    """Introspection answers exactly `{"active": false}` for opaque, encrypted, malformed and truncated tokens."""
     assert await introspect(service, raw) == {"active": False}
 
 
 async def test_no_reencoding_of_a_revoked_token_is_active(service: Service) -> None:
-    """Every other spelling of it is inactive."""
+    """Introspection says that other encodings of a revoked token are inactive. The test takes every ninth one."""
     raw = token(jti="gone")
     await revoke(service, raw)
     for label, written in list(reencodings(raw))[::9]:
@@ -183,7 +183,7 @@ _OTHER_KINDS = ("logout+jwt", "secevent+jwt", "dpop+jwt", "JOSE")
     st.sampled_from(["right", "another secret", "another algorithm", "none"]),
 )
 async def test_only_a_flawless_token_is_active(flawed: Service, flaws: set[str], kind: str, signed: str) -> None:
-    """`active: true` is never said of a token that is not verified, or is revoked, expired, or not meant for us."""
+    """Introspection says `active: true` exactly for verified, current, unrevoked access tokens for this service."""
     claims: dict[str, Any] = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600}
     for flaw in flaws:
         claims |= _FLAWS[flaw]
@@ -206,7 +206,7 @@ def _unsigned(claims: dict[str, Any], header: dict[str, Any]) -> str:
 
 @pytest.fixture
 async def flawed(service: Service) -> Service:
-    """A service where a token and a session are revoked."""
+    """A service in which the `jti` "gone" and the `sid` "gone" are revoked."""
     for claim in ("jti", "sid"):
         await service.revoke({claim: "gone", "expires_in": 3600})
     return service

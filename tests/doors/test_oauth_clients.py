@@ -1,4 +1,4 @@
-"""Foreign OAuth clients and resource servers, against the service as docs/oauth.md configures them."""
+"""Tests of third-party OAuth clients and resource servers, configured as in docs/oauth.md, against the service."""
 
 import asyncio
 import json
@@ -25,19 +25,19 @@ APACHE_MODULES = Path("/usr/lib/apache2/modules")
 
 
 def url(service: Service, path: str) -> str:
-    """The address of an endpoint."""
+    """Return the URL of an OAuth endpoint."""
     return f"{str(service.url).rstrip('/')}/oauth2/{path}"
 
 
 async def is_active(service: Service, raw: str) -> bool:
-    """What introspection says."""
+    """Return whether introspection says that a token is active."""
     active: bool = (await service.form("/oauth2/introspect", {"token": raw})).json["active"]
     return active
 
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_authlib(service: Service, method: str) -> None:
-    """It introspects, and revokes what is its own; its Basic credentials are not form-encoded."""
+    """Authlib, which sends Basic credentials raw, can introspect a token and revoke the client's own, but no other."""
     session = pytest.importorskip("authlib.integrations.requests_client").OAuth2Session
     raw = token(client_id="mobile", jti="a")
     reader = session("odd", ODD_KEY, revocation_endpoint_auth_method=method)
@@ -54,7 +54,7 @@ async def test_authlib(service: Service, method: str) -> None:
 
 
 async def test_oauthlib_with_requests(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request that oauthlib prepares, sent by requests as requests-oauthlib does."""
+    """A revocation request that oauthlib prepares and requests-oauthlib sends revokes the token."""
     client_of = pytest.importorskip("oauthlib.oauth2").WebApplicationClient
     session_of = pytest.importorskip("requests_oauthlib").OAuth2Session
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
@@ -72,7 +72,7 @@ async def test_oauthlib_with_requests(service: Service, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("method", ["client_secret_basic", "client_secret_post"])
 async def test_fastmcp(service: Service, method: Any) -> None:
-    """An MCP server takes the token until it is revoked, with its scopes and client."""
+    """FastMCP accepts a token with its client and scopes. It refuses a revoked one, and one without the scope."""
     providers = pytest.importorskip("fastmcp.server.auth.providers.introspection")
     verifier = providers.IntrospectionTokenVerifier(
         introspection_url=url(service, "introspect"), client_id="odd", client_secret=ODD_KEY,
@@ -89,7 +89,7 @@ async def test_fastmcp(service: Service, method: Any) -> None:
 
 @pytest.fixture(scope="session")
 def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory where panva's clients are installed."""
+    """A directory in which the npm packages oauth4webapi and openid-client are installed."""
     directory = tmp_path_factory.mktemp("node")
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("no node and npm here")
@@ -105,7 +105,7 @@ def node_modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_openid_client_and_oauth4webapi(service: Service, node_modules: Path) -> None:
-    """They form-encode the Basic credentials, whose key has `+`, `/`, `=` and `~` here."""
+    """Both clients work with a key that has `+`, `/`, `=` and `~`, which they form-encode in Basic credentials."""
     command = ["node", "node_clients.mjs", str(service.url).rstrip("/"), "odd", ODD_KEY, token(jti="a")]
     options: dict[str, Any] = {"cwd": node_modules, "capture_output": True, "text": True, "timeout": 60, "check": False}
     done = await asyncio.to_thread(lambda: subprocess.run(command, **options))
@@ -118,7 +118,7 @@ async def test_openid_client_and_oauth4webapi(service: Service, node_modules: Pa
     not (APACHE_MODULES / "mod_auth_openidc.so").exists(), reason="no Debian libapache2-mod-auth-openidc here"
 )
 async def test_apache_with_mod_auth_openidc(service: Service) -> None:
-    """Apache takes the token, and refuses it within its interval of a second after the revocation."""
+    """Apache accepts a token, and refuses it soon after its revocation. It caches introspection for a second."""
     raw = token(jti="a")
     plain: Any = SimpleNamespace(port=service.port, password=None)
     async with tls_front(plain) as front:
@@ -140,7 +140,7 @@ async def _taken_until_revoked(service: Service, address: str, raw: str) -> None
 
 @contextmanager
 def apache(directory: Path, front: TlsFront) -> Iterator[str]:
-    """Run Apache with the block of the docs."""
+    """Run Apache with the configuration of docs/oauth.md, and yield its URL."""
     text = block("docs/oauth.md", "apache")
     changes = {"your-api": "odd", "the-clients-key": ODD_KEY, "revocation.example": f"127.0.0.1:{front.port}"}
     for documented, actual in changes.items():
@@ -154,7 +154,7 @@ def apache(directory: Path, front: TlsFront) -> Iterator[str]:
     lines += [f"DocumentRoot {directory}", f"Mutex file:{directory}", "DirectoryIndex index.html"]
     lines += ["OIDCCryptoPassphrase x", f"OIDCCABundlePath {directory}/ca.pem", "User www-data", "Group www-data"]
     (directory / "apache.conf").write_text("\n".join([*lines, text]))
-    directory.chmod(0o755)  # Apache's workers run as another user, who could not enter pytest's directories
+    directory.chmod(0o755)  # Apache's workers run as another user, which could not enter pytest's directories
     command = [APACHE, "-X", "-d", str(directory), "-f", f"{directory}/apache.conf"]
     with (directory / "output").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={"PATH": os.environ["PATH"]})

@@ -1,4 +1,4 @@
-"""The OAuth endpoints: credentials in every place, parameters, errors, and outages."""
+"""Tests of the OAuth endpoints: client credentials, parameters, errors and outages."""
 
 import itertools
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ SECRETS = {"odd": ODD_KEY, "both": KEYS["both"]}
     "places", [{"basic"}, {"encoded"}, {"bearer"}, {"body"}, {"basic", "body"}, {"encoded", "body"}, {"bearer", "body"}]
 )
 async def test_credentials_are_found_in_every_place(service: Service, path: str, name: str, places: set[str]) -> None:
-    """Basic, raw and form-encoded; Bearer; the body; and two places that agree."""
+    """Credentials are accepted as Basic (raw or form-encoded), as Bearer, in the body, and in two places that agree."""
     service.headers.clear()
     headers, body = _credentials(name, SECRETS[name], places)
     assert (await service.form(path, {"token": "x", **body}, headers=headers)).status == 200
@@ -33,12 +33,12 @@ async def test_credentials_are_found_in_every_place(service: Service, path: str,
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("places", [{"basic"}, {"encoded"}, {"bearer"}, {"body"}, {"basic", "body"}, set()])
 async def test_wrong_credentials_are_refused(service: Service, path: str, places: set[str]) -> None:
-    """401 invalid_client, with the challenge of the scheme that was used."""
+    """Wrong or missing credentials get 401 `invalid_client`, with a Basic challenge if Basic was used, else Bearer."""
     service.headers.clear()
     challenge = "Basic" if places & {"basic", "encoded"} else "Bearer"
     for name, secret in (("odd", "wrong" * 6), ("both", ODD_KEY), ("unknown", ODD_KEY)):
         if places == {"bearer"} and secret == ODD_KEY:
-            continue  # this scheme carries no name
+            continue  # Bearer carries no name, so this key would be right
         headers, body = _credentials(name, secret, places)
         answer = await service.form(path, {"token": "x", **body}, headers=headers)
         assert error(answer) == (401, "invalid_client")
@@ -61,7 +61,7 @@ async def test_wrong_credentials_are_refused(service: Service, path: str, places
 async def test_credentials_that_differ_are_an_error(
     service: Service, path: str, headers: Mapping[str, str], body: dict[str, str]
 ) -> None:
-    """Two clients or two headers in one request, and a scheme that is not served, are 400 invalid_request."""
+    """A request with two clients, two Authorization headers or an unknown scheme gets 400 `invalid_request`."""
     service.headers.clear()
     answer = await service.form(path, {"token": "x", **body}, headers=headers)
     assert error(answer) == (400, "invalid_request")
@@ -82,7 +82,7 @@ async def test_credentials_that_differ_are_an_error(
 async def test_half_credentials_are_none(
     service: Service, path: str, headers: dict[str, str], body: dict[str, str]
 ) -> None:
-    """A `client_id` alone, a secret alone, and a broken header authenticate no one."""
+    """A `client_id` alone, a secret alone, or a malformed Basic header gets 401 `invalid_client`."""
     service.headers.clear()
     assert error(await service.form(path, {"token": "x", **body}, headers=headers)) == (401, "invalid_client")
 
@@ -126,7 +126,7 @@ async def test_parameters(service: Service, path: str, body: bytes, expected: in
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_only_a_form_is_read(service: Service, path: str) -> None:
-    """JSON is 415 with an OAuth error; GET is 405, and nothing is read from a query."""
+    """JSON gets 415 with an OAuth error, GET gets 405, and a token in the query is not read."""
     answer = await service.post(path, {"token": "x"})
     assert error(answer) == (415, "invalid_request")
     assert answer.json["error_description"].startswith("send application/x-www-form-urlencoded")
@@ -137,13 +137,13 @@ async def test_only_a_form_is_read(service: Service, path: str) -> None:
 
 @pytest.mark.parametrize(("path", "key"), [("/oauth2/revoke", "checker"), ("/oauth2/introspect", "revoker")])
 async def test_a_key_without_the_scope_is_forbidden(service: Service, path: str, key: str) -> None:
-    """403 unauthorized_client; `admin` may do both."""
+    """A key without the scope of the endpoint gets 403 `unauthorized_client`. A key with `admin` may use both."""
     assert error(await service.form(path, {"token": "x"}, headers=bearer(key))) == (403, "unauthorized_client")
     assert (await service.form(path, {"token": "x"}, headers=bearer("ops"))).status == 200
 
 
 async def test_without_redis_nothing_is_said(start_without_redis: Start) -> None:
-    """503 with Retry-After, for a good token too: never 200, never `false`."""
+    """Without Redis, both endpoints answer 503 with Retry-After, for a signed token and for an opaque one."""
     service = await start_without_redis(**DOORS)
     for path, raw in itertools.product(PATHS, (token(jti="a"), OPAQUE)):
         answer = await service.form(path, {"token": raw})
@@ -153,7 +153,7 @@ async def test_without_redis_nothing_is_said(start_without_redis: Start) -> None
 
 @pytest.mark.parametrize("path", PATHS)
 async def test_without_signing_keys_nothing_is_said(start: Start, path: str) -> None:
-    """While the key set cannot be fetched, a token that it may have signed is 503, and the service is not ready."""
+    """While the JWKS cannot be fetched, a token that may be signed with its keys gets 503, and `/readyz` too."""
     given = {**DOORS, "JWKS_URL": f"http://127.0.0.1:{free_port()}/jwks"}
     del given["JWT_SECRET"]
     service = await start(**given)
@@ -165,7 +165,7 @@ async def test_without_signing_keys_nothing_is_said(start: Start, path: str) -> 
 
 
 async def test_in_protected_mode_no_credentials_are_needed(start: Start) -> None:
-    """Without API keys, loopback may do both, whatever credentials a client sends."""
+    """Without API keys, a client on loopback may introspect and revoke, whatever credentials it sends."""
     service = await start(JWT_SECRET=SECRET, OAUTH_REVOKE="true", OAUTH_INTROSPECT="true")
     raw = issuer("HS256").sign({"jti": "a"})
     for headers in ({}, basic("any", "thing")):
@@ -175,14 +175,14 @@ async def test_in_protected_mode_no_credentials_are_needed(start: Start) -> None
 
 
 async def test_closed_doors_do_not_exist(start: Start) -> None:
-    """404 unless a setting opens them."""
+    """The OAuth endpoints answer 404 unless a setting opens them."""
     service = await start(API_KEYS=API_KEYS, JWT_SECRET=SECRET)
     for path in PATHS:
         assert (await service.form(path, {"token": "x"})).status == 404
 
 
 async def test_the_metrics_tell_the_doors_apart(service: Service) -> None:
-    """Each door is a route of its own, with its statuses."""
+    """The request metrics have a route label for each OAuth endpoint, and count its statuses."""
     await revoke(service, JWE)
     await introspect(service, OPAQUE)
     for route, status in (("/oauth2/revoke", 400), ("/oauth2/introspect", 200)):
@@ -192,7 +192,7 @@ async def test_the_metrics_tell_the_doors_apart(service: Service) -> None:
 
 @pytest.mark.parametrize("expired", [False, True])
 async def test_after_the_end_of_the_feed_nothing_is_acknowledged(service: Service, expired: bool) -> None:
-    """An instance that stops might not tell other processes any more: 503, and the client tries another."""
+    """Once its feed has ended, an instance answers a revocation with 503: its subscribers would not hear of it."""
     service.app[BROADCASTER].end()
     answer = await revoke(service, token(jti="a", exp=1_000_000_000 if expired else None))
     assert error(answer) == (503, "temporarily_unavailable")

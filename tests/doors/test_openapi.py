@@ -18,7 +18,7 @@ DOCUMENT = json.loads((Path(api.__file__).parent / "openapi.json").read_text())
 
 
 def test_the_document_is_valid() -> None:
-    """By the schema of OpenAPI 3.1 and the rules beside it; every reference is to something, and nothing is unused."""
+    """The document is valid OpenAPI 3.1, uses each of its schemas, responses and headers, and states the version."""
     OpenAPIV31SpecValidator(DOCUMENT).validate()
     text = json.dumps(DOCUMENT)
     components = DOCUMENT["components"]
@@ -29,7 +29,7 @@ def test_the_document_is_valid() -> None:
 
 
 async def test_every_route_and_method_is_described(service: Service) -> None:
-    """What the router has, the document has, and the reverse; a door for any method has GET for all."""
+    """The document describes exactly the routes of the router. A route for any method is described as GET or POST."""
     routes = {
         (route.resource.canonical, route.method.lower())
         for route in service.app.router.routes()
@@ -41,7 +41,7 @@ async def test_every_route_and_method_is_described(service: Service) -> None:
 
 
 def test_every_error_code_is_described() -> None:
-    """Each code that an error of the service has, where a request may meet it."""
+    """The document lists the code of every error that a request may get."""
 
     def codes(kind: type[errors.ServiceError]) -> Iterator[str]:
         for each in kind.__subclasses__():
@@ -50,12 +50,12 @@ def test_every_error_code_is_described() -> None:
                 yield each.code
 
     described = set(DOCUMENT["components"]["schemas"]["Problem"]["properties"]["code"]["enum"])
-    elsewhere = {"error", "invalid_setting", "not_own_token"}  # not met by requests, or said in OAuth's words
+    elsewhere = {"error", "invalid_setting", "not_own_token"}  # no request gets these, or it gets an OAuth code instead
     assert set(codes(errors.ServiceError)) - elsewhere <= described
 
 
 async def test_the_document_may_be_closed(start: Start) -> None:
-    """By a setting, with its page; they need no key while they are open."""
+    """`/openapi.json` and `/docs` need no key, and answer 404 if a setting closes them."""
     service, closed = await start(API_KEYS=API_KEYS), await start(OPENAPI="false")
     for path in ("/openapi.json", "/docs"):
         assert (await service.get(path, headers={"Authorization": ""})).status == 200
@@ -66,7 +66,7 @@ async def test_the_document_may_be_closed(start: Start) -> None:
 
 
 async def test_the_page_shows_the_whole_document(service: Service) -> None:
-    """Every path, schema and status; no script, no other host, and a policy that would forbid both."""
+    """The page shows every path and component. It has no script and no external link, and a strict policy."""
     answer = await service.get("/docs", headers={"Authorization": ""})
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     page = answer.body.decode()
@@ -84,11 +84,11 @@ async def test_the_page_shows_the_whole_document(service: Service) -> None:
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
 async def test_a_browser_renders_the_page_and_asks_no_one_else(service: Service, tmp_path: Path) -> None:
-    """Chromium shows it styled, so the policy fits the style; its network log has no other host and no error."""
+    """Chromium renders the page without a violation of its policy, and the page causes no further request."""
     log = tmp_path / "net.json"
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     command += ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # the browser's own requests end here
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]  # makes the browser's own requests fail
     command += [f"--log-net-log={log}", "--enable-logging=stderr", "--virtual-time-budget=2000"]
     command += [f"--screenshot={tmp_path}/page.png", "--window-size=1100,1800", str(service.url / "docs")]
     done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=False)
@@ -101,5 +101,5 @@ async def test_a_browser_renders_the_page_and_asks_no_one_else(service: Service,
 
 
 def _complete(log: str) -> str:
-    """Close the log of a browser that ended before it could."""
+    """Return the network log as valid JSON, even if the browser ended before it completed the log."""
     return log if log.rstrip().endswith("}") and '"polledData"' in log else log.rstrip().rstrip(",") + "]}"

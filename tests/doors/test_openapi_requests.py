@@ -1,4 +1,4 @@
-"""The running service keeps to `/openapi.json`."""
+"""Tests that the running service behaves as `/openapi.json` describes."""
 
 import asyncio
 from typing import Any
@@ -29,7 +29,7 @@ GATEWAY = {"X-Revocation-Key": KEYS["checker"]}
 
 @pytest.mark.parametrize("path", [path for path in DOCUMENT["paths"] if path != "/feed"])  # /feed never ends
 async def test_generated_requests_meet_what_is_documented(service: Service, path: str) -> None:
-    """Valid and invalid requests get no 5xx, no undocumented status, media type, header or member."""
+    """Random valid and invalid requests get no 5xx, and responses that fit the document (status, headers, body)."""
     headers = {**GATEWAY, "Authorization": f"Bearer {token()}"} if path.startswith("/forward-auth") else BEARER
     statuses = await asyncio.to_thread(_generated, service, path, headers)
     assert path == "/revocations" or 200 in statuses
@@ -103,7 +103,7 @@ def _case(schema: Any, path: str, method: str, parts: dict[str, Any]) -> Any:
 
 
 async def test_known_requests_meet_what_is_documented(service: Service) -> None:
-    """The responses that chance does not find: revoked, active, with every member, and each refusal."""
+    """Responses that random requests rarely get fit the document too: revoked, active, every member, refusals."""
     await service.revoke({"jti": "gone", "expires_in": 600, "reason": "logout"})
     await service.revoke({"sub": "carol"})
     schema = _schema(service)
@@ -113,7 +113,7 @@ async def test_known_requests_meet_what_is_documented(service: Service) -> None:
 
 
 async def test_without_redis_the_responses_are_the_documented_ones(start_without_redis: Start) -> None:
-    """503 in each door's own form."""
+    """Without Redis, `/readyz` and requests that would otherwise succeed get 503, each in its documented form."""
     service = await start_without_redis(**DOORS)
     schema = _schema(service)
     checks = CHECKS.get_by_names([name for name in CONFORMANCE if name != "not_a_server_error"])

@@ -1,4 +1,4 @@
-"""Settings with all doors open, and the tokens and keys that fit them."""
+"""Settings that open every optional endpoint, and the tokens and keys that fit these settings."""
 
 import time
 from base64 import b64encode
@@ -11,7 +11,7 @@ from tests.unit.reencodings import SECRET, issuer
 ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "api"
 ODD_KEY: Final = "a+b/c==d~e.f_g-h+++///ij="
-"""A key with every character that form-encoding changes."""
+"""An API key with `+`, `/`, `=` and `~`, which form-encoding changes."""
 OWN_KEY: Final = "own-aaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 DOORS: Final = {
@@ -30,13 +30,13 @@ DOORS: Final = {
 
 
 def token(headers: dict[str, Any] | None = None, **claims: Any) -> str:
-    """A signed token of the right issuer and audience, valid for a day; a claim that is None is left out."""
+    """Return a signed token of the right issuer and audience, valid for a day. A claim that is None is left out."""
     usual = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 86_400, "sub": "alice"}
     members = {name: value for name, value in {**usual, **claims}.items() if value is not None}
     return issuer("HS256").sign(members, headers)
 
 
 def basic(client_id: str, secret: str, *, encoded: bool = False) -> dict[str, str]:
-    """The header of HTTP Basic; `encoded` as RFC 6749 section 2.3.1 has it."""
+    """Return an HTTP Basic header. If `encoded`, form-encode the name and the key (RFC 6749 section 2.3.1)."""
     pair = [quote_plus(client_id), quote_plus(secret)] if encoded else [client_id, secret]
     return {"Authorization": f"Basic {b64encode(':'.join(pair).encode()).decode()}"}
