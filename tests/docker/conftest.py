@@ -1,4 +1,4 @@
-"""What the tests share that need a container engine; where none answers they are skipped, and say why."""
+"""Fixtures of the tests that need a container engine. If none answers, they skip the tests and say why."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from tests.docker.engine import Images, NoEngineError, Running, Stack, built_ima
 
 @pytest.fixture(scope="session")
 def engine() -> None:
-    """There is an engine."""
+    """Skips the test unless a container engine answers."""
     try:
         require_engine()
     except NoEngineError as error:
@@ -18,21 +18,21 @@ def engine() -> None:
 
 @pytest.fixture(scope="session")
 def image(engine: None) -> Iterator[str]:
-    """The image, built from the Dockerfile."""
+    """The image of the service, built from the Dockerfile."""
     with built_image() as name:
         yield name
 
 
 @pytest.fixture(scope="session")
 def images(image: str) -> Iterator[Images]:
-    """All that the compose file builds."""
+    """The images that the compose file builds."""
     with built_image("examples/main_api/Dockerfile") as main_api:
         yield Images(image, main_api)
 
 
 @pytest.fixture(scope="session")
 def running(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """As an operator does it: the secrets are made, then everything is started."""
+    """The running compose project. As an operator would, it makes the secrets, then starts everything."""
     with project(images, tmp_path_factory.mktemp("compose") / "secrets") as stack:
         printed = run("deploy/make-secrets", environment=stack.environment).stdout
         password, key = (line.split()[-1] for line in printed.splitlines()[-2:])
@@ -42,5 +42,5 @@ def running(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def stack(running: Running) -> Stack:
-    """The project."""
+    """The compose project of `running`."""
     return running.stack

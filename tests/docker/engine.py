@@ -1,4 +1,4 @@
-"""The container engine, for tests: its commands, the image under test, the compose file as an operator runs it."""
+"""Helpers for tests with a container engine: its commands, the images under test, and the compose project."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ COMMAND_SECONDS = 180
 
 
 class NoEngineError(Exception):
-    """There is no engine that answers, or no compose; the message says which."""
+    """No container engine answers, or compose is missing. The message says which."""
 
 
 def run(
@@ -29,7 +29,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """A command in the repository; one that fails shows what it wrote."""
+    """Run a command in the repository. If it fails, raise AssertionError with its output unless `check` is false."""
     ran = subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -45,12 +45,12 @@ def run(
 
 
 def docker(*arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """A docker command."""
+    """Run a docker command."""
     return run("docker", *arguments, check=check)
 
 
 def compose_command() -> tuple[str, ...]:
-    """How compose is called here.
+    """Return the command that runs compose on this machine.
 
     Raises NoEngineError.
     """
@@ -79,19 +79,19 @@ def require_engine() -> None:
 
 @contextlib.contextmanager
 def built_image(dockerfile: str = "Dockerfile") -> Iterator[str]:
-    """The image that a Dockerfile makes, under a name of its own that goes afterwards."""
+    """Build the image of a Dockerfile under a unique name, yield the name, and remove the image afterwards."""
     name = f"revocation-test:{uuid4().hex[:12]}"
     command = ("docker", "build", "--quiet", "--tag", name, "--file", dockerfile, ".")
     built = run(*command, seconds=BUILD_SECONDS).stdout.strip()
     try:
         yield name
     finally:
-        docker("image", "rm", "--force", name, built, check=False)  # compose builds one of its own under that name
+        docker("image", "rm", "--force", name, built, check=False)  # compose may have given the name to another image
 
 
 @contextlib.contextmanager
 def container(image: str, *command: str, options: Sequence[str] = ()) -> Iterator[str]:
-    """The id of a container in the background, which is removed afterwards whatever became of it."""
+    """Run a container in the background, yield its id, and remove it afterwards, even if it has failed."""
     identity = docker("run", "--detach", *options, image, *command).stdout.strip()
     try:
         yield identity
@@ -100,19 +100,19 @@ def container(image: str, *command: str, options: Sequence[str] = ()) -> Iterato
 
 
 def inspect(identity: str) -> dict[str, Any]:
-    """What the engine knows of a container."""
+    """Return what `docker inspect` shows of a container."""
     (found,) = json.loads(docker("inspect", identity).stdout)
     assert isinstance(found, dict)
     return found
 
 
 def address(identity: str) -> str:
-    """Where the host reaches a container's port 8080."""
+    """Return the address on the host that leads to a container's port 8080."""
     return docker("port", identity, "8080/tcp").stdout.splitlines()[0]
 
 
 async def answering(url: str, status: int = 200) -> None:
-    """Wait until a URL is answered so; a published port takes connections before anything serves behind it."""
+    """Wait until a URL answers with this status. A published port accepts connections before a server is ready."""
 
     async def answers() -> bool:
         async with aiohttp.ClientSession() as session:
@@ -127,7 +127,7 @@ async def answering(url: str, status: int = 200) -> None:
 
 @dataclass(frozen=True)
 class Images:
-    """What is built from this repository."""
+    """The names of the images that are built from this repository."""
 
     service: str
     main_api: str
@@ -135,7 +135,7 @@ class Images:
 
 @dataclass(frozen=True)
 class Stack:
-    """The compose file under a project name of its own, with secrets, ports and images of its own."""
+    """A compose project with a unique name, and with its own secrets, ports and images."""
 
     project: str
     images: Images
@@ -143,7 +143,7 @@ class Stack:
     port: int
     gateway_port: int
     spare_ports: int = 0
-    """Ports after `port` that further instances of the service may use."""
+    """Number of ports after `port` that further instances of the service may use."""
 
     @property
     def url(self) -> str:
@@ -157,7 +157,7 @@ class Stack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of an operator's shell; none that this machine happens to have set reaches the containers."""
+        """The environment of compose commands, without the settings that this machine may have for our containers."""
         inherited = {
             name: value
             for name, value in os.environ.items()
@@ -173,7 +173,7 @@ class Stack:
         }
 
     def compose(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """A compose command; a .env file of the operator's is left out."""
+        """Run a compose command in this project, without reading a .env file."""
         command = (*compose_command(), "--env-file", os.devnull, *arguments)
         return run(*command, environment=self.environment, check=check)
 
@@ -182,34 +182,34 @@ class Stack:
         self.compose("up", "--detach", "--wait")
 
     def container(self, service: str) -> str:
-        """The id of a service's container, also of one that has ended."""
+        """Return the id of a service's container, even if the container has ended."""
         return self.compose("ps", "--all", "--quiet", service).stdout.strip()
 
     def inside(self, service: str, *command: str, check: bool = True) -> str:
-        """What a command in the service's container writes."""
+        """Run a command in a service's container, and return its output."""
         ran = docker("exec", self.container(service), *command, check=check)
         return (ran.stdout + ran.stderr).strip()
 
     def log(self, service: str) -> str:
-        """All that the service wrote."""
+        """Return all output of a service's container."""
         written = docker("logs", self.container(service))
         return written.stdout + written.stderr
 
 
 @dataclass(frozen=True)
 class Running:
-    """The project, up, and what `deploy/make-secrets` printed for it."""
+    """A running project, and the credentials that `deploy/make-secrets` printed for it."""
 
     stack: Stack
     password: str
-    """Of alice, a user of the main API."""
+    """The password of alice, a user of the main API."""
     key: str
     """The operators' API key."""
 
 
 @contextlib.contextmanager
 def project(images: Images, secrets: pathlib.Path, *, spare_ports: int = 0) -> Iterator[Stack]:
-    """A project that is not up yet; afterwards nothing of it is left, its volume included."""
+    """Yield a project that is not started yet. Afterwards remove its containers, networks and volumes."""
     stack = Stack(f"revocation-test-{uuid4().hex[:12]}", images, secrets, free_port(), free_port(), spare_ports)
     try:
         yield stack

@@ -1,4 +1,4 @@
-"""docker-compose.yml, run for real: Redis behind a password, everything kept over restarts, two instances if asked."""
+"""Tests of docker-compose.yml with real containers: secrets, isolation, restarts, outages and two instances."""
 
 import asyncio
 import json
@@ -26,7 +26,7 @@ MAIN_API_SECRETS = ("main_api_key", "main_api_jwt_secret", "main_api_users")
 
 @pytest.fixture
 async def session(running: Running) -> AsyncIterator[aiohttp.ClientSession]:
-    """A caller with a key, on a new connection each time."""
+    """An HTTP session with the operators' API key, which opens a new connection for each request."""
     headers = {"Authorization": f"Bearer {running.key}"}
     connector = aiohttp.TCPConnector(force_close=True)
     async with aiohttp.ClientSession(connector=connector, headers=headers) as opened:
@@ -34,14 +34,14 @@ async def session(running: Running) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def revoke(session: aiohttp.ClientSession, stack: Stack, **members: object) -> Answer:
-    """A revocation that must succeed."""
+    """Send a revocation, which must succeed, and return the answer."""
     answer = await ask(session, "POST", f"{stack.url}/revoke", members)
     assert (answer.status, answer.body["result"]) == (200, "revoked")
     return answer
 
 
 async def revoked(session: aiohttp.ClientSession, stack: Stack, jti: str) -> bool:
-    """What the service answers of a token."""
+    """Return whether the service says that a token is revoked."""
     answer = await ask(session, "GET", f"{stack.url}/check?jti={jti}")
     assert answer.status == 200
     found = answer.body["revoked"]
@@ -50,7 +50,7 @@ async def revoked(session: aiohttp.ClientSession, stack: Stack, jti: str) -> boo
 
 
 def test_without_secrets_it_does_not_start_and_says_which(images: Images, tmp_path: pathlib.Path) -> None:
-    """`up` fails before anything runs, and names a file that is not there."""
+    """Without secrets, `up` fails before any container is created, and names a missing file."""
     with project(images, tmp_path / "none") as stack:
         failed = stack.compose("up", "--detach", check=False)
         assert failed.returncode != 0
@@ -59,7 +59,7 @@ def test_without_secrets_it_does_not_start_and_says_which(images: Images, tmp_pa
 
 
 def test_secrets_are_made_once(stack: Stack) -> None:
-    """Existing secrets are kept; only the owner may enter the directory; keys are stored as hashes."""
+    """`deploy/make-secrets` keeps existing secrets, in a private directory, and stores the service's keys as hashes."""
     before = {path.name: path.read_text() for path in stack.secrets.iterdir()}
     assert run("deploy/make-secrets", environment=stack.environment, check=False).returncode == 1
     assert {path.name: path.read_text() for path in stack.secrets.iterdir()} == before
@@ -73,7 +73,7 @@ def test_secrets_are_made_once(stack: Stack) -> None:
 
 
 async def test_it_is_healthy_and_has_nothing_to_warn_of(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """All containers are healthy, and preflight finds Redis append-only, synced at every write and not evicting."""
+    """All containers are healthy, and `/readyz` has no warning about the setup of Redis."""
     for service in SERVICES:
         assert inspect(stack.container(service))["State"]["Health"]["Status"] == "healthy"
     ready = await ask(session, "GET", f"{stack.url}/readyz")
@@ -81,7 +81,7 @@ async def test_it_is_healthy_and_has_nothing_to_warn_of(stack: Stack, session: a
 
 
 async def test_two_instances_are_one_service(running: Running) -> None:
-    """With `--scale revocation=2` each has a port for operators, one name leads to both, and they know the same."""
+    """With `--scale revocation=2`, each instance has its own port, one name resolves to both, and both share data."""
     with project(running.stack.images, running.stack.secrets, spare_ports=9) as scaled:
         scaled.compose("up", "--detach", "--wait", "--scale", "revocation=2", "revocation")
         ports = [scaled.compose("port", "--index", number, "revocation", "8080").stdout.strip() for number in "12"]
@@ -98,7 +98,7 @@ async def test_two_instances_are_one_service(running: Running) -> None:
 
 
 async def test_a_key_is_needed(stack: Stack) -> None:
-    """A caller without a key learns nothing and revokes nothing."""
+    """A caller without an API key gets 401 from `/revoke`, `/check` and `/revocations`."""
     async with aiohttp.ClientSession() as stranger:
         for method, path in (("POST", "/revoke"), ("GET", "/check?jti=any"), ("GET", "/revocations?claim=all")):
             answer = await ask(stranger, method, stack.url + path, {"jti": "any"} if method == "POST" else None)
@@ -106,7 +106,7 @@ async def test_a_key_is_needed(stack: Stack) -> None:
 
 
 async def test_a_new_key_counts_after_a_restart(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """`new-key` prints the entry, `check-config` shows the file as it is now, and the next start reads it."""
+    """A key of `new-key` works after a restart, and older keys still do. `check-config` shows its entry before that."""
     made = stack.compose("run", "--rm", "--no-deps", "revocation", "revocation-service", "new-key", "gateway", "check")
     key, entry = (line.split()[-1] for line in made.stdout.splitlines())
     with (stack.secrets / "api_keys").open("a") as file:
@@ -114,25 +114,25 @@ async def test_a_new_key_counts_after_a_restart(stack: Stack, session: aiohttp.C
     assert "gateway=***" in stack.inside("revocation", "revocation-service", "check-config")
     stack.compose("restart", "revocation")
     await answering(f"{stack.url}/readyz")
-    for headers in ({"Authorization": f"Bearer {key}"}, None):  # the new caller, and the one from before
+    for headers in ({"Authorization": f"Bearer {key}"}, None):  # the new key, and the older one of the session
         assert (await ask(session, "GET", f"{stack.url}/check?jti=any", headers=headers)).status == 200
 
 
 async def test_redis_forgets_by_itself(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """The key's own time to live, in this Redis, is that of the token."""
+    """The TTL of a record in Redis is the remaining lifetime of its token."""
     await revoke(session, stack, jti="short-lived", expires_in=600)
     left = int(redis_cli(stack, "PTTL", "token_blacklist:short-lived"))
     assert 590_000 < left <= 601_000
 
 
 def redis_cli(stack: Stack, *words: str) -> str:
-    """A command to Redis, from inside its container, with the password."""
+    """Run redis-cli in the container of Redis, with the password, and return its output."""
     script = 'REDISCLI_AUTH=$(cat /run/secrets/redis_password) exec redis-cli "$@"'
     return stack.inside("redis", "sh", "-c", script, "sh", *words)
 
 
 def test_no_container_may_do_more_than_it_must(stack: Stack) -> None:
-    """No root user, no capabilities, no way to gain any, and a read-only root; /tmp is writable."""
+    """Each container has a non-root user, no capabilities or new privileges, a read-only root and a writable /tmp."""
     for service, user in zip(SERVICES, ("999", "10001", "10001", "10001"), strict=True):
         found = inspect(stack.container(service))
         assert found["HostConfig"]["ReadonlyRootfs"] is True
@@ -148,9 +148,9 @@ def test_no_container_may_do_more_than_it_must(stack: Stack) -> None:
 
 
 def test_redis_and_the_main_api_are_not_published(stack: Stack) -> None:
-    """Neither publishes a port; Redis asks for a password, in an internal network without the main API.
+    """Redis and the main API publish no port, and the service publishes its port on loopback only.
 
-    The service is published on loopback only.
+    Redis requires a password, and its network is internal and excludes the main API.
     """
     found = inspect(stack.container("redis"))
     assert not any(found["NetworkSettings"]["Ports"].values())
@@ -166,7 +166,7 @@ def test_redis_and_the_main_api_are_not_published(stack: Stack) -> None:
 
 
 def test_no_secret_is_where_the_engine_shows_it(stack: Stack) -> None:
-    """Neither the environment, nor the commands, nor the logs have the password or a key; nor has the compose file."""
+    """No secret is in the output of `docker inspect`, `docker top`, `docker logs` or `docker compose config`."""
     secrets = [line for path in stack.secrets.iterdir() for line in path.read_text().splitlines()]
     for service in SERVICES:
         identity = stack.container(service)
@@ -178,7 +178,7 @@ def test_no_secret_is_where_the_engine_shows_it(stack: Stack) -> None:
 async def test_the_log_is_json_and_has_nothing_of_a_request(
     running: Running, stack: Stack, session: aiohttp.ClientSession
 ) -> None:
-    """Each line of the service's is JSON; tokens, keys and queries are in none."""
+    """Each log line of the service is JSON, and none holds a token, an API key or a query."""
     for path in (f"/check?token={TOKEN}", f"/{TOKEN}?query=asked"):
         await ask(session, "GET", stack.url + path, headers={"Referer": f"https://page.example/?token={TOKEN}"})
     await ask(session, "POST", f"{stack.url}/revoke", {"token": TOKEN, "expires_in": 600})
@@ -190,7 +190,7 @@ async def test_the_log_is_json_and_has_nothing_of_a_request(
 
 
 async def test_revocations_outlive_redis(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """After Redis is restarted, and after it is killed, all is as before; the service reconnects by itself."""
+    """Revocations survive a restart and a kill of Redis, and the service reconnects without a restart."""
     made = await revoke(session, stack, jti="kept", expires_in=6000, reason="stolen")
     await revoke(session, stack, sid="session-kept")
     service = stack.container("revocation")
@@ -208,7 +208,7 @@ async def test_revocations_outlive_redis(stack: Stack, session: aiohttp.ClientSe
 
 
 async def test_revocations_outlive_the_whole_project(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """After `down` and `up` the containers are new, and what was revoked is revoked."""
+    """After `down` and `up`, the container of the service is new, and a revoked token is still revoked."""
     await revoke(session, stack, jti="kept-over-all", expires_in=6000)
     old = stack.container("revocation")
     stack.compose("down")
@@ -221,7 +221,7 @@ async def test_revocations_outlive_the_whole_project(stack: Stack, session: aioh
 async def test_an_outage_of_redis_is_told_and_does_not_make_the_service_unhealthy(
     stack: Stack, session: aiohttp.ClientSession
 ) -> None:
-    """While Redis is away checks are 503 and /readyz says so; the health check, on which a restart hangs, passes."""
+    """Without Redis, `/check` and `/readyz` answer 503. The health check passes: a restart would not help."""
     stack.compose("stop", "redis")
     await answering(f"{stack.url}/readyz", 503)
     checked = await ask(session, "GET", f"{stack.url}/check?jti=any")
@@ -234,7 +234,7 @@ async def test_an_outage_of_redis_is_told_and_does_not_make_the_service_unhealth
 
 
 async def test_stop_finishes_what_is_in_flight(running: Running, stack: Stack) -> None:
-    """`stop` waits for a revocation that has begun, takes less than 10 s, and leaves the exit code 0."""
+    """`stop` lets a revocation that has begun finish, takes less than 10 s, and gives the exit code 0."""
     body = b'{"jti": "in-flight", "expires_in": 600}'
     reader, writer = await asyncio.open_connection(HOST, stack.port)
     head = (
@@ -261,7 +261,7 @@ async def test_stop_finishes_what_is_in_flight(running: Running, stack: Stack) -
 
 
 def test_an_empty_password_is_no_password(stack: Stack, tmp_path: pathlib.Path) -> None:
-    """With an empty file Redis does not start open: it ends, and says which file."""
+    """With an empty password file, Redis does not start without a password: it ends, and names the file."""
     for path in stack.secrets.iterdir():
         (tmp_path / path.name).write_text("\n")
     with project(stack.images, tmp_path) as other:
@@ -271,7 +271,7 @@ def test_an_empty_password_is_no_password(stack: Stack, tmp_path: pathlib.Path) 
 
 
 def test_the_compose_file_needs_nothing_set(stack: Stack) -> None:
-    """With an empty environment the file is valid, warns of nothing, and binds port 8080 of 127.0.0.1 for operators."""
+    """Without any variable set, the compose file is valid, gives no warning, and publishes port 8080 of 127.0.0.1."""
     ours = ("REVOCATION_", "GATEWAY_", "MAIN_API_")
     environment = {name: value for name, value in stack.environment.items() if not name.startswith(ours)}
     shown = run(*compose_command(), "--env-file", os.devnull, "config", environment=environment)

@@ -1,4 +1,4 @@
-"""The image: what it refuses, its user, and its content."""
+"""Tests of the service's image: settings that it refuses, its health check, its metadata and its content."""
 
 import re
 import time
@@ -23,13 +23,13 @@ REFUSED = {
 
 
 def environment(*settings: str) -> list[str]:
-    """The settings as options of `docker run`."""
+    """Return the settings as options of `docker run`."""
     return [word for setting in settings for word in ("--env", setting)]
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_it_refuses_to_start_in_one_line(image: str, case: str) -> None:
-    """Without keys, or without a Redis, the container ends at once and says so in one line."""
+    """Without API keys or the URL of a Redis server, the container ends with one line that says what to set."""
     settings, named = REFUSED[case]
     ran = docker("run", "--rm", *environment(*settings), image, check=False)
     assert ran.returncode == 1
@@ -39,14 +39,14 @@ def test_it_refuses_to_start_in_one_line(image: str, case: str) -> None:
 
 
 def test_it_runs_with_a_root_that_is_read_only_and_no_other_mount(image: str) -> None:
-    """With --read-only, no other mount, no capabilities and an unknown user it serves and becomes healthy."""
+    """With a read-only root, no other mount, no capabilities and an unknown user, the container becomes healthy."""
     options = ["--read-only", "--cap-drop=ALL", "--user=12345:12345", "--health-interval=1s"]
     with container(image, options=[*options, *environment(KEYS, REDIS)]) as identity:
         wait_for_health(identity, "healthy")
 
 
 def wait_for_health(identity: str, wanted: str) -> None:
-    """Wait, for a minute at most, until the engine says so of the container's health."""
+    """Wait until the container has this health status, for at most a minute."""
     deadline = time.monotonic() + 60
     while (status := inspect(identity)["State"]["Health"]["Status"]) != wanted:
         assert time.monotonic() < deadline, (status, docker("logs", identity).stderr)
@@ -54,7 +54,7 @@ def wait_for_health(identity: str, wanted: str) -> None:
 
 
 def test_a_service_that_does_not_answer_is_unhealthy(image: str) -> None:
-    """The health check fails, in one line, where nothing serves, or where the process does not answer."""
+    """The health check fails if nothing listens, with one line of output, and if the service is frozen."""
     ran = docker("run", "--rm", image, "python", "-I", "/app/healthcheck.py", check=False)
     assert (ran.returncode, ran.stderr.strip()) == (1, "/healthz: ConnectionRefusedError")
     health = ["--health-interval=1s", "--health-retries=1"]
@@ -65,7 +65,7 @@ def test_a_service_that_does_not_answer_is_unhealthy(image: str) -> None:
 
 
 def test_what_the_image_says_of_itself(image: str) -> None:
-    """A numeric user that is not root, SIGTERM, one port, a health check, exec-form commands, fast DNS retries."""
+    """The image sets a numeric non-root user, SIGTERM, one port, exec-form commands, and fast DNS retries."""
     config = inspect(image)["Config"]
     assert re.fullmatch(r"[1-9]\d+:[1-9]\d+", config["User"])
     assert config["StopSignal"] == "SIGTERM"
@@ -77,12 +77,12 @@ def test_what_the_image_says_of_itself(image: str) -> None:
 
 
 def test_the_main_apis_image_retries_dns_as_fast(images: Images) -> None:
-    """The client resolves the service's name with glibc, which by default waits five seconds for a lost answer."""
+    """The main API's image sets fast DNS retries, because glibc waits five seconds for a lost answer by default."""
     assert RESOLVER in inspect(images.main_api)["Config"]["Env"]
 
 
 def test_only_the_service_is_in_it(image: str) -> None:
-    """Neither sources, tests, secrets nor build tools went in; the commands of the service are there."""
+    """The image has the commands of the service, and no tests, secrets, Git repository or pip."""
     listed = docker("run", "--rm", "--network=none", image, "ls", "/app", "/opt/venv/bin").stdout.split()
     assert {"healthcheck.py", "revocation-service"} <= set(listed)
     assert not {"tests", "secrets", "setup.cfg", ".git", "pip"} & set(listed)

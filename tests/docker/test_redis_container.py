@@ -1,4 +1,4 @@
-"""The service against a Redis in a container of its own, as an application's integration tests start one."""
+"""Tests of the service on a Redis from testcontainers, as an application's integration tests would start it."""
 
 import pathlib
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ async def address(engine: None) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def service(address: str, tmp_path: pathlib.Path) -> AsyncIterator[ServiceProcess]:
-    """`revocation-service serve` on that Redis."""
+    """A process of `revocation-service serve` that uses this Redis."""
     async with serving(tmp_path, {"REVOCATION_REDIS_URL": address}) as served:
         yield served
 
@@ -32,7 +32,7 @@ async def service(address: str, tmp_path: pathlib.Path) -> AsyncIterator[Service
 async def test_a_revocation_is_kept_in_the_container_for_as_long_as_the_token_lives(
     address: str, service: ServiceProcess
 ) -> None:
-    """A token is not revoked, is revoked, is found revoked, and the container's Redis will forget it with the token."""
+    """A token is found revoked only after its revocation, and the TTL of its record is the token's lifetime."""
     async with aiohttp.ClientSession() as session, Redis.from_url(address) as redis:
         check = f"{service.url}/check?jti=in-a-container"
         assert (await ask(session, "GET", check)).body["revoked"] is False
@@ -45,7 +45,7 @@ async def test_a_revocation_is_kept_in_the_container_for_as_long_as_the_token_li
 
 
 async def test_what_another_application_wrote_there_counts(address: str, service: ServiceProcess) -> None:
-    """A key that an in-process blacklist wrote into the same container makes /check answer revoked."""
+    """After another application writes `token_blacklist:foreign` to this Redis, `/check` answers "revoked"."""
     async with aiohttp.ClientSession() as session, Redis.from_url(address) as redis:
         untyped: Any = redis  # its own setex() is deprecated; the command is what such applications send
         await untyped.execute_command("SETEX", "token_blacklist:foreign", 600, "1")
@@ -54,7 +54,7 @@ async def test_what_another_application_wrote_there_counts(address: str, service
 
 
 async def test_preflight_names_what_the_container_lacks(service: ServiceProcess) -> None:
-    """A plain container keeps nothing safe at every write; /readyz says so by name."""
+    """`/readyz` warns that a Redis container with default settings does not persist every write."""
     async with aiohttp.ClientSession() as session:
         ready = await ask(session, "GET", f"{service.url}/readyz")
         assert set(ready.body["components"]["store"]["warnings"]) & {"snapshots_only", "no_persistence"}

@@ -1,4 +1,4 @@
-"""The compose file's whole path, gateway → main API → service → Redis: the four truths, as a user meets them."""
+"""A test of the whole compose project, gateway → main API → service → Redis, as a user calls it."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ def claims_of(token: str) -> dict[str, Any]:
 
 
 async def test_the_four_truths(running: Running) -> None:
-    """A logged-out token is refused on the next request; the 6th login is 429; the headers are there; Redis forgets."""
+    """A logout counts at the next request, the sixth login gets 429, rate limits are in headers, and records expire."""
     url = running.stack.gateway_url
     async with aiohttp.ClientSession(url) as http:
 

@@ -1,1 +1,1 @@
-"""The examples of README.md, client/README.md and docs/, run as they are printed."""
+"""Tests that run the examples of README.md, client/README.md and docs/ as printed."""

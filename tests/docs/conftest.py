@@ -1,4 +1,4 @@
-"""One real Redis for all tests of the documentation; each service has keys of its own under a fresh prefix."""
+"""Fixtures: one real Redis for all tests of the documentation, and services that each use a fresh key prefix."""
 
 import pathlib
 from collections.abc import AsyncIterator
@@ -12,14 +12,14 @@ from tests.redis_processes import Process, eventually, standalone
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def redis() -> AsyncIterator[Process]:
-    """The server."""
+    """A Redis server for the whole session."""
     async with standalone() as server:
         yield server
 
 
 @pytest_asyncio.fixture
 async def service(redis: Process, tmp_path: pathlib.Path) -> AsyncIterator[Service]:
-    """A service that is in sync and knows one key, of scope admin; curl reads it in the home directory `tmp_path`."""
+    """A service that is in sync. It accepts one admin key, which curl reads from a file in the home `tmp_path`."""
     give_curl_the_key(tmp_path)
     async with serving(redis, API_KEYS=f"ops={KEY}:admin") as running:
 

@@ -1,4 +1,4 @@
-"""Run the commands of the documentation in a shell, and compare what they print with what is printed there."""
+"""Run the commands of the documentation in a shell, and prepare their output for a comparison."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ async def typed(
     directory: pathlib.Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Return what a command prints in a shell; `answer` is typed into it. It must succeed."""
+    """Run a command in a shell, with `answer` as its input, and return its output. It must succeed."""
     command = command.replace(".venv/bin/", f"{BIN}/")
     process = await asyncio.create_subprocess_exec(
         shell,
@@ -57,7 +57,7 @@ async def answered(command: Command, port: int, home: pathlib.Path) -> Any:
 
 
 def shape(answer: Any) -> Any:
-    """Return an answer without its times and versions, which differ from one run to the next."""
+    """Return an answer with its times and versions masked, because they differ from run to run."""
     if isinstance(answer, dict):
         hidden = {name for name in answer if name.endswith("_at") or name in _VARYING}
         return {name: "varies" if name in hidden else shape(value) for name, value in answer.items()}

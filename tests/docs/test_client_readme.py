@@ -1,4 +1,4 @@
-"""The examples of client/README.md, run as they are printed there against a real service."""
+"""Tests that run the examples of client/README.md, as printed, against a real service."""
 
 import ast
 import inspect
@@ -25,13 +25,13 @@ KEY = "the-key-of-this-application"
 
 @pytest.fixture
 async def service(redis: Process) -> AsyncIterator[Service]:
-    """A service that knows the README's key."""
+    """A service that accepts the API key of the examples."""
     async with serving(redis, API_KEYS=f"readme={KEY}:admin") as running:
         yield running
 
 
 async def run(source: str, service: Service | None, **names: Any) -> dict[str, Any]:
-    """Return the names that an example defines; its address is the service's."""
+    """Run an example against the service, and return the names that it defines."""
     url = str(service.url).rstrip("/") if service else "http://revocation.invalid"
     source = source.replace("http://revocation:8080", url)
     code = compile(source, "client/README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
@@ -47,7 +47,7 @@ async def _executed(code: CodeType, space: dict[str, Any]) -> None:
 
 
 async def test_the_application(service: Service) -> None:
-    """A logged-out token is 401 on the next request; another one, and a forged one, are not affected."""
+    """A logged-out token gets 401 on the next request, another one still passes, and a forged one gets 401."""
     app = (await run(block("client/README.md", "app"), service))["app"]
     token, other = mint(jti="one", sub="alice"), mint(jti="two", sub="alice")
     async with asgi(app) as http:
@@ -65,22 +65,22 @@ async def test_the_application(service: Service) -> None:
 
 
 async def test_the_calls(service: Service) -> None:
-    """Each call works, and the six revocations are stored."""
+    """The calls of the README succeed, and the service stores their six revocations."""
     space = await run(block("client/README.md", "calls"), service)
     counters = space["revocations"].counters
-    assert (counters.not_revoked, counters.mirror_not_revoked) == (3, 4)  # `verify_access` asks too
+    assert (counters.not_revoked, counters.mirror_not_revoked) == (3, 4)  # `verify_access` makes a check too
     assert (counters.revocations, counters.failed, counters.policy_allowed) == (6, 0, 0)
     stored = await service.stored_keys()
     assert len([key for key in stored if ":token_" in key and "token_revocations" not in key]) == 6
 
 
 async def test_the_stand_in() -> None:
-    """The example test passes as a test does."""
+    """The test that the README shows, with the in-memory client, passes."""
     await (await run(block("client/README.md", "testing"), None))["test_logout"]()
 
 
 async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The old calls work with the old URL, and the service has the record."""
+    """The old calls of a blacklist module work with the new import, and the service stores the record."""
     monkeypatch.setenv("REVOCATION_URL", str(service.url))
     monkeypatch.setenv("REVOCATION_API_KEY", KEY)
     await run(block("client/README.md", "blacklist"), service)
@@ -89,7 +89,7 @@ async def test_the_drop_in(service: Service, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_readme_names_every_error_and_call() -> None:
-    """What the package exports as an error, and each public method of the client, is mentioned."""
+    """The README names every exported error, and every public method of the client but `aclose` and `start`."""
     words = set(re.findall(r"\w+", README))
     assert {name for name in revocation_client.__all__ if is_error(name)} <= words
     assert {name for name in vars(RevocationClient) if not name.startswith("_")} <= words | {"aclose", "start"}

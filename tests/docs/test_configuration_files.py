@@ -1,4 +1,4 @@
-"""The configuration files and compose commands of the documentation."""
+"""Tests of the configuration files and compose commands in the documentation."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 
 def test_the_compose_commands_name_what_is_in_the_compose_file() -> None:
-    """Services that are named exist, ports are the published ones, and the first steps are those of the README."""
+    """The documented compose commands name an existing service, and both documents show the same first steps."""
     shown = [*commands("docs/deployment.md", "scale"), *commands("docs/deployment.md", "key")]
     assert commands("README.md", "compose") == commands("docs/deployment.md", "compose")
     for command in [*commands("README.md", "compose")[1:], *shown]:
@@ -46,7 +46,7 @@ def test_the_compose_commands_name_what_is_in_the_compose_file() -> None:
 
 
 def test_the_override_adds_a_secret_to_the_compose_file(tmp_path: pathlib.Path) -> None:
-    """The service reads the file that the override mounts; compose accepts both files together."""
+    """The override mounts exactly the secrets that its variables name. Compose, if installed, accepts both files."""
     override = yaml.safe_load(block("docs/deployment.md", "override"))
     service, secrets = override["services"]["revocation"], override["secrets"]
     assert {f"/run/secrets/{name}" for name in service["secrets"]} == {*service["environment"].values()}
@@ -61,7 +61,7 @@ def test_the_override_adds_a_secret_to_the_compose_file(tmp_path: pathlib.Path) 
 
 @contextlib.asynccontextmanager
 async def nginx(directory: pathlib.Path, servers: str, certificates: Certificates) -> AsyncIterator[None]:
-    """Run nginx with these blocks of `http`, with a certificate of the test's own."""
+    """Run nginx with these `server` blocks and the certificate of the test."""
     assert NGINX is not None
     servers = re.sub(r"(ssl_certificate )\s*\S+;", rf"\g<1>{certificates.certificate};", servers)
     servers = re.sub(r"(ssl_certificate_key )\s*\S+;", rf"\g<1>{certificates.key};", servers)
@@ -82,7 +82,7 @@ async def nginx(directory: pathlib.Path, servers: str, certificates: Certificate
 
 @contextlib.asynccontextmanager
 async def over_tls(port: int, certificates: Certificates) -> AsyncIterator[aiohttp.ClientSession]:
-    """A client of https://localhost that trusts the test's own authority; yields once nginx listens."""
+    """Wait until nginx listens, then yield a client of it that trusts the test's certificate authority."""
     connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=certificates.ca))
     async with aiohttp.ClientSession(f"https://localhost:{port}", connector=connector) as session:
 
@@ -96,7 +96,7 @@ async def over_tls(port: int, certificates: Certificates) -> AsyncIterator[aioht
 
 @needs_nginx
 async def test_nginx_in_front_of_the_service(service: Service, tmp_path: pathlib.Path) -> None:
-    """Behind the nginx of deployment.md a key works, none is refused, the feed streams, and no query is logged."""
+    """Behind the nginx of deployment.md, a key is required and works, the feed streams, and no query is logged."""
     port, certificates = free_port(), make_certificates(tmp_path)
     servers = block("docs/deployment.md", "service").replace("127.0.0.1:8080", f"127.0.0.1:{service.port}")
     async with (
@@ -118,7 +118,7 @@ async def test_nginx_in_front_of_the_service(service: Service, tmp_path: pathlib
 
 @needs_nginx
 async def test_nginx_in_front_of_the_gateway(tmp_path: pathlib.Path) -> None:
-    """Behind the nginx of gateway.md the sixth login is 429, and a forged X-Forwarded-For does not change that."""
+    """Behind the nginx of gateway.md, the sixth login gets 429 although each has another forged X-Forwarded-For."""
     front, port, admin_port, certificates = free_port(), free_port(), free_port(), make_certificates(tmp_path)
     upstream = ServiceProcess(tmp_path / "upstream")
     settings = {

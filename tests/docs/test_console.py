@@ -1,4 +1,4 @@
-"""The commands of the documentation, run as they are printed there."""
+"""Tests that run the commands of the documentation as printed."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="the exampl
 async def running(
     command: Command, home: pathlib.Path, probe: str, *words: str, **settings: str
 ) -> AsyncIterator[dict[str, Any]]:
-    """Run a command that serves until SIGTERM, and yield what its probe answers when it is ready.
+    """Run a server, yield the JSON of its probe once that answers 200, and finally end the server with SIGTERM.
 
     `words` are appended to the command; `settings` are its environment.
     """
@@ -71,7 +71,7 @@ async def running(
 
 
 async def check_all(shown: Sequence[Command], port: int, home: pathlib.Path) -> dict[str, Any]:
-    """Run the commands in order; each must print what is shown, times aside. Return the answers by command."""
+    """Run the commands in order, and return the answers by command. Each must be as documented, except times."""
     answers = {}
     for command in shown:
         answers[command.text] = await answered(command, port, home)
@@ -87,7 +87,7 @@ def answer_to(answers: Mapping[str, Any], words: str) -> Any:
 
 
 async def test_one_minute_to_a_revoked_token(tmp_path: pathlib.Path) -> None:
-    """`make run` serves without any setting, and the first commands of the README print what it says."""
+    """`make run` needs no settings, and the first commands of the README print what is documented."""
     (make_run,), shown = commands("README.md", "run"), commands("README.md", "minute")
     port = free_port()
     variables = (f"PORT={port}", f"BIN={BIN}", "--old-file=.venv/.installed")
@@ -96,12 +96,12 @@ async def test_one_minute_to_a_revoked_token(tmp_path: pathlib.Path) -> None:
 
 
 async def test_the_http_api(service: Service, tmp_path: pathlib.Path) -> None:
-    """Each example of http-api.md prints what that page says."""
+    """Each `curl` example of http-api.md prints what that page shows."""
     assert len(await check_all(commands("docs/http-api.md", "api"), service.port, tmp_path)) == 10
 
 
 async def test_the_feed(service: Service, tmp_path: pathlib.Path) -> None:
-    """The command that shows the feed prints a heartbeat, and everything up to `synced`."""
+    """The documented command for the feed prints a heartbeat, the snapshot with the revocation, and `synced`."""
     service.headers["Authorization"] = f"Bearer {KEY}"
     await service.revoke({"jti": "a", "expires_in": 60})
     (command,) = commands("docs/http-api.md", "feed")
@@ -121,7 +121,7 @@ async def test_the_feed(service: Service, tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
 async def test_the_key_goes_into_curls_file(shell: str, tmp_path: pathlib.Path) -> None:
-    """The command that asks for the key writes it where curl reads it, whole, and prints nothing of it."""
+    """The command that asks for the key writes it, unchanged, to a private file for curl, and prints nothing."""
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not here")
     umask, asks = commands("docs/operations.md", "key")
@@ -132,7 +132,7 @@ async def test_the_key_goes_into_curls_file(shell: str, tmp_path: pathlib.Path) 
 
 
 async def test_the_operators_tasks(service: Service, tmp_path: pathlib.Path) -> None:
-    """Each of the operator's commands does what its comment says."""
+    """The operator's commands print what is documented, and revoke by each of the five claims."""
     (tmp_path / "token.txt").write_text(mint(jti="readme") + "\n")
     answers = await check_all(commands("docs/operations.md", "tasks"), service.port, tmp_path)
     revocations = [answer["claim"] for answer in answers.values() if answer.get("result") == "revoked"]
@@ -144,7 +144,7 @@ async def test_the_operators_tasks(service: Service, tmp_path: pathlib.Path) -> 
 
 
 async def test_the_settings_can_be_printed(tmp_path: pathlib.Path) -> None:
-    """`check-config` prints the settings of the service and of the gateway, and `new-key` an entry that is accepted."""
+    """`check-config` prints the settings of the service and of the gateway, and accepts the entry of `new-key`."""
     (check,), (new_key,) = commands("docs/configuration.md", "check"), commands("docs/configuration.md", "key")
     entry = (await typed(new_key.text, tmp_path)).split()[-1]
     assert entry.startswith("billing=sha256:")
@@ -155,7 +155,7 @@ async def test_the_settings_can_be_printed(tmp_path: pathlib.Path) -> None:
 
 
 async def test_the_gateway_starts_and_counts_in_redis(redis: Process, tmp_path: pathlib.Path) -> None:
-    """The command of gateway.md, with the ports of this test in it, serves and has its Redis and its upstream."""
+    """The command of gateway.md, with the ports of this test, starts a gateway whose components are all `ok`."""
     (told,) = commands("docs/gateway.md", "start")
     port, admin_port = free_port(), free_port()
     async with serving(tmp_path / "upstream", probe="/healthz") as upstream:
@@ -168,7 +168,7 @@ async def test_the_gateway_starts_and_counts_in_redis(redis: Process, tmp_path: 
 
 
 async def test_the_first_step_of_migrating(redis: Process, tmp_path: pathlib.Path) -> None:
-    """The commands of the first step start two instances that say "incomplete" while the application writes."""
+    """The commands of the first step of migrating.md start instances that show the warning `incomplete`."""
     new_key, export, *serve = commands("docs/migrating.md", "serve")
     entry = (await typed(new_key.text, tmp_path)).split()[-1]
     (tmp_path / "api_keys").write_text(f"{entry}\n")
@@ -186,7 +186,7 @@ async def test_the_first_step_of_migrating(redis: Process, tmp_path: pathlib.Pat
 
 
 async def test_the_user_of_its_own_in_redis_may_do_all_that_is_done(tmp_path: pathlib.Path) -> None:
-    """With nothing but what deployment.md gives it, everything works and is written back; nothing is refused."""
+    """The Redis user of deployment.md may do all that requests, the feed, a restore and the rate limit need."""
     (example,) = commands("docs/deployment.md", "acl")
     words = shlex.split(example.text.replace("\\\n", " "))
     async with standalone() as redis:
@@ -215,7 +215,7 @@ async def test_the_user_of_its_own_in_redis_may_do_all_that_is_done(tmp_path: pa
 
 
 async def test_client_and_service_can_be_installed(tmp_path: pathlib.Path) -> None:
-    """Each `pip install` finds what it names, and would install it."""
+    """A dry run of each documented `pip install` succeeds, and would install revocation-client."""
     options = "--dry-run --no-deps --no-index --no-build-isolation --disable-pip-version-check"
     for command in (*commands("README.md", "install"), *commands("docs/deployment.md", "install")):
         said = await typed(f"python -m {command.text} {options}", tmp_path, directory=ROOT)
@@ -223,7 +223,7 @@ async def test_client_and_service_can_be_installed(tmp_path: pathlib.Path) -> No
 
 
 def test_make_has_the_targets_of_the_documentation() -> None:
-    """`make demo` and `make secrets` are targets; what they do is shown by test_demo.py and by the docker tests."""
+    """`make demo` and `make secrets` are targets. test_demo.py and the docker tests show what they do."""
     shown = [*commands("README.md", "demo"), commands("README.md", "compose")[0]]
     for command in [*shown, commands("docs/deployment.md", "compose")[0]]:
         done = subprocess.run([*shlex.split(command.text), "--dry-run"], cwd=ROOT, capture_output=True, check=False)
@@ -231,7 +231,7 @@ def test_make_has_the_targets_of_the_documentation() -> None:
 
 
 async def test_the_resolvers_option_is_that_of_the_image(tmp_path: pathlib.Path) -> None:
-    """The command exports what the Dockerfile sets."""
+    """The documented command exports the `RES_OPTIONS` that the Dockerfile sets."""
     (command,) = commands("docs/deployment.md", "resolver")
     printed = await typed(f'{command.text}\nprintf %s "$RES_OPTIONS"', tmp_path)
     assert f'RES_OPTIONS="{printed}"' in (ROOT / "Dockerfile").read_text()

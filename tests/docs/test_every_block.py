@@ -10,7 +10,7 @@ from tests.docs.blocks import ROOT, blocks, documents
 
 RUN: Final = frozenset({"apache", "caddyfile", "console", "haproxy", "nginx", "python", "sh", "yaml"})
 FORMS: Final = RUN | {"text"}
-"""Languages of blocks; `text` is for pictures."""
+"""The languages that a block may have; `text` is for diagrams."""
 
 _USE: Final = re.compile(r"\b(?:block|commands)\(\s*\"([\w./-]+)\", \"(\w+)\"")
 _LINK: Final = re.compile(r"\]\(([^)\s]+)\)")
@@ -23,7 +23,7 @@ def used() -> set[tuple[str, str]]:
 
 
 def test_every_example_is_run() -> None:
-    """Each block of commands, Python or configuration has a name, and a test that asks for it; no test asks in vain."""
+    """Each block of commands, Python or configuration is used by a test, and each block that a test uses exists."""
     all_blocks = [each for file in documents() for each in blocks(file)]
     fences = sum((ROOT / file).read_text(encoding="utf-8").count("```") for file in documents())
     assert fences == 2 * len(all_blocks), "a fence without a language, or inside of a list"
@@ -33,7 +33,7 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.parametrize("file", [*documents(), "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
 def test_every_link_leads_to_a_file_and_a_heading(file: str) -> None:
-    """Relative links name existing files, and their fragments existing headings. The client's page has none."""
+    """Relative links lead to existing files and headings. client/README.md has no relative links."""
     links = [link for link in _LINK.findall((ROOT / file).read_text(encoding="utf-8")) if "://" not in link]
     assert not (links and file == "client/README.md"), "a package index shows this page elsewhere"
     for link in links:

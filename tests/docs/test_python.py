@@ -1,4 +1,4 @@
-"""The Python blocks of README.md, docs/client.md and docs/migrating.md, run as they are printed."""
+"""Tests that run the Python blocks of README.md, docs/client.md and docs/migrating.md as printed."""
 
 import time
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ KEY = "the-key-of-this-application"
 
 @pytest.fixture
 async def verifying(redis: Process) -> AsyncIterator[Service]:
-    """A service that verifies the application's tokens, and knows its key."""
+    """A service that verifies the application's tokens and accepts its API key."""
     async with serving(redis, API_KEYS=f"api={KEY}:check+revoke", JWT_SECRET=SECRET) as running:
         yield running
 
 
 def executed(source: str, service: Service, **names: Any) -> dict[str, Any]:
-    """Execute a block with these names; its address is the service's. Return all names afterwards."""
+    """Execute a block against the service, with these names defined, and return all names afterwards."""
     exec(source.replace("http://revocation:8080", str(service.url).rstrip("/")), names)
     return names
 
@@ -49,7 +49,7 @@ class Users:
 
 
 async def test_the_dependency_refuses_a_logged_out_token(verifying: Service) -> None:
-    """`get_current_user` as the README writes it: the token is good before the logout, and 401 after it."""
+    """The README's `get_current_user` accepts a token before its logout, and raises 401 after it."""
     names: dict[str, Any] = {
         "Annotated": Annotated,
         "Depends": Depends,
@@ -73,7 +73,7 @@ async def test_the_dependency_refuses_a_logged_out_token(verifying: Service) -> 
 
 
 async def test_a_token_that_is_made_so_is_good_after_log_out_everywhere(verifying: Service) -> None:
-    """What `mint` issues is revoked with its subject, and the next one, issued right after the cutoff, is not."""
+    """A subject's revocation covers a token that `mint` issued just before, and not one issued right after."""
     names: dict[str, Any] = {"jwt": jwt, "time": time, "uuid4": uuid4, "settings": SimpleNamespace(jwt_secret=SECRET)}
     names = executed(block("docs/client.md", "mint"), verifying, **names)
     async with RevocationClient(str(verifying.url), api_key=KEY) as revocations:
@@ -87,7 +87,7 @@ async def test_a_token_that_is_made_so_is_good_after_log_out_everywhere(verifyin
 
 
 async def test_the_aiohttp_application(verifying: Service, aiohttp_client: Any) -> None:
-    """The client with its options, and the application that has it in its cleanup context: 200, then 401."""
+    """The aiohttp application of client.md accepts a token, and answers 401 after the revocation of that token."""
     names = executed(block("docs/client.md", "create"), verifying, RevocationClient=RevocationClient)
     app = executed(block("docs/client.md", "aiohttp"), verifying, web=web, decode=decode, **names)["app"]
     http: aiohttp.ClientSession = await aiohttp_client(app)
@@ -102,7 +102,7 @@ async def test_the_aiohttp_application(verifying: Service, aiohttp_client: Any) 
 async def test_the_drop_in_is_swapped_and_then_asked_for_all_claims(
     verifying: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The lines of the second and third step of migrating.md work together; test_migrating.py does so under load."""
+    """The code of steps 2 and 3 of migrating.md works together. test_migrating.py tests it under load."""
     monkeypatch.setenv("REVOCATION_URL", str(verifying.url))
     monkeypatch.setenv("REVOCATION_API_KEY", KEY)
     names: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The reference pages name everything that the code has."""
+"""Tests that the reference pages name every log event, warning, error, metric and setting of the code."""
 
 import ast
 import inspect
@@ -25,7 +25,7 @@ def document(name: str) -> str:
 
 
 def named(name: str) -> set[str]:
-    """Return what a page has in backticks."""
+    """Return the words that a page has in backticks."""
     return {word for span in re.findall(r"`([^`\n]+)`", document(name)) for word in re.findall(r"\w+", span)}
 
 
@@ -36,7 +36,7 @@ def sources(*folders: str) -> str:
 
 
 def test_every_log_event_is_explained() -> None:
-    """Each event that the service logs is in operations.md, each of the client in client.md."""
+    """Each log event of the service is in operations.md, and each of the client in client.md."""
     events = {one or other for one, other in _EVENT.findall(sources("revocation_service"))}
     assert {"store_away", "iat_unusable", "replication_failed", "library_message"} <= events
     assert events <= named("operations.md")
@@ -46,7 +46,7 @@ def test_every_log_event_is_explained() -> None:
 
 
 def test_every_warning_is_explained() -> None:
-    """Each warning about the store is in operations.md: they are the members of sets in these two modules."""
+    """operations.md has each warning of `/readyz`. In the code, warnings are members of sets in two modules."""
     trees = [ast.parse(inspect.getsource(module)) for module in (preflight, readiness)]
     sets = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Set)]
     members = [each.value for found in sets for each in found.elts if isinstance(each, ast.Constant)]
@@ -56,7 +56,7 @@ def test_every_warning_is_explained() -> None:
 
 
 def test_every_error_code_is_explained() -> None:
-    """Each code of a problem, and of an error at the start, is in operations.md."""
+    """Each error code of the service is in operations.md."""
     codes = {error.code for error in _subclasses(errors.ServiceError) if error.__module__ == errors.__name__}
     assert "store_unavailable" in codes
     assert codes - {"error"} <= named("operations.md")
@@ -75,7 +75,7 @@ def test_every_metric_is_explained() -> None:
 
 
 def test_every_setting_is_explained_once() -> None:
-    """Each setting that `check-config` prints has one row in three pages; gateway.md names no unknown setting."""
+    """Each setting of the service has exactly one row, in one of three pages. gateway.md names no unknown setting."""
     shown = [line.partition("=")[0] for line in load({}).shown]
     pages = "".join(map(document, ("configuration.md", "gateways.md", "oauth.md")))
     cells = re.findall(r"^\| (`RE[^|]*) \|", pages, re.MULTILINE)
@@ -86,5 +86,5 @@ def test_every_setting_is_explained_once() -> None:
 
 
 def test_every_error_of_the_client_is_explained() -> None:
-    """Each class of error is in client.md."""
+    """Each subclass of RevocationError is in client.md."""
     assert {kind.__name__ for kind in RevocationError.__subclasses__()} <= named("client.md")
