@@ -1,1 +1,1 @@
-"""A small FastAPI application as users have it, whose tokens can be taken back."""
+"""A small example of a FastAPI application whose tokens can be revoked."""

@@ -1,4 +1,4 @@
-"""`python -m main_api hash`: reads a password from standard input and prints its hash, for MAIN_API_USERS."""
+"""`python -m main_api hash` reads a password from standard input and prints its hash for MAIN_API_USERS."""
 
 import getpass
 import sys
@@ -7,7 +7,7 @@ from pwdlib import PasswordHash
 
 
 def main() -> int:
-    """Run it; 2 where it was called wrongly."""
+    """Run the command, and return its exit code: 2 for wrong arguments or an empty password."""
     if sys.argv[1:] != ["hash"]:
         sys.stderr.write("usage: python -m main_api hash\n")
         return 2

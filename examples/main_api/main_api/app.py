@@ -1,4 +1,4 @@
-"""Where the application is put together: `uvicorn --factory main_api.app:create_app`."""
+"""Create the application. To run it: `uvicorn --factory main_api.app:create_app`."""
 
 from fastapi import FastAPI
 from pwdlib import PasswordHash
@@ -18,7 +18,7 @@ def create_app(
     revocations: RevocationClient | None = None,
     hasher: PasswordHash | None = None,
 ) -> FastAPI:
-    """The application; what is not given is read from the environment, and passwords are hashed as is recommended.
+    """Return the application. The defaults are settings and a client from the environment, and pwdlib's hasher.
 
     Raises SettingsError, ConfigurationError.
     """

@@ -1,4 +1,4 @@
-"""Bounds every request's body before anything parses it."""
+"""Limit the size of every request's body before it is parsed."""
 
 from typing import Final
 
@@ -11,7 +11,7 @@ BODY_MAX_BYTES: Final = 16 * 1024
 
 
 class BodyLimit:
-    """An ASGI middleware: 413 for a body that says that it is too long, or turns out to be."""
+    """An ASGI middleware that answers 413 if Content-Length or the body itself is too long."""
 
     def __init__(self, app: ASGIApp, most_bytes: int = BODY_MAX_BYTES) -> None:
         self._app = app

@@ -1,4 +1,4 @@
-"""Dependencies of the routes: the sessions, the bearer token, and who sent it."""
+"""Dependencies of the routes: the sessions, the bearer token, and its user."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ BearerToken = Annotated[str, Depends(oauth2_scheme)]
 
 
 def sessions_of(request: Request) -> Sessions:
-    """The sessions, as `create_app` made them."""
+    """Return the sessions that `create_app` made."""
     sessions: Sessions = request.app.state.sessions
     return sessions
 
@@ -23,7 +23,7 @@ SessionsOfApp = Annotated[Sessions, Depends(sessions_of)]
 
 
 async def get_current_user(token: BearerToken, sessions: SessionsOfApp) -> User:
-    """Who sent the request; a token that is bad, expired or revoked is 401 (`main_api.problems`)."""
+    """Return the user of the bearer token. A bad, expired or revoked token gets 401 (`main_api.problems`)."""
     user, _claims = await sessions.current(token)
     return user
 

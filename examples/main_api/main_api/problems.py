@@ -1,4 +1,4 @@
-"""Which error is which answer: the one table."""
+"""The HTTP response of each error."""
 
 import logging
 from typing import Any, Final
@@ -19,7 +19,7 @@ _log: Final = logging.getLogger("main_api")
 
 
 def add_problems(app: FastAPI) -> None:
-    """Let the application answer its errors."""
+    """Register the handler of each error."""
     app.add_exception_handler(WrongPassword, _wrong_password)
     app.add_exception_handler(InvalidToken, _invalid_token)
     app.add_exception_handler(TokenRevoked, _token_revoked)
@@ -40,7 +40,7 @@ async def _token_revoked(_request: Request, _error: Exception) -> JSONResponse:
 
 
 async def _nothing_promised(_request: Request, error: Exception) -> JSONResponse:
-    """The service is away, or refuses us (a wrong API key): no token is accepted, and no logout has happened."""
+    """Answer 503: the service is unavailable or refuses the API key, so no check and no logout is confirmed."""
     if not isinstance(error, ServiceUnavailable):
         _log.error("revocation_failed %s", error)
     asked = error.retry_after_seconds if isinstance(error, ServiceUnavailable) else None
@@ -49,7 +49,7 @@ async def _nothing_promised(_request: Request, error: Exception) -> JSONResponse
 
 
 async def _mistaken(_request: Request, error: Exception) -> JSONResponse:
-    """As FastAPI answers, less what was sent: that may be a password."""
+    """Answer as FastAPI does, but without the input, which may be a password."""
     found: list[Any] = list(error.errors()) if isinstance(error, RequestValidationError) else []
     said = [{name: mistake[name] for name in _SAID_OF_A_MISTAKE} for mistake in found]
     return JSONResponse({"detail": said}, 422)

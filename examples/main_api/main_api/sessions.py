@@ -1,6 +1,6 @@
-"""Login, refresh and logout, without HTTP: the only module that calls the revocation service.
+"""Login, refresh and logout, without HTTP. This is the only module that calls the revocation service.
 
-What a method promises has been acknowledged by the service before it returns. Otherwise it raises RevocationError.
+A method returns only after the service has acknowledged its revocations. Otherwise it raises RevocationError.
 """
 
 import time
@@ -16,11 +16,11 @@ TOKEN_MAX_CHARACTERS: Final = 4096
 
 
 class WrongPassword(Exception):
-    """No user has this name with this password; which of the two is wrong is not said."""
+    """The name or the password is wrong. The error does not say which of the two."""
 
 
 class Sessions:
-    """Opens, carries on and ends sessions. A session is a login, and all the tokens that came of it."""
+    """Begins, refreshes and ends sessions. A session is one login with all tokens that follow from it."""
 
     def __init__(self, users: Users, tokens: Tokens, revocations: RevocationClient) -> None:
         self._users = users
@@ -28,7 +28,7 @@ class Sessions:
         self._revocations = revocations
 
     async def log_in(self, name: str, password: str) -> TokenPair:
-        """The first tokens of a new session.
+        """Return the first tokens of a new session.
 
         Raises WrongPassword.
         """
@@ -38,7 +38,7 @@ class Sessions:
         return self._tokens.pair(user.name, new_id(), time.time())
 
     async def current(self, access_token: str) -> tuple[User, TokenClaims]:
-        """Whose token this is, if it is good, not revoked, and its user is still there.
+        """Return the user and the claims of a token that is valid and not revoked, and whose user still exists.
 
         Raises InvalidToken, TokenRevoked, RevocationError.
         """
@@ -47,13 +47,13 @@ class Sessions:
         return self._user_of(claims), claims
 
     async def refresh(self, refresh_token: str) -> TokenPair:
-        """The next tokens of a session, for a refresh token that was never used.
+        """Return new tokens of a session for a refresh token that was never used.
 
-        One that was used before is in two hands, and which of them is the thief's cannot be told: the session is
-        revoked, with all its tokens (RFC 9700 section 4.14.2).
+        If the token was used before, two parties hold it, and one of them may be a thief. The session is then revoked,
+        with all its tokens (RFC 9700 section 4.14.2).
         Raises InvalidToken, RevocationError.
         """
-        issued_at = time.time()  # before the check: a cutoff that the check is too early to see covers the new tokens
+        issued_at = time.time()  # before the check, so that a cutoff set after the check covers the new tokens
         claims = self._tokens.read(refresh_token, "refresh")
         user = self._user_of(claims)
         if not await self._first_use(claims):
@@ -62,10 +62,10 @@ class Sessions:
         return self._tokens.pair(user.name, claims.sid, issued_at)
 
     async def _first_use(self, claims: TokenClaims) -> bool:
-        """Use a refresh token up; the service's answer is atomic, so that of many at once one is the first.
+        """Revoke a refresh token, and return whether this was its first use. Of concurrent uses, only one is the first.
 
-        If an answer is lost, the client's own second attempt hears "already revoked" and the user has to log in
-        again: better that than a thief who can pass for a retry.
+        If the service's response is lost, the retry finds the token already revoked, and the user has to log in again.
+        If retries counted as a first use, a thief's use could pass for a retry.
         """
         try:
             await self._revocations.ensure_active(claims.for_revocations())
@@ -75,10 +75,10 @@ class Sessions:
         return used.result == "revoked"
 
     async def log_out(self, access_token: str) -> None:
-        """End the session of this token, which may be revoked already: a logout can be repeated until it succeeds.
+        """End the session of this token. The token may be revoked already, so that a logout can be repeated.
 
-        The session's revocation covers the token too. The token's own is for programs that look into Redis
-        themselves, where they find `token_blacklist:<jti>` for as long as the token would have lived.
+        The revocation of the session covers the token too. The token is also revoked by its `jti`, for programs that
+        look for `token_blacklist:<jti>` in Redis. That record lasts until the token expires.
         Raises InvalidToken, RevocationError.
         """
         claims = self._tokens.read(access_token, "access")
@@ -88,8 +88,8 @@ class Sessions:
     async def log_out_everywhere(self, user: User) -> None:
         """End every session of a user.
 
-        The cutoff is the service's clock, taken when the revocation is stored; if ours is ahead, ours, because it is
-        what the tokens were stamped with.
+        The cutoff is the service's time when it stores the revocation. If the clock of this machine is ahead, the
+        cutoff is its time instead, because the `iat` of the tokens is from this clock.
         """
         asked_at = time.time()
         revoked = await self._revocations.revoke_subject(user.name, reason="logout-all")

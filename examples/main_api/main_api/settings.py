@@ -1,6 +1,6 @@
-"""What the operator decides, from variables that begin with MAIN_API_; the only reader of the environment here.
+"""The settings, from environment variables that begin with MAIN_API_. Only this module reads these variables.
 
-Where the revocation service is, REVOCATION_URL and REVOCATION_API_KEY say; the client reads those itself.
+The revocation client itself reads REVOCATION_URL and REVOCATION_API_KEY.
 """
 
 import os
@@ -18,24 +18,24 @@ SECRET_MIN_BYTES: Final = 32
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the text names it, and holds no secret."""
+    """A setting is missing or wrong. The message names it and holds no secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything that the application needs to know."""
+    """The settings of the application."""
 
     jwt_secret: str = field(repr=False)
     password_hashes: Mapping[str, str] = field(repr=False)
-    """The users, by name."""
+    """The hash of each user's password, by the name of the user."""
     access_lifetime_seconds: int = 900
     refresh_lifetime_seconds: int = 14 * DAY_SECONDS
     on_unavailable: OnUnavailable = "allow"
-    """What becomes of a request while the revocation service is away; logins and API calls only, never a logout."""
+    """Whether a request with a token passes while the revocation service is unavailable. Logouts always fail then."""
 
 
 def load(environment: Mapping[str, str] | None = None) -> Settings:
-    """The settings in `environment` (default: the process's own).
+    """Return the settings in `environment` (default: the environment of this process).
 
     Raises SettingsError.
     """
@@ -57,7 +57,7 @@ def _jwt_secret(given: Mapping[str, str]) -> str:
 
 
 def _password_hashes(text: str) -> dict[str, str]:
-    """Entries `name=hash`, separated by white space or new lines; a hash is what `python -m main_api hash` prints."""
+    """Parse entries `name=hash`, separated by white space. `python -m main_api hash` prints such a hash."""
     users: dict[str, str] = {}
     for entry in text.split():
         name, _, password_hash = entry.partition("=")
@@ -68,7 +68,7 @@ def _password_hashes(text: str) -> dict[str, str]:
 
 
 def _secret(given: Mapping[str, str], name: str) -> str:
-    """A variable that may stand in a file instead, named by NAME_FILE; there is no default."""
+    """Return the value of a required variable, or the content of the file that its variant NAME_FILE names."""
     variable = PREFIX + name
     path = given.get(f"{variable}_FILE")
     if path is not None and variable in given:

@@ -1,9 +1,9 @@
-"""Mints and reads the tokens; the only user of jwt.
+"""Mint and read the tokens. This is the only module that uses PyJWT.
 
 Access and refresh tokens of one login carry the same `sid`, so that one revocation ends the session. `iat` keeps its
-fraction of a second (a NumericDate may have one, RFC 7519 section 2, and PyJWT takes it as it stands): a login right
-after "log out everywhere" then counts as later, where whole seconds would lock the user out until the second is over.
-`exp` is a whole number, because PyJWT cuts its fraction off.
+fraction of a second, which RFC 7519 section 2 allows. So a login right after "log out everywhere" counts as later.
+With whole seconds, the user would be locked out until the next second. `exp` is a whole number, because PyJWT would cut
+off a fraction.
 """
 
 import math
@@ -26,7 +26,7 @@ class InvalidToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TokenClaims:
-    """What one of our tokens says."""
+    """The claims of one of this application's tokens."""
 
     kind: Kind
     jti: str
@@ -36,13 +36,13 @@ class TokenClaims:
     exp: int
 
     def for_revocations(self) -> Mapping[str, object]:
-        """The claims by which a token can be revoked, as the revocation client takes them."""
+        """Return the claims that the revocation client needs to check this token."""
         return {"jti": self.jti, "sub": self.sub, "sid": self.sid, "iat": self.iat}
 
 
 @dataclass(frozen=True, slots=True)
 class TokenPair:
-    """What a login or a refresh hands out."""
+    """The tokens that a login or a refresh returns."""
 
     access_token: str
     refresh_token: str
@@ -50,14 +50,14 @@ class TokenPair:
 
 
 class Tokens:
-    """Mints pairs with one secret, and reads what was minted with it."""
+    """Mints pairs of tokens that are signed with one secret, and reads such tokens."""
 
     def __init__(self, secret: str, access_lifetime_seconds: int, refresh_lifetime_seconds: int) -> None:
         self._secret = secret
         self._lifetimes: dict[Kind, int] = {"access": access_lifetime_seconds, "refresh": refresh_lifetime_seconds}
 
     def pair(self, sub: str, sid: str, issued_at: float) -> TokenPair:
-        """An access and a refresh token of one session."""
+        """Return an access and a refresh token of one session."""
         access, refresh = (self._mint(kind, sub, sid, issued_at) for kind in self._lifetimes)
         return TokenPair(access, refresh, self._lifetimes["access"])
 
@@ -73,7 +73,7 @@ class Tokens:
         return jwt.encode(claims, self._secret, algorithm=ALGORITHM)
 
     def read(self, token: str, kind: Kind) -> TokenClaims:
-        """The claims of a token of this kind, whose signature and times are right. It may still be revoked.
+        """Return the claims of a token of this kind with a valid signature and valid times. It may be revoked.
 
         Raises InvalidToken.
         """
@@ -85,12 +85,12 @@ class Tokens:
 
 
 def new_id() -> str:
-    """Return a random name for a token or a session."""
+    """Return a random id for a token or a session."""
     return secrets.token_urlsafe(16)
 
 
 def _checked(claims: dict[str, Any], kind: Kind) -> TokenClaims:
-    """Of the right kind and types: a refresh token is no access token, though the same key signed both."""
+    """Return the claims if their types and the kind are right. One key signs both kinds, so the kind counts."""
     if claims["token_use"] != kind:
         raise TypeError
     jti, sub, sid = (claims[name] for name in ("jti", "sub", "sid"))

@@ -1,4 +1,4 @@
-"""The users and their passwords; it knows neither HTTP nor tokens."""
+"""The users and their passwords. This module knows neither HTTP nor tokens."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from pwdlib import PasswordHash
 from pwdlib.exceptions import UnknownHashError
 
 HASHES_AT_ONCE: Final = 2
-"""One argon2 takes 64 MiB and a core: logins wait for their turn rather than fill the machine."""
+"""Limit of concurrent hashes. Each takes 64 MiB and a core, so further logins wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """Somebody who may log in. Here the name is the `sub`; where names can change, it would be an id."""
+    """A user who may log in. The name is the `sub` of the user's tokens. If names could change, use an id as `sub`."""
 
     name: str
 
@@ -30,11 +30,11 @@ class Users:
         self._turn = CapacityLimiter(HASHES_AT_ONCE)
 
     def named(self, name: str) -> User | None:
-        """The user with this name, if there is one (still)."""
+        """Return the user with this name, or None if there is no such user."""
         return User(name) if name in self._hashes else None
 
     async def authenticate(self, name: str, password: str) -> User | None:
-        """The user, if the password is right. An unknown name takes as long as a wrong password."""
+        """Return the user if the password is right, else None. An unknown name takes as long as a wrong password."""
         known = self._hashes.get(name)
         right = await anyio.to_thread.run_sync(self._verify, password, known or self._nobodys_hash, limiter=self._turn)
         return User(name) if right and known else None

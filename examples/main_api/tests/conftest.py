@@ -1,4 +1,4 @@
-"""The application with the client's stand-in behind it, as any application would test it: no service, no Redis."""
+"""Fixtures: the application with the in-memory revocation client, without a service or Redis."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ ALICE = {"username": "alice", "password": PASSWORD}
 BOB = {"username": "bob", "password": PASSWORD}
 
 HASHER = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=64),))
-"""Argon2 without its cost, for tests that log in often."""
+"""Argon2 at a low cost, because the tests log in often."""
 
 LOGIN = "/api/v1/auth/login"
 REFRESH = "/api/v1/auth/refresh"
@@ -31,20 +31,20 @@ ME = "/api/v1/users/me"
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    """Two users."""
+    """Settings with the users alice and bob."""
     password_hash = HASHER.hash(PASSWORD)
     return Settings(SECRET, {"alice": password_hash, "bob": password_hash})
 
 
 @pytest.fixture
 def revocations() -> InMemoryRevocationClient:
-    """The stand-in for the service; a test may take it away."""
+    """The in-memory revocation client. A test may simulate an outage with it."""
     return InMemoryRevocationClient(revoke_timeout_seconds=0.5)
 
 
 @pytest.fixture
 async def app(settings: Settings, revocations: InMemoryRevocationClient) -> AsyncIterator[FastAPI]:
-    """The application, started."""
+    """The application after its startup."""
     app = create_app(settings, revocations, HASHER)
     async with started(app):
         yield app
@@ -52,44 +52,44 @@ async def app(settings: Settings, revocations: InMemoryRevocationClient) -> Asyn
 
 @contextlib.asynccontextmanager
 async def started(app: FastAPI) -> AsyncIterator[None]:
-    """The application's lifespan, which httpx does not run."""
+    """Run the lifespan of the application, because httpx does not."""
     async with app.router.lifespan_context(app):
         yield
 
 
 @pytest.fixture
 async def api(app: FastAPI) -> AsyncIterator["Api"]:
-    """Its HTTP interface."""
+    """A client of the application."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://main-api") as http:
         yield Api(http)
 
 
 class Api:
-    """The routes as one who uses them calls them."""
+    """A client that calls the routes of the application."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self.http = http
 
     async def log_in(self, user: dict[str, str] = ALICE) -> dict[str, Any]:
-        """A login that succeeds: what it hands out."""
+        """Log in, which must succeed, and return the response's JSON with the pair of tokens."""
         answer = await self.http.post(LOGIN, data=user)
         assert answer.status_code == 200, answer.text
         pair: dict[str, Any] = answer.json()
         return pair
 
     async def refresh(self, pair: dict[str, Any]) -> httpx.Response:
-        """The refresh token, sent for new ones."""
+        """Exchange the refresh token of a pair for new tokens."""
         return await self.http.post(REFRESH, data={"refresh_token": pair["refresh_token"]})
 
     async def me(self, pair: dict[str, Any]) -> httpx.Response:
-        """The protected route, with the access token."""
+        """Request the protected route with the access token of a pair."""
         return await self.http.get(ME, headers=bearer(pair))
 
     async def log_out(self, pair: dict[str, Any], route: str = LOGOUT) -> httpx.Response:
-        """One of the two logouts, with the access token."""
+        """Request one of the two logout routes with the access token of a pair."""
         return await self.http.post(route, headers=bearer(pair))
 
 
 def bearer(pair: dict[str, Any]) -> dict[str, str]:
-    """The access token as a header."""
+    """Return the Authorization header with the access token of a pair."""
     return {"Authorization": f"Bearer {pair['access_token']}"}

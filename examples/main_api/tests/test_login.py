@@ -1,4 +1,4 @@
-"""Login: who gets tokens, what they say, and what a guesser learns."""
+"""Tests of login: who gets tokens, what the tokens hold, and what someone who guesses can learn."""
 
 import statistics
 import time
@@ -15,7 +15,7 @@ TOKEN_CLAIMS = {"jti", "iat", "exp", "sub", "sid", "token_use"}
 
 
 async def test_a_login_hands_out_two_tokens_of_one_session(api: Api) -> None:
-    """Both carry jti, iat, sub, sid, exp and their kind; their names differ, their session is one; none is cached."""
+    """A login returns an access and a refresh token with one `sid` and two `jti`, in a response that is not cached."""
     answer = await api.http.post(LOGIN, data={**ALICE, "grant_type": "password"})
     assert answer.status_code == 200
     assert answer.headers["Cache-Control"] == "no-store"
@@ -32,7 +32,7 @@ async def test_a_login_hands_out_two_tokens_of_one_session(api: Api) -> None:
 
 
 async def test_the_access_token_opens_the_door(api: Api) -> None:
-    """Its holder is who logged in."""
+    """The access token opens the protected route, as the user who logged in."""
     assert (await api.me(await api.log_in(BOB))).json() == {"username": "bob"}
 
 
@@ -49,7 +49,7 @@ async def test_the_access_token_opens_the_door(api: Api) -> None:
     ],
 )
 async def test_a_wrong_login_is_401(api: Api, who: dict[str, str]) -> None:
-    """Whichever of name and password is wrong, the answer is the same."""
+    """A wrong name and a wrong password get the same 401 response."""
     answer = await api.http.post(LOGIN, data=who)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"] == "Bearer"
@@ -68,7 +68,7 @@ async def test_a_wrong_login_is_401(api: Api, who: dict[str, str]) -> None:
     ],
 )
 async def test_a_form_that_is_no_login_is_422(api: Api, form: dict[str, str]) -> None:
-    """Bounds hold before any hash is computed, and the answer does not repeat what was sent."""
+    """A form with a missing, empty, too long or wrong field gets 422, and the response repeats no password."""
     answer = await api.http.post(LOGIN, data=form)
     assert answer.status_code == 422
     assert PASSWORD not in answer.text
@@ -76,7 +76,7 @@ async def test_a_form_that_is_no_login_is_422(api: Api, form: dict[str, str]) ->
 
 
 async def test_a_long_body_is_413(api: Api) -> None:
-    """Whether it says its length or not; nothing parses it."""
+    """A body that is too long gets 413, with or without Content-Length."""
     body = b"username=alice&password=" + b"x" * 20_000
     form = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -89,7 +89,7 @@ async def test_a_long_body_is_413(api: Api) -> None:
 
 
 async def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
-    """The time of the answer does not tell which names exist: the medians differ by less than half a hash."""
+    """Known and unknown names take similar times: the medians differ by less than half the time of a known one."""
     hasher = PasswordHash.recommended()
     users = Users({"alice": hasher.hash(PASSWORD)}, hasher)
 
@@ -105,7 +105,7 @@ async def test_an_unknown_name_takes_as_long_as_a_wrong_password() -> None:
 
 @pytest.mark.parametrize("authorization", [None, "Bearer", "Bearer ", "Basic YTpi", "Bearer a.b.c", "Bearer é"])
 async def test_without_a_good_token_the_door_is_shut(api: Api, authorization: str | None) -> None:
-    """No token, half a token, another scheme and nonsense are 401, with the way in."""
+    """A missing or malformed token, or another scheme, gets 401 with a Bearer challenge."""
     headers = [(b"Authorization", authorization.encode())] if authorization is not None else []
     answer = await api.http.get(ME, headers=headers)
     assert answer.status_code == 401

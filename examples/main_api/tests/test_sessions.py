@@ -1,4 +1,4 @@
-"""Refresh and logout: what is dead afterwards, what is not, and what an outage may not do."""
+"""Tests of refresh and logout: which tokens are refused afterwards, which are not, and what an outage does."""
 
 import asyncio
 import itertools
@@ -19,12 +19,12 @@ from revocation_client.testing import InMemoryRevocationClient
 
 
 def is_refused(answer: httpx.Response) -> bool:
-    """The token is bad, the answer says so, and how to get a better one."""
+    """Return whether a response is 401 with a Bearer challenge."""
     return answer.status_code == 401 and answer.headers["WWW-Authenticate"].startswith("Bearer")
 
 
 async def test_a_logged_out_session_is_refused_at_once(api: Api) -> None:
-    """Access and refresh token alike, on the very next request; the user's other session and other users go on."""
+    """A logout ends both tokens of its session at once. The user's other session and other users go on."""
     mine, other, bobs = await api.log_in(), await api.log_in(), await api.log_in(BOB)
     assert (await api.log_out(mine)).status_code == 204
     assert is_refused(await api.me(mine))
@@ -34,13 +34,13 @@ async def test_a_logged_out_session_is_refused_at_once(api: Api) -> None:
 
 
 async def test_a_logout_can_be_repeated(api: Api) -> None:
-    """One who did not hear the answer asks again, and is told that the session has ended."""
+    """A repeated logout gets 204 again, so a client that missed the first response can retry."""
     pair = await api.log_in()
     assert [(await api.log_out(pair)).status_code for _ in range(2)] == [204, 204]
 
 
 async def test_a_logout_is_in_the_list_of_tokens_too(api: Api, revocations: InMemoryRevocationClient) -> None:
-    """A program that knows tokens by their jti alone finds it there, until the token's own end."""
+    """A logout also revokes the access token's `jti` until its `exp`, for programs that look up only the `jti`."""
     pair = await api.log_in()
     claims = jwt.decode(pair["access_token"], SECRET, ["HS256"])
     await api.log_out(pair)
@@ -50,7 +50,7 @@ async def test_a_logout_is_in_the_list_of_tokens_too(api: Api, revocations: InMe
 
 
 async def test_logout_all_ends_every_session_and_lets_the_next_login_in(api: Api) -> None:
-    """Everything issued before is dead, refreshed tokens included; the user logs in again in the same second."""
+    """Logout-all ends every token issued before, also after a refresh. A login right after it works."""
     first, second, bobs = await api.log_in(), await api.log_in(), await api.log_in(BOB)
     third = (await api.refresh(first)).json()
     assert (await api.log_out(second, LOGOUT_ALL)).status_code == 204
@@ -62,7 +62,7 @@ async def test_logout_all_ends_every_session_and_lets_the_next_login_in(api: Api
 
 
 async def test_a_dead_token_cannot_log_everybody_out(api: Api) -> None:
-    """One who found a logged-out token has no power over the sessions that live."""
+    """A logout-all with a logged-out token is refused, and the user's other session goes on."""
     dead, alive = await api.log_in(), await api.log_in()
     await api.log_out(dead)
     assert is_refused(await api.log_out(dead, LOGOUT_ALL))
@@ -70,7 +70,7 @@ async def test_a_dead_token_cannot_log_everybody_out(api: Api) -> None:
 
 
 async def test_a_refresh_token_works_once(api: Api) -> None:
-    """The chain goes on with the new one, in the same session; used again, the old one ends all of it."""
+    """A refresh returns a new pair of the same session. A second use of a refresh token ends that session."""
     first = await api.log_in()
     second = (await api.refresh(first)).json()
     third = (await api.refresh(second)).json()
@@ -83,7 +83,7 @@ async def test_a_refresh_token_works_once(api: Api) -> None:
 
 
 async def test_of_many_refreshes_at_once_one_succeeds(api: Api) -> None:
-    """However they interleave: one new pair, and, because the token was in many hands, a session that is over."""
+    """Of 20 concurrent refreshes with one token, one gets a new pair. The reuse revokes the session and that pair."""
     for _round in range(5):
         pair = await api.log_in()
         answers = await asyncio.gather(*(api.refresh(pair) for _ in range(20)))
@@ -94,7 +94,7 @@ async def test_of_many_refreshes_at_once_one_succeeds(api: Api) -> None:
 
 
 async def test_a_use_whose_answer_was_lost_was_a_use(api: Api, revocations: InMemoryRevocationClient) -> None:
-    """A refresh token that was revoked without new tokens gets no second try: the session ends."""
+    """If a refresh token was revoked but the response was lost, a second use of it still ends the session."""
     pair = await api.log_in()
     claims = jwt.decode(pair["refresh_token"], SECRET, ["HS256"])
     await revocations.revoke_jti(claims["jti"], exp=claims["exp"], reason="refreshed")
@@ -103,10 +103,10 @@ async def test_a_use_whose_answer_was_lost_was_a_use(api: Api, revocations: InMe
 
 
 async def test_no_refresh_slips_through_a_logout_all(api: Api, revocations: InMemoryRevocationClient) -> None:
-    """However a refresh and a logout-all overlap, what the refresh handed out is dead after the logout."""
+    """However a refresh and a logout-all overlap, the tokens of the refresh are refused after the logout."""
     for head_start_seconds in (-0.02, -0.01, 0.0, 0.01, 0.02, 0.03, 0.05):
         pair = await api.log_in()
-        revocations.service.latency_seconds = 0.04  # each of the two asks once, and then revokes
+        revocations.service.latency_seconds = 0.04  # each of the two requests makes a check, and then a revocation
         logout = asyncio.create_task(_after(max(0.0, -head_start_seconds), api.log_out(pair, LOGOUT_ALL)))
         refresh = asyncio.create_task(_after(max(0.0, head_start_seconds), api.refresh(pair)))
         assert (await logout).status_code == 204
@@ -124,7 +124,7 @@ async def _after(seconds: float, request: Coroutine[Any, Any, httpx.Response]) -
 
 
 async def test_logout_all_holds_where_the_services_clock_is_behind(settings: Settings) -> None:
-    """The cutoff is not before the tokens that it is for: ours count by our clock."""
+    """Logout-all works even if the clock of the service is 30 s behind that of the application."""
     revocations = InMemoryRevocationClient(clock=lambda: time.time() - 30)
     app = create_app(settings, revocations, HASHER)
     async with started(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://main-api") as http:
@@ -136,7 +136,7 @@ async def test_logout_all_holds_where_the_services_clock_is_behind(settings: Set
 
 
 async def test_the_kinds_are_not_mixed_up(api: Api) -> None:
-    """A refresh token opens no door and ends no session; an access token refreshes nothing."""
+    """A refresh token cannot be used as an access token, not even for a logout, and an access token cannot refresh."""
     pair = await api.log_in()
     swapped = {"access_token": pair["refresh_token"], "refresh_token": pair["access_token"]}
     assert is_refused(await api.me(swapped))
@@ -149,7 +149,7 @@ async def test_the_kinds_are_not_mixed_up(api: Api) -> None:
 
 @pytest.mark.parametrize("route", [LOGOUT, LOGOUT_ALL])
 async def test_in_an_outage_no_logout_succeeds(api: Api, revocations: InMemoryRevocationClient, route: str) -> None:
-    """503 with the time to try again; afterwards the token still works, as was said; and then the logout does."""
+    """In an outage, a logout gets 503 with Retry-After, and the token still works. After the outage, it succeeds."""
     pair = await api.log_in()
     with revocations.outage():
         answer = await api.log_out(pair, route)
@@ -161,7 +161,7 @@ async def test_in_an_outage_no_logout_succeeds(api: Api, revocations: InMemoryRe
 
 
 async def test_in_an_outage_no_refresh_token_is_used_up(api: Api, revocations: InMemoryRevocationClient) -> None:
-    """Rotation is a promise that only the service can keep, so without it there are no new tokens."""
+    """In an outage, a refresh gets 503 and no new tokens, because the old token cannot be revoked."""
     pair = await api.log_in()
     with revocations.outage():
         answer = await api.refresh(pair)
@@ -170,7 +170,7 @@ async def test_in_an_outage_no_refresh_token_is_used_up(api: Api, revocations: I
 
 
 async def test_in_an_outage_the_application_goes_on_or_not_as_was_stated(settings: Settings) -> None:
-    """`allow` lets a user in, as an in-process list did; `deny` answers 503, because it is not known to be revoked."""
+    """In an outage, a request with a token passes with the policy `allow`, and gets 503 with `deny`. Logins work."""
     for policy, status in (("allow", 200), ("deny", 503)):
         revocations = InMemoryRevocationClient(on_unavailable="allow" if policy == "allow" else "deny")
         app: FastAPI = create_app(settings, revocations, HASHER)
@@ -184,7 +184,7 @@ async def test_in_an_outage_the_application_goes_on_or_not_as_was_stated(setting
 
 
 async def test_a_deleted_user_is_out(revocations: InMemoryRevocationClient) -> None:
-    """A token outlives its user, and opens nothing then."""
+    """A token whose user no longer exists is refused."""
     app = create_app(Settings(SECRET, {}), revocations, HASHER)
     pair = Tokens(SECRET, 900, 3600).pair("alice", "s1", time.time())
     async with started(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://main-api") as http:

@@ -1,4 +1,4 @@
-"""A wrong setting stops the start, in one line that names it and holds no secret."""
+"""Tests of the settings. A wrong setting raises an error of one line that names it and holds no secret."""
 
 import pathlib
 
@@ -11,7 +11,7 @@ GOOD = {"MAIN_API_JWT_SECRET": "s" * 32, "MAIN_API_USERS": f"alice={HASH}\nbob={
 
 
 def test_the_least_that_is_needed() -> None:
-    """A secret and users; neither is in the repr."""
+    """A secret and users are the only settings without a default, and the repr shows neither."""
     settings = load(GOOD)
     assert settings.password_hashes == {"alice": HASH, "bob": HASH}
     assert (settings.access_lifetime_seconds, settings.on_unavailable) == (900, "allow")
@@ -20,7 +20,7 @@ def test_the_least_that_is_needed() -> None:
 
 
 def test_secrets_may_stand_in_files(tmp_path: pathlib.Path) -> None:
-    """As containers have them."""
+    """A `_FILE` variable names a file that holds the secret, as is usual in containers."""
     (tmp_path / "secret").write_text("t" * 40 + "\n")
     settings = load({"MAIN_API_JWT_SECRET_FILE": str(tmp_path / "secret"), "MAIN_API_USERS": GOOD["MAIN_API_USERS"]})
     assert settings.jwt_secret == "t" * 40
@@ -44,7 +44,7 @@ def test_secrets_may_stand_in_files(tmp_path: pathlib.Path) -> None:
     ],
 )
 def test_a_wrong_one_is_named(name: str, value: str | None) -> None:
-    """Missing, too short, twice, not a number, out of bounds."""
+    """A setting that is missing or wrong raises an error of one line that names it and does not repeat its value."""
     given = {each: text for each, text in (GOOD | {name: value}).items() if text is not None}
     with pytest.raises(SettingsError, match=name.removesuffix("_FILE")) as caught:
         load(given)

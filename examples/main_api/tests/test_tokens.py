@@ -1,4 +1,4 @@
-"""What is no token of ours: pure, no HTTP."""
+"""Tests of which tokens the application accepts, without HTTP."""
 
 import time
 from typing import Any
@@ -13,19 +13,19 @@ TOKENS = Tokens(SECRET, 900, 3600)
 
 
 def claims(**other: Any) -> dict[str, Any]:
-    """A good access token's claims, but for `other`; None leaves one out."""
+    """Return the claims of a good access token, updated with `other`. A claim that is None is left out."""
     now = time.time()
     good = {"jti": "t1", "iat": now, "exp": int(now) + 900, "sub": "alice", "sid": "s1", "token_use": "access"}
     return {name: value for name, value in (good | other).items() if value is not None}
 
 
 def signed(changed: dict[str, Any] | None = None, secret: str = SECRET, algorithm: str = "HS256") -> str:
-    """A token of a good one's claims, but for those that are changed."""
+    """Return a signed token with the claims of a good one, except for those in `changed`."""
     return jwt.encode(claims(**(changed or {})), secret, algorithm)
 
 
 def test_a_good_token_is_read() -> None:
-    """What the corpus below changes is what makes the difference; iat keeps its fraction of a second."""
+    """A good token is accepted, and its `iat` keeps the fraction of a second."""
     assert TOKENS.read(signed({"iat": 1_700_000_000.25}), "access").iat == 1_700_000_000.25
 
 
@@ -53,13 +53,13 @@ def test_a_good_token_is_read() -> None:
     ],
 )
 def test_what_is_not_quite_a_token_is_none(token: str) -> None:
-    """Another kind, a missing or odd claim, another time, key or algorithm: no leeway, no exception but ours."""
+    """A token with a wrong form, kind, claim, time, key or algorithm raises InvalidToken. Times have no leeway."""
     with pytest.raises(InvalidToken):
         TOKENS.read(token, "access")
 
 
 def test_a_refresh_token_is_no_access_token_and_vice_versa() -> None:
-    """The same key signs both, so the kind is checked."""
+    """A token is accepted only as its own kind, although one key signs both kinds."""
     pair = TOKENS.pair("alice", "s1", time.time())
     for token, kind, other in ((pair.access_token, "access", "refresh"), (pair.refresh_token, "refresh", "access")):
         assert TOKENS.read(token, "access" if kind == "access" else "refresh").kind == kind

@@ -1,1 +1,1 @@
-"""What the application answers, a file per resource."""
+"""The routes of the application, one module per resource."""

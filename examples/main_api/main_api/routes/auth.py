@@ -19,7 +19,7 @@ RefreshToken = Annotated[str, Form(min_length=1, max_length=TOKEN_MAX_CHARACTERS
 
 
 class TokenAnswer(BaseModel):
-    """RFC 6749 section 5.1."""
+    """The token response of RFC 6749 section 5.1."""
 
     access_token: str
     refresh_token: str
@@ -35,7 +35,7 @@ async def login(
     password: Password,
     grant_type: Annotated[Literal["password"], Form()] = "password",
 ) -> TokenAnswer:
-    """The password form of OAuth 2 (RFC 6749 section 4.3.2)."""
+    """Log in with the password form of OAuth 2 (RFC 6749 section 4.3.2), and return the first tokens."""
     return _answer(response, await sessions.log_in(username, password))
 
 
@@ -46,19 +46,19 @@ async def refresh(
     refresh_token: RefreshToken,
     grant_type: Annotated[Literal["refresh_token"], Form()] = "refresh_token",
 ) -> TokenAnswer:
-    """New tokens for a refresh token that was never used (RFC 6749 section 6)."""
+    """Return new tokens for a refresh token that was never used (RFC 6749 section 6)."""
     return _answer(response, await sessions.refresh(refresh_token))
 
 
 @router.post("/logout", status_code=204, response_class=Response)
 async def logout(token: BearerToken, sessions: SessionsOfApp) -> None:
-    """End this session; 204 says that it has ended, 503 that nothing is promised."""
+    """End this session. 204 means that it has ended, and 503 that it may not have ended."""
     await sessions.log_out(token)
 
 
 @router.post("/logout-all", status_code=204, response_class=Response)
 async def logout_all(user: CurrentUser, sessions: SessionsOfApp) -> None:
-    """End every session of the user; a login afterwards works."""
+    """End every session of the user. A later login works."""
     await sessions.log_out_everywhere(user)
 
 

@@ -1,4 +1,4 @@
-"""Whether the process lives; no key needed."""
+"""Liveness, without authentication."""
 
 from typing import Final
 
@@ -9,5 +9,5 @@ router: Final = APIRouter()
 
 @router.get("/healthz", include_in_schema=False)
 async def healthz() -> dict[str, str]:
-    """It answers, so it lives; whether the revocation service does is that service's own probe."""
+    """Report that this process is alive. The revocation service has its own probe."""
     return {"status": "ok"}

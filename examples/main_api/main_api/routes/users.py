@@ -1,4 +1,4 @@
-"""The part that is behind the login."""
+"""The route that requires a login."""
 
 from typing import Final
 
@@ -11,12 +11,12 @@ router: Final = APIRouter(prefix="/api/v1/users", tags=["users"])
 
 
 class Profile(BaseModel):
-    """A user, as users see themselves."""
+    """What a user may see of their own account."""
 
     username: str
 
 
 @router.get("/me")
 async def me(user: CurrentUser) -> Profile:
-    """Who I am."""
+    """Return the profile of the current user."""
     return Profile(username=user.name)
