@@ -106,7 +106,7 @@ async def test_a_key_is_needed(stack: Stack) -> None:
 
 
 async def test_a_new_key_counts_after_a_restart(stack: Stack, session: aiohttp.ClientSession) -> None:
-    """A key of `new-key` works after a restart, and older keys still do. `check-config` shows its entry before that."""
+    """`check-config` shows an entry that `new-key` made. After a restart, the new key works, and an older one too."""
     made = stack.compose("run", "--rm", "--no-deps", "revocation", "revocation-service", "new-key", "gateway", "check")
     key, entry = (line.split()[-1] for line in made.stdout.splitlines())
     with (stack.secrets / "api_keys").open("a") as file:
@@ -234,7 +234,7 @@ async def test_an_outage_of_redis_is_told_and_does_not_make_the_service_unhealth
 
 
 async def test_stop_finishes_what_is_in_flight(running: Running, stack: Stack) -> None:
-    """`stop` lets a revocation that has begun finish, takes less than 10 s, and gives the exit code 0."""
+    """`stop` completes a revocation in flight, takes less than 10 s, and gives the exit code 0."""
     body = b'{"jti": "in-flight", "expires_in": 600}'
     reader, writer = await asyncio.open_connection(HOST, stack.port)
     head = (

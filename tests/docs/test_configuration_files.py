@@ -30,7 +30,7 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 
 def test_the_compose_commands_name_what_is_in_the_compose_file() -> None:
-    """The documented compose commands name an existing service, and both documents show the same first steps."""
+    """README.md and deployment.md begin with the same compose commands, and all commands name an existing service."""
     shown = [*commands("docs/deployment.md", "scale"), *commands("docs/deployment.md", "key")]
     assert commands("README.md", "compose") == commands("docs/deployment.md", "compose")
     for command in [*commands("README.md", "compose")[1:], *shown]:

@@ -24,7 +24,7 @@ async def test_a_good_token_passes_with_its_identity(door: Service) -> None:
 
 
 async def test_a_missing_claim_is_an_empty_header(door: Service) -> None:
-    """A missing claim gives an empty header, or a gateway might pass on the client's own (GHSA-7r4p-vjf4-gxv4)."""
+    """A missing claim gives an empty header. Otherwise, gateways may pass on the client's own (GHSA-7r4p-vjf4-gxv4)."""
     answer = await ask(door, token(sub=None), X_Auth_Subject="forged", X_Auth_Scope="forged")
     assert answer.status == 200
     assert [answer.headers.getall(name) for name in IDENTITY] == [[""], [""]]
@@ -68,7 +68,7 @@ async def test_a_revocation_is_seen_by_the_next_request(door: Service) -> None:
 
 
 async def test_optional_lets_the_absence_of_a_token_through(door: Service) -> None:
-    """At `/forward-auth/optional` and below, no token gets 200 with empty identity headers; a bad one gets 401."""
+    """At `/forward-auth/optional` and below, a request without a token gets 200 and no identity. Bad tokens get 401."""
     for path in ("/forward-auth/optional", "/forward-auth/optional/a/b"):
         answer = await ask(door, path=path, X_Auth_Subject="forged")
         assert (answer.status, [answer.headers[name] for name in IDENTITY]) == (200, ["", ""])
@@ -113,7 +113,7 @@ async def test_a_closed_door_does_not_exist(start: Start) -> None:
 
 
 async def test_unknown_is_503(start_without_redis: Start) -> None:
-    """Without Redis and a mirror, a good token gets 503 with Retry-After. A missing or forged one gets 401."""
+    """Without Redis and without a mirror, a good token gets 503 with Retry-After. A missing or forged one gets 401."""
     service = await start_without_redis(**DOORS)
     service.headers = dict(GATEWAY)
     answer = await ask(service, token())

@@ -65,7 +65,7 @@ async def test_two_different_tokens_are_refused(door: Service) -> None:
 async def test_every_cookie_that_an_application_might_read_counts(
     door: Service, before: str, between: str, path: str
 ) -> None:
-    """A revoked token is refused wherever some parser sees the cookie; some also split at commas or white space."""
+    """A revoked token is refused wherever a parser might see the cookie. Some also split at commas or white space."""
     await revoke(door, jti="gone")
     bad = f"{before}access_token{between}{token(jti='gone')}"
     for field in (bad, f"{bad}; access_token={token()}", f"access_token={token()}; {bad}"):
@@ -75,7 +75,7 @@ async def test_every_cookie_that_an_application_might_read_counts(
 @pytest.mark.parametrize("path", ["/forward-auth", "/forward-auth/optional"])
 @pytest.mark.parametrize("before", ["?a=b;", "?a=b#", "?a=#&", "#?", "?access%5Ftoken={}&", "?access_token={}#&"])
 async def test_every_parameter_that_an_application_might_read_counts(door: Service, before: str, path: str) -> None:
-    """A bad parameter also counts after `;`, where some frameworks split, and `#`, where some servers read on."""
+    """A bad token in the query also counts after `;` and `#`, which some frameworks or servers treat like `&`."""
     uri = f"/ws{before.format(token())}access_token={BAD['expired']}"
     assert challenge(await ask(door, path=path, X_Forwarded_Uri=uri)) == BAD_TOKEN
 
@@ -89,7 +89,7 @@ async def test_two_authorization_headers_are_refused(door: Service) -> None:
 
 
 async def test_places_that_no_setting_names_hold_no_token(start: Start) -> None:
-    """Without their settings, a cookie and the queries of the original URI and of `/forward-auth` hold no token."""
+    """Without their settings, neither a cookie nor the query, of the original URI or of `/forward-auth`, is read."""
     closed = {name: value for name, value in DOORS.items() if name not in {"FORWARD_AUTH_COOKIE", "FORWARD_AUTH_QUERY"}}
     service = await start(**closed)
     service.headers = dict(GATEWAY)

@@ -121,7 +121,7 @@ async def test_no_token_is_401_with_the_challenge(world: World) -> None:
 
 
 async def test_a_revoked_token_is_refused_on_the_next_request(world: World) -> None:
-    """A token that passed before is refused on the first request after its revocation: no gateway caches."""
+    """A token that passed before is refused on the first request after its revocation: no gateway caches verdicts."""
     raw = token(jti=f"soon-{world.gateway}")
     for _ in range(3):
         assert (await world.get(raw)).status == 200
@@ -150,9 +150,9 @@ async def test_a_name_with_underscores_is_another_header(world: World) -> None:
 
 
 async def test_a_preflight_passes_without_a_token(world: World) -> None:
-    """OPTIONS passes without a token, but its credentials are removed. A header that says OPTIONS exempts nothing.
+    """OPTIONS passes without a token. A header that says OPTIONS exempts nothing.
 
-    Otherwise, an application that honours X-HTTP-Method-Override would read an unchecked token.
+    Gateways remove the credentials of OPTIONS: X-HTTP-Method-Override could make an application use them, unchecked.
     """
     assert (await world.request("OPTIONS", "/a")).status == 200
     expired = token(exp=1_000_000_000)
@@ -218,7 +218,7 @@ async def test_two_authorization_headers_never_pass(world: World) -> None:
 
 
 async def test_a_websocket_with_its_token_in_a_cookie(world: World) -> None:
-    """A WebSocket passes with its token in a cookie, as browsers cannot set headers. Without it, it gets 401."""
+    """A WebSocket passes with a token in a cookie (browsers cannot set headers), and gets 401 without one."""
     url = f"ws://127.0.0.1:{world.port}/ws"
     session = world.service.session
     async with session.ws_connect(url, headers={"Cookie": f"access_token={token()}"}) as socket:

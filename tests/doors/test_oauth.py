@@ -183,7 +183,7 @@ _OTHER_KINDS = ("logout+jwt", "secevent+jwt", "dpop+jwt", "JOSE")
     st.sampled_from(["right", "another secret", "another algorithm", "none"]),
 )
 async def test_only_a_flawless_token_is_active(flawed: Service, flaws: set[str], kind: str, signed: str) -> None:
-    """Introspection says `active: true` exactly for verified, current, unrevoked access tokens for this service."""
+    """Introspection says `active: true` exactly for verified, unexpired, unrevoked access tokens for this service."""
     claims: dict[str, Any] = {"iss": ISSUER, "aud": AUDIENCE, "exp": int(time.time()) + 3600}
     for flaw in flaws:
         claims |= _FLAWS[flaw]

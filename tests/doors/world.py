@@ -11,7 +11,7 @@ from tests.unit.reencodings import SECRET, issuer
 ISSUER: Final = "https://issuer.example"
 AUDIENCE: Final = "api"
 ODD_KEY: Final = "a+b/c==d~e.f_g-h+++///ij="
-"""An API key with `+`, `/`, `=` and `~`, which form-encoding changes."""
+"""An API key with `+`, `/`, `=` and `~`, which some clients form-encode."""
 OWN_KEY: Final = "own-aaaaaaaaaaaaaaaaaaaaaaaaaa"
 
 DOORS: Final = {
