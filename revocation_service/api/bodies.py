@@ -3,7 +3,7 @@
 import asyncio
 import re
 from typing import Any, Final
-from urllib.parse import unquote_plus
+from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 
@@ -76,14 +76,11 @@ def _form_members(where: str, text: str) -> dict[str, Any]:
 
 def _form_fields(where: str, text: str) -> list[tuple[str, str]]:
     """Parse a form or a query; refuse what two parsers might read differently. Raises SchemaError."""
-    named = [field.partition("=") for field in text.split("&", FORM_MAX_FIELDS)] if text else []
     try:
-        if len(named) > FORM_MAX_FIELDS or not all(equals for _, equals, _ in named):
-            raise ValueError
         text.encode()  # raises if the bytes were not UTF-8
-        fields = [
-            (unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")) for name, _, value in named
-        ]
+        fields = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=FORM_MAX_FIELDS
+        )
     except ValueError:
         detail = f"must be {FORM}: at most {FORM_MAX_FIELDS} fields of the form name=value, in UTF-8"
         raise SchemaError(where, detail) from None
