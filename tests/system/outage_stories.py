@@ -14,7 +14,7 @@ from revocation_service.tasks import end
 from tests.redis_processes import eventually
 from tests.system.mirrors import token_of
 from tests.system.outage_worlds import BACK_SECONDS, STALE_SECONDS, UNKNOWN, World, asked, in_step, make_known
-from tests.system.outages import MEMORY, NOTHING, REFUSED, SEEN, Row
+from tests.system.outages import MEMORY, NOTHING, REDIS, REFUSED, SEEN, STORED, Row
 from tests.system.service_process import Answer, ServiceProcess
 
 LATE: Final = 3
@@ -152,7 +152,7 @@ async def live_through(row: Row, world: World) -> Story:
             await eventually(lambda: _taken(world, story, world.one), "a revocation that is taken", BACK_SECONDS)
         await eventually(lambda: _is_over(row, world), "the end of it", BACK_SECONDS)
         story.over = time.monotonic()
-        await eventually(lambda: _heard_after(story, story.over), "answers after the end", BACK_SECONDS)
+        await eventually(lambda: _heard_after(row, story), "the usual answers after the end", BACK_SECONDS)
     return story
 
 
@@ -202,10 +202,14 @@ async def _is_over(row: Row, world: World) -> bool:
     return (await world.app.ask(token_of(UNSEEN))).source == "mirror"
 
 
-async def _heard_after(story: Story, since: float) -> bool:
-    now = time.monotonic()
-    return MEMORY in story.said("client", "unknown", since, now) and all(
-        story.said(who, about, since, now).total() >= AFTER
+async def _heard_after(row: Row, story: Story) -> bool:
+    """Return whether each process has answered about each token since the end, and as it usually does."""
+    now, stored = time.monotonic(), STORED if row.kept else REDIS
+    usual = {("client", "unknown"): MEMORY, ("one", "unknown"): REDIS, ("one", "revoked"): stored}
+    usual[("other", "revoked")] = stored
+    said = {
+        (who, about): story.said(who, about, story.over, now)
         for who in ("one", "other", "client")
         for about in ("revoked", "unknown", "unseen")
-    )
+    }
+    return all(each.total() >= AFTER for each in said.values()) and all(said[each][usual[each]] for each in usual)

@@ -16,7 +16,7 @@ from tests.system.service_process import Answer, ServiceProcess, ask, ending
 STALE_SECONDS: Final = 3.0
 """`max_staleness_seconds` of the application and of the service. A mirror in sync is up to 2 s old at times."""
 
-BACK_SECONDS: Final = 60.0
+BACK_SECONDS: Final = 180.0
 """A timeout for waits that only must not hang: a follower may pause for 5 s twice, and the machine may be busy."""
 
 ANSWER_SECONDS: Final = 1.5
