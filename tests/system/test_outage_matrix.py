@@ -13,12 +13,11 @@ from typing import Final
 import pytest
 import pytest_asyncio
 
-from tests.scale import scaled
 from tests.system.outage_stories import Story, live_through
 from tests.system.outage_worlds import STALE_SECONDS, world_in
 from tests.system.outages import KNOWN, MEMORY, NOTHING, POLICY, REDIS, REFUSED, ROWS, STORED, Row, table
 
-WORLDS_AT_ONCE: Final = scaled(7, 4)
+WORLDS_AT_ONCE: Final = 3
 
 LATE_ANSWERS: Final = {NOTHING, REFUSED, POLICY}
 """What stands for a late answer: no answer, 503 from an instance, or the policy from the application."""
